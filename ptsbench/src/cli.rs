@@ -1,0 +1,60 @@
+//! The command line: clap types only. What a command does lives in `command/`, one file each.
+
+use clap::{Parser, Subcommand};
+
+use crate::command::{completions, doctor, figures, inspect, list, micro_zoo, plan, report, run};
+
+/// The post-training sparsity benchmark.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ptsbench",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compute the cells of a plan that have no record yet.
+    Run(run::Args),
+    /// Show the cells of a plan, which are done, and the time the rest may take.
+    Plan(plan::Args),
+    /// List models, allocators, reconstruction presets, plans.
+    List(list::Args),
+    /// Show a model's layers, and what an allocator would take from each.
+    Inspect(inspect::Args),
+    /// Write tables and the HTML report from records.
+    Report(report::Args),
+    /// Draw figures from records.
+    Figures(figures::Args),
+    /// Check this machine and every record in the store.
+    Doctor(doctor::Args),
+    /// Train the built-in micro networks again.
+    MicroZoo(micro_zoo::Args),
+    /// Print a shell's completion script.
+    Completions(completions::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Run(args) => run::run(args),
+            Command::Plan(args) => plan::run(args),
+            Command::List(args) => list::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Report(args) => report::run(args),
+            Command::Figures(args) => figures::run(args),
+            Command::Doctor(args) => doctor::run(args),
+            Command::MicroZoo(args) => micro_zoo::run(args),
+            Command::Completions(args) => completions::run(args),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! One file per command: what it prints and in which order; the work is done by the library.
+
+pub mod completions;
+pub mod doctor;
+pub mod figures;
+pub mod inspect;
+pub mod list;
+pub mod micro_zoo;
+pub mod plan;
+pub mod report;
+pub mod run;
