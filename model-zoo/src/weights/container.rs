@@ -96,7 +96,7 @@ pub struct Container {
 impl Container {
     /// Opens a file and checks its header against its size; no tensor is read.
     pub fn open(path: &Path) -> Result<Container, WeightError> {
-        let (mut file, size) = open_regular(path)?;
+        let (file, size) = open_regular(path)?;
         let malformed = |fault| WeightError::Malformed {
             file: path.display().to_string(),
             fault,
@@ -104,16 +104,17 @@ impl Container {
 
         let mut start = Vec::new();
         let unreadable = |source| io_error(path, "read", source);
-        file.by_ref()
+        (&file)
             .take(64)
             .read_to_end(&mut start)
             .map_err(unreadable)?;
         let length = header_length(&start, size).map_err(malformed)?;
 
         let mut header = Vec::new();
-        file.seek(SeekFrom::Start(LENGTH_BYTES))
+        (&file)
+            .seek(SeekFrom::Start(LENGTH_BYTES))
             .map_err(unreadable)?;
-        file.by_ref()
+        (&file)
             .take(length)
             .read_to_end(&mut header)
             .map_err(unreadable)?;

@@ -12,7 +12,7 @@ const LISTED: usize = 5;
 /// Characters of a foreign name that a message repeats; names come from the file and may be of any length.
 const SHOWN: usize = 120;
 
-const AGAIN: &str = "the file is damaged or was written by something else: download it again, or save it again with the safetensors library";
+const AGAIN: &str = "download the file again, or save it again with the safetensors library";
 const CONVERT: &str = "convert it: load it where it was made, take its state dict and save that with the safetensors library";
 
 /// Why a weight file cannot be used.
@@ -222,7 +222,7 @@ pub enum Fault {
         field: &'static str,
     },
     /// A field of the wrong kind.
-    #[error("tensor {tensor}: its {field} is or holds {found}, expected {expected}; {AGAIN}", tensor = shown(.tensor))]
+    #[error("tensor {tensor}: {field} must be {expected}, found {found}; {AGAIN}", tensor = shown(.tensor))]
     Field {
         /// The tensor.
         tensor: String,
