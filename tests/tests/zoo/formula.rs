@@ -18,7 +18,7 @@ fn splitmix(x: u64) -> u64 {
 }
 
 /// The stream of a name under a salt: u(name, 0), u(name, 1), …, each in [-1, 1] and exact in f32.
-pub fn stream(salt: &str, name: &str) -> impl Iterator<Item = f32> {
+pub fn stream(salt: &str, name: &str) -> impl Iterator<Item = f32> + use<> {
     let seed = fnv1a64(salt.bytes().chain(name.bytes()));
     (0..).map(move |i: u64| (splitmix(seed.wrapping_add(i)) >> 40) as f32 * 2f32.powi(-23) - 1.0)
 }
