@@ -10,5 +10,6 @@ pub mod mask;
 pub mod resnet;
 pub mod tap;
 pub mod unit;
+pub mod weights;
 
 pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};
