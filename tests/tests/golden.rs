@@ -1,0 +1,4 @@
+//! Golden tests: numbers computed by independent programs, compared at stated tolerances.
+
+#[path = "golden/sparsity_overall.rs"]
+mod sparsity_overall;
