@@ -86,9 +86,19 @@ fn sparsity_overall_no_simple_mean_over_rates_is_the_printed_ms() {
                 let columns = numbers(&row[task]);
                 let what = format!("{table}, row {name}, {task}");
                 let mean = overall::mean(&columns);
-                assert_close(&what, mean, &row[format!("{task}_mean_over_rates")], TOLERANCE);
+                assert_close(
+                    &what,
+                    mean,
+                    &row[format!("{task}_mean_over_rates")],
+                    TOLERANCE,
+                );
                 let rms = overall::quadratic_mean(&columns);
-                assert_close(&what, rms, &row[format!("{task}_rms_over_rates")], TOLERANCE);
+                assert_close(
+                    &what,
+                    rms,
+                    &row[format!("{task}_rms_over_rates")],
+                    TOLERANCE,
+                );
                 // A quadratic mean over cases of means over rates is at least the mean of all.
                 let ms = number(&row[format!("{task}_ms")]);
                 assert!(
@@ -123,8 +133,18 @@ fn sparsity_overall_table6_columns() {
     let golden = golden();
     for (name, row) in rows(&golden["paper"]["table6"]) {
         let columns = numbers(&row["rates"]);
-        assert_close(name, overall::mean(&columns), &row["mean_over_rates"], TOLERANCE);
-        assert_close(name, overall::quadratic_mean(&columns), &row["rms_over_rates"], TOLERANCE);
+        assert_close(
+            name,
+            overall::mean(&columns),
+            &row["mean_over_rates"],
+            TOLERANCE,
+        );
+        assert_close(
+            name,
+            overall::quadratic_mean(&columns),
+            &row["rms_over_rates"],
+            TOLERANCE,
+        );
     }
 }
 
@@ -176,7 +196,13 @@ fn sparsity_overall_made_up_grids() {
         ];
 
         for (terms, literal, table, om_literal, om_table) in [
-            (&alloc, ["e_cls", "e_det", "e_gen"], "ms_table", "om_alloc", "om_alloc_table"),
+            (
+                &alloc,
+                ["e_cls", "e_det", "e_gen"],
+                "ms_table",
+                "om_alloc",
+                "om_alloc_table",
+            ),
             (
                 &recon,
                 ["recon_cls", "recon_det", "recon_gen"],
@@ -185,22 +211,42 @@ fn sparsity_overall_made_up_grids() {
                 "om_recon_table",
             ),
         ] {
-            let written: Vec<f64> = terms.iter().map(|g| overall::expectation(g).expect("cases")).collect();
-            let printed: Vec<f64> = terms.iter().map(|g| overall::ms(g).expect("cases")).collect();
+            let written: Vec<f64> = terms
+                .iter()
+                .map(|g| overall::expectation(g).expect("cases"))
+                .collect();
+            let printed: Vec<f64> = terms
+                .iter()
+                .map(|g| overall::ms(g).expect("cases"))
+                .collect();
             for (task, name) in ["CLS", "DET", "GEN"].into_iter().enumerate() {
                 close(literal[task], Some(written[task]), &expected[literal[task]]);
                 close(table, Some(printed[task]), &expected[table][name]);
             }
-            close(om_literal, percent(overall::over_tasks(&written)), &expected[om_literal]);
-            close(om_table, percent(overall::over_tasks(&printed)), &expected[om_table]);
+            close(
+                om_literal,
+                percent(overall::over_tasks(&written)),
+                &expected[om_literal],
+            );
+            close(
+                om_table,
+                percent(overall::over_tasks(&printed)),
+                &expected[om_table],
+            );
         }
 
         let cls = &alloc[0];
         for (key, got) in [
             ("om_arch_equation5", overall::om_arch_eq5(cls)),
             ("om_arch_table5_rms_over_rates", overall::om_arch_table(cls)),
-            ("om_robust_ddof0", overall::om_robust(cls, Deviation::Population)),
-            ("om_robust_ddof1", overall::om_robust(cls, Deviation::Sample)),
+            (
+                "om_robust_ddof0",
+                overall::om_robust(cls, Deviation::Population),
+            ),
+            (
+                "om_robust_ddof1",
+                overall::om_robust(cls, Deviation::Sample),
+            ),
         ] {
             close(key, percent(got), &expected[key]);
         }
