@@ -2,3 +2,5 @@
 
 #[path = "golden/datasets_safetensors.rs"]
 mod datasets_safetensors;
+#[path = "golden/sparsity_overall.rs"]
+mod sparsity_overall;
