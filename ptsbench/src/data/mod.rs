@@ -1,1 +1,7 @@
-//! (being written)
+//! The images: where they come from, which ones calibrate, and the linear classifier that shows a set is not trivial.
+//!
+//! Nothing here knows of networks or sparsity.
+
+pub mod calibration;
+pub mod linear;
+pub mod synthetic;
