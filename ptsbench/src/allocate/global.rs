@@ -117,8 +117,7 @@ impl Allocator for Global {
 /// Water-filling of section 0.4 on whole weights: layers above their limit are cut to it, their zeros leave the budget,
 /// and the lowest scores of the rest are selected again. The sum is the budget at every step.
 fn fill_counts(scores: &[NormedMagnitude], limits: &Limits, budget: usize) -> Vec<usize> {
-    let mut zeros = limits.most.clone();
-    // Dense layers are out from the start: a budget that is free for them must not pass through the selection.
+    let mut zeros = vec![0; scores.len()];
     let mut free: Vec<usize> = (0..scores.len()).filter(|&l| limits.most[l] > 0).collect();
     let mut left = budget;
     loop {
@@ -128,10 +127,10 @@ fn fill_counts(scores: &[NormedMagnitude], limits: &Limits, budget: usize) -> Ve
         let before = free.len();
         let mut kept = Vec::with_capacity(before);
         for (&layer, count) in free.iter().zip(counts) {
+            zeros[layer] = count.min(limits.most[layer]);
             if count > limits.most[layer] {
                 left -= limits.most[layer];
             } else {
-                zeros[layer] = count;
                 kept.push(layer);
             }
         }

@@ -81,7 +81,9 @@ mod tests {
         assert_eq!(integer_counts(&lens, &half(&lens), &lens, 1), Some(vec![0, 1, 0]));
         assert_eq!(integer_counts(&lens, &half(&lens), &lens, 2), Some(vec![0, 1, 1]));
         assert_eq!(integer_counts(&lens, &half(&lens), &lens, 4), Some(vec![1, 2, 1]));
-        assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 4), Some(vec![1, 0, 3]));
+        // Two passes, c before a in each.
+        assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 3), Some(vec![1, 0, 2]));
+        assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 5), Some(vec![2, 0, 3]));
         assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 7), None);
     }
 

@@ -9,7 +9,7 @@ use ptsbench::criterion;
 use ptsbench::inventory::{Layer, Loaded, Weights};
 use ptsbench::select::select;
 
-use crate::sparsity_data::{Array, count, fields, json, models, near, number, tensors};
+use crate::sparsity_data::{Array, count, fields, json, models, number, tensors};
 
 /// Layers of all golden models by `<model>/<layer>`.
 fn layers() -> HashMap<String, (Layer, Vec<f32>)> {
