@@ -1,1 +1,15 @@
-//! x
+//! Networks described once, in plain typed Rust: run, counted, cut into units, masked, folded, loaded.
+//!
+//! Nothing here decides what is pruned, and nothing here knows a dataset.
+
+pub mod catalog;
+pub mod fold;
+pub mod graft;
+pub mod layer;
+pub mod mask;
+pub mod resnet;
+pub mod tap;
+pub mod unit;
+pub mod weights;
+
+pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};

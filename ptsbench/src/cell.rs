@@ -184,8 +184,32 @@ pub enum Optimizer {
 
 /// The name of a cell: the SHA-256 of its canonical form, in hex.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "String", into = "String")]
 pub struct Key(String);
+
+/// A text that is no key.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a key; a key is 64 lower-case hex digits")]
+pub struct NotAKey(pub String);
+
+impl TryFrom<String> for Key {
+    type Error = NotAKey;
+
+    fn try_from(text: String) -> Result<Self, NotAKey> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == 64 && text.bytes().all(hex) {
+            Ok(Key(text))
+        } else {
+            Err(NotAKey(text))
+        }
+    }
+}
+
+impl From<Key> for String {
+    fn from(key: Key) -> String {
+        key.0
+    }
+}
 
 impl Key {
     /// The key as 64 hex digits.
@@ -205,6 +229,49 @@ impl std::fmt::Display for Key {
     }
 }
 
+/// The cell in a few words, for lists and progress; not unique, since versions and presets are left out.
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.model)?;
+        let Some(sparsity) = &self.sparsity else {
+            return f.write_str(" dense");
+        };
+        if let Some(allocation) = &sparsity.allocation {
+            write!(f, " {}", allocation.name)?;
+        }
+        match sparsity.pattern {
+            Pattern::Unstructured { rate } => write!(f, " {rate}")?,
+            Pattern::NofM { n, m } => write!(f, " {n}:{m}")?,
+            Pattern::TransposableNofM { n, m } => write!(f, " t{n}:{m}")?,
+        }
+        if sparsity.criterion.name != "magnitude" {
+            write!(f, " {}", sparsity.criterion.name)?;
+        }
+        if sparsity.rule == Rule::Msbench {
+            f.write_str(" msbench")?;
+        }
+        if let Some(reconstruction) = &sparsity.reconstruction {
+            let grain = match reconstruction.granularity {
+                Granularity::Single => "single",
+                Granularity::Layer => "layer",
+                Granularity::Block => "block",
+            };
+            let inputs = match reconstruction.inputs {
+                Inputs::Dense => "dense",
+                Inputs::Sparse => "sparse",
+            };
+            let correction = if reconstruction.correction {
+                "corrected"
+            } else {
+                "uncorrected"
+            };
+            let seed = reconstruction.calibration.seed;
+            write!(f, " {grain} {inputs}-input {correction} seed {seed}")?;
+        }
+        Ok(())
+    }
+}
+
 impl Cell {
     /// The canonical form: JSON without spaces, fields in the order of the types.
     pub fn canonical(&self) -> String {
@@ -217,5 +284,160 @@ impl Cell {
         hash.update(b"ptsbench-cell-v1\n");
         hash.update(self.canonical().as_bytes());
         Key(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn full() -> Cell {
+        let part = |name: &str| Part {
+            name: name.into(),
+            version: 1,
+        };
+        Cell {
+            model: "micro_resnet8".into(),
+            weights: "ab".repeat(32),
+            task: TaskCell {
+                name: "micro".into(),
+                version: 1,
+                samples: 200,
+            },
+            sparsity: Some(Sparsity {
+                pattern: Pattern::Unstructured { rate: 0.7 },
+                allocation: Some(part("l2norm")),
+                criterion: part("magnitude"),
+                rule: Rule::Exact,
+                reconstruction: Some(Reconstruction {
+                    version: 1,
+                    granularity: Granularity::Layer,
+                    inputs: Inputs::Sparse,
+                    correction: true,
+                    calibration: CalibrationCell {
+                        images: 32,
+                        batch: 16,
+                        seed: 0,
+                    },
+                    fit: Fit {
+                        optimizer: Optimizer::Sgd {
+                            lr: 1e-4,
+                            bias_lr: 0.0,
+                            momentum: 0.9,
+                        },
+                        steps: 5,
+                        early_stop: 1e-5,
+                    },
+                }),
+            }),
+        }
+    }
+
+    fn leaves(value: &Value, path: String, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map
+                .iter()
+                .for_each(|(name, inner)| leaves(inner, format!("{path}/{name}"), found)),
+            _ => found.push(path),
+        }
+    }
+
+    /// Other values the leaf may take.
+    fn alternatives(leaf: &Value) -> Vec<Value> {
+        match leaf {
+            Value::Bool(b) => vec![Value::Bool(!b)],
+            Value::Number(n) if n.is_f64() => {
+                let x = n.as_f64().unwrap();
+                vec![(x * 0.5 + 1e-9).into(), x.next_up().into()]
+            }
+            Value::Number(n) => vec![(n.as_u64().unwrap() + 1).into()],
+            Value::String(s) => [
+                "msbench",
+                "single",
+                "block",
+                "dense",
+                "adam",
+                &format!("{s}x"),
+            ]
+            .map(|other| Value::String(other.into()))
+            .to_vec(),
+            other => panic!("a cell has no {other}"),
+        }
+    }
+
+    #[test]
+    fn every_leaf_changes_the_key() {
+        let cell = full();
+        let json: Value = serde_json::from_str(&cell.canonical()).unwrap();
+        let mut paths = Vec::new();
+        leaves(&json, String::new(), &mut paths);
+        assert_eq!(paths.len(), 23, "{paths:#?}");
+        for path in paths {
+            let mut readable = 0;
+            for other in alternatives(json.pointer(&path).unwrap()) {
+                let mut changed = json.clone();
+                *changed.pointer_mut(&path).unwrap() = other.clone();
+                if path.ends_with("optimizer/name") {
+                    // Adam has no momentum.
+                    let optimizer = changed.pointer_mut("/sparsity/reconstruction/fit/optimizer");
+                    optimizer
+                        .unwrap()
+                        .as_object_mut()
+                        .unwrap()
+                        .shift_remove("momentum");
+                }
+                if let Ok(changed) = serde_json::from_value::<Cell>(changed) {
+                    readable += 1;
+                    assert_ne!(changed.key(), cell.key(), "{path} = {other}");
+                }
+            }
+            assert!(readable > 0, "no other value of {path} could be read");
+        }
+    }
+
+    #[test]
+    fn every_absent_part_and_every_pattern_changes_the_key() {
+        let mut keys = std::collections::BTreeSet::new();
+        let mut cell = full();
+        keys.insert(cell.key());
+        cell.sparsity.as_mut().unwrap().reconstruction = None;
+        keys.insert(cell.key());
+        for pattern in [
+            Pattern::NofM { n: 2, m: 4 },
+            Pattern::NofM { n: 1, m: 4 },
+            Pattern::NofM { n: 2, m: 8 },
+            Pattern::TransposableNofM { n: 2, m: 4 },
+        ] {
+            cell.sparsity.as_mut().unwrap().pattern = pattern;
+            keys.insert(cell.key());
+        }
+        cell.sparsity.as_mut().unwrap().allocation = None;
+        keys.insert(cell.key());
+        cell.sparsity = None;
+        keys.insert(cell.key());
+        assert_eq!(keys.len(), 8);
+    }
+
+    #[test]
+    fn a_cell_survives_its_canonical_form() {
+        let cell = full();
+        let read: Cell = serde_json::from_str(&cell.canonical()).unwrap();
+        assert_eq!(read, cell);
+        assert_eq!(read.key(), cell.key());
+    }
+
+    #[test]
+    fn only_hex_digests_are_keys() {
+        assert!(Key::try_from("0f".repeat(32)).is_ok());
+        for text in [
+            "",
+            "0f",
+            &"0F".repeat(32),
+            &"0g".repeat(32),
+            &"é".repeat(32),
+        ] {
+            assert!(Key::try_from(text.to_string()).is_err(), "{text}");
+        }
     }
 }

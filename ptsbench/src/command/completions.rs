@@ -1,10 +1,48 @@
-//! `ptsbench completions` (being written).
+//! `ptsbench completions`: a shell's completion script, made from the same types that parse the command line.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The shell
+    pub shell: Shell,
+}
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    std::io::stdout().write_all(&script(args.shell))?;
+    Ok(())
+}
+
+fn script(shell: Shell) -> Vec<u8> {
+    // Into memory first: the generator panics where its writer fails, and a closed pipe is no bug of ours.
+    let mut text = Vec::new();
+    let mut command = crate::cli::Cli::command();
+    clap_complete::generate(shell, &mut command, "ptsbench", &mut text);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+
+    #[test]
+    fn every_shell_completes_every_command() {
+        let command = crate::cli::Cli::command();
+        for shell in Shell::value_variants() {
+            let script = String::from_utf8(script(*shell)).unwrap();
+            for sub in command.get_subcommands() {
+                assert!(
+                    script.contains(sub.get_name()),
+                    "{shell}: {}",
+                    sub.get_name()
+                );
+            }
+        }
+    }
 }

@@ -1,10 +1,117 @@
-//! `ptsbench doctor` (being written).
+//! `ptsbench doctor`: what this program and machine offer, and whether every record in the store is sound.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::store::Store;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Folder of the records
+    #[arg(long, value_name = "DIR", default_value = "out/records")]
+    pub store: PathBuf,
+}
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    examine(&args, &[], &mut std::io::stdout().lock())
+}
+
+/// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.
+pub fn examine(
+    args: &Args,
+    devices: &[(String, String)],
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut lines = vec![
+        (
+            "ptsbench".to_string(),
+            env!("CARGO_PKG_VERSION").to_string(),
+        ),
+        ("features".into(), features()),
+        (
+            "platform".into(),
+            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        ),
+        ("threads".into(), rayon::current_num_threads().to_string()),
+        ("processor".into(), processor()),
+    ];
+    lines.extend_from_slice(devices);
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, finding) in &lines {
+        writeln!(out, "{name:<width$}  {finding}")?;
+    }
+
+    let store = Store::view(&args.store)?;
+    let found = store.verify()?;
+    let existence = if store.root().exists() {
+        ""
+    } else {
+        " (no such folder yet)"
+    };
+    writeln!(
+        out,
+        "\nstore {}{existence}: {} sound records, {} failed cells, {} cells at work, {} broken files",
+        store.root().display(),
+        found.records,
+        found.failures,
+        found.claimed,
+        found.broken.len()
+    )?;
+    for path in &found.strange {
+        writeln!(out, "not the store's, ignored: {}", path.display())?;
+    }
+    for error in &found.broken {
+        writeln!(out, "{error}")?;
+    }
+    anyhow::ensure!(
+        found.broken.is_empty(),
+        "{} broken files in {}; each is named above with what to do",
+        found.broken.len(),
+        store.root().display()
+    );
+    Ok(())
+}
+
+fn features() -> String {
+    let compiled = [
+        ("flex", true),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("autotune", cfg!(feature = "autotune")),
+    ];
+    join(&compiled)
+}
+
+/// The instruction sets that decide how fast the CPU path is.
+fn processor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let sets = [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        (
+            "avx512vnni",
+            std::arch::is_x86_feature_detected!("avx512vnni"),
+        ),
+    ];
+    #[cfg(target_arch = "aarch64")]
+    let sets = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let sets: [(&str, bool); 0] = [];
+    match join(&sets) {
+        none if none.is_empty() => "no vector instructions known here".into(),
+        some => some,
+    }
+}
+
+fn join(flags: &[(&str, bool)]) -> String {
+    let present: Vec<&str> = flags
+        .iter()
+        .filter(|(_, present)| *present)
+        .map(|(name, _)| *name)
+        .collect();
+    present.join(", ")
 }

@@ -1,1 +1,414 @@
-//! (being written)
+//! Records and published numbers in; tables, figures and one page out.
+//!
+//! Everything here is a pure function of its arguments but [`load_records`] and the two `write_*` functions at the end.
+//! No number in a table or figure comes from anywhere but records and `assets/published`, and none depends on time or
+//! machine: equal records give equal bytes.
+//!
+//! `suite` looks records up, `tables` and `figures` decide what is shown, `table` and `figure` are the models of what is
+//! shown, and the other files each write one format.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::cell::{Granularity, Inputs};
+use crate::record::{Record, SCHEMA};
+
+pub mod csv;
+pub mod figure;
+pub mod figures;
+#[cfg(test)]
+mod fixture;
+pub mod html;
+pub mod latex;
+pub mod markdown;
+pub mod published;
+pub mod suite;
+pub mod table;
+pub mod tables;
+pub mod theme;
+
+use figure::Figure;
+use suite::Configuration;
+use table::Table;
+
+/// The paper's allocation methods and our allocators' names.
+pub const METHODS: [(&str, &str); 5] = [
+    ("Uniform", "uniform"),
+    ("L2Norm", "l2norm"),
+    ("ERK", "erk"),
+    ("FCPTS (L2Norm)", "fcpts_l2norm"),
+    ("FCPTS (ERK)", "fcpts_erk"),
+];
+
+/// The allocation on which Track 2 stands.
+pub const TRACK2_ALLOCATOR: &str = "l2norm";
+
+const BASE: Configuration = Configuration {
+    granularity: Granularity::Layer,
+    inputs: Inputs::Sparse,
+    correction: true,
+};
+
+/// The rows of Table 4: one base configuration, varied in one respect at a time.
+pub const TRACK2: [(&str, Configuration); 7] = [
+    ("w/ Correction", BASE),
+    (
+        "w/o Correction",
+        Configuration {
+            correction: false,
+            ..BASE
+        },
+    ),
+    ("Sparse Input", BASE),
+    (
+        "Dense Input",
+        Configuration {
+            inputs: Inputs::Dense,
+            ..BASE
+        },
+    ),
+    (
+        "Single",
+        Configuration {
+            granularity: Granularity::Single,
+            ..BASE
+        },
+    ),
+    ("Layer-wise", BASE),
+    (
+        "Block-wise",
+        Configuration {
+            granularity: Granularity::Block,
+            ..BASE
+        },
+    ),
+];
+
+/// How tables and figures call an allocator: as the paper does, where it is one of its methods.
+pub fn allocator_name(name: &str) -> String {
+    let known = METHODS.iter().find(|(_, allocator)| *allocator == name);
+    match (known, name) {
+        (Some((method, _)), _) => (*method).to_owned(),
+        (None, "l1norm") => "L1Norm".to_owned(),
+        (None, "magnitude") => "Magnitude".to_owned(),
+        (None, other) => other.to_owned(),
+    }
+}
+
+/// What accompanies the numbers and is not in the records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
+    /// The plan that made the records, where one was named.
+    pub plan: Option<String>,
+    /// The plan's sentences, put under every table.
+    pub notes: Vec<String>,
+}
+
+impl Words {
+    /// The sentences under a table of this task; the procedural set never goes without its warning.
+    fn notes(&self, task: &str) -> Vec<String> {
+        if self.notes.is_empty() && task == "micro" {
+            return vec![
+                "The data are procedural: levels are not comparable with the paper, orders may be."
+                    .to_owned(),
+            ];
+        }
+        self.notes.clone()
+    }
+}
+
+/// Why no report could be made.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// The store has no records.
+    #[error("no records in {}: make some with `ptsbench run micro --store {}`", store.display(), store.display())]
+    Empty {
+        /// The store's folder.
+        store: PathBuf,
+    },
+    /// The store has records, none of them of the plan.
+    #[error(
+        "none of the {records} records in the store belongs to the plan `{plan}`: make them with `ptsbench run {plan}`"
+    )]
+    NotOfPlan {
+        /// The plan's name.
+        plan: String,
+        /// Records in the store.
+        records: usize,
+    },
+    /// A record cannot be read.
+    #[error("cannot read {}: {reason}; `ptsbench doctor` lists every damaged record, deleting one makes `ptsbench run` compute it again", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}; check the folder and the space left, or choose another with --out", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A figure cannot be drawn.
+    #[error("cannot draw the figure `{figure}`: {reason}")]
+    Draw {
+        /// The figure's id.
+        figure: String,
+        /// What the drawing library said.
+        reason: String,
+    },
+    /// A file of published numbers is malformed.
+    #[error("assets/published/{file} is malformed: {source}; this is a bug of this build")]
+    Published {
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        source: Box<toml::de::Error>,
+    },
+}
+
+/// All tables of all suites.
+pub fn tables(records: &[Record], words: &Words) -> Result<Vec<Table>, ReportError> {
+    let published = published::published()?;
+    let suites = suite::suites(records);
+    Ok(suites
+        .iter()
+        .flat_map(|s| tables::tables(s, &published, words))
+        .collect())
+}
+
+/// All figures of all suites.
+pub fn figures(records: &[Record]) -> Vec<Figure> {
+    suite::suites(records)
+        .iter()
+        .flat_map(figures::figures)
+        .collect()
+}
+
+/// Reads the records below `store`, in the order of their keys; failures are passed over.
+pub fn load_records(store: &Path) -> Result<Vec<Record>, ReportError> {
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| ReportError::Record {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    let entries = |folder: &Path| -> Result<Vec<PathBuf>, ReportError> {
+        let entries = folder
+            .read_dir()
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(|error| unreadable(folder, &error))?;
+        Ok(entries.into_iter().map(|entry| entry.path()).collect())
+    };
+    let is_record = |path: &Path| {
+        let name = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
+        name.ends_with(".json") && !name.ends_with(".failed.json")
+    };
+    let mut records = Vec::new();
+    if store.is_dir() {
+        for folder in entries(store)?.into_iter().filter(|p| p.is_dir()) {
+            for path in entries(&folder)?.into_iter().filter(|p| is_record(p)) {
+                let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+                let record: Record =
+                    serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, &error))?;
+                if record.schema != SCHEMA {
+                    let reason = format!(
+                        "its schema is {}, this program reads {SCHEMA}",
+                        record.schema
+                    );
+                    return Err(unreadable(&path, &reason));
+                }
+                records.push(record);
+            }
+        }
+    }
+    if records.is_empty() {
+        return Err(ReportError::Empty {
+            store: store.to_owned(),
+        });
+    }
+    records.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(records)
+}
+
+/// Writes `report.html` and `tables/*` below `out` and returns their paths.
+pub fn write_report(
+    records: &[Record],
+    words: &Words,
+    out: &Path,
+) -> Result<Vec<PathBuf>, ReportError> {
+    let tables = tables(records, words)?;
+    let page = html::page(records, &tables, &figures(records), words)?;
+    let mut written = Vec::new();
+    for table in &tables {
+        let formats = [
+            ("md", markdown::render(table)),
+            ("csv", csv::render(table)),
+            ("tex", latex::render(table)),
+        ];
+        for (extension, text) in formats {
+            let path = out.join("tables").join(format!("{}.{extension}", table.id));
+            write_file(&path, text.as_bytes())?;
+            written.push(path);
+        }
+    }
+    let path = out.join("report.html");
+    write_file(&path, page.as_bytes())?;
+    written.push(path);
+    Ok(written)
+}
+
+/// Writes `figures/*` below `out` and returns their paths.
+pub fn write_figures(records: &[Record], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let mut written = Vec::new();
+    for figure in figures(records) {
+        let folder = out.join("figures");
+        let svg = folder.join(format!("{}.svg", figure.id));
+        write_file(&svg, figure.svg()?.as_bytes())?;
+        let png = folder.join(format!("{}.png", figure.id));
+        write_file(&png, &figure.png(&folder)?)?;
+        written.extend([svg, png]);
+    }
+    Ok(written)
+}
+
+/// Writes a file whole or not at all, making its folder.
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
+    let write = || {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let partial = folder.join(format!(".{name}.{}.partial", std::process::id()));
+        std::fs::write(&partial, bytes)
+            .and_then(|()| std::fs::rename(&partial, path))
+            .inspect_err(|_| {
+                // Whether the partial file can be removed does not change what went wrong.
+                let _ = std::fs::remove_file(&partial);
+            })
+    };
+    write().map_err(|source| ReportError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn save(records: &[Record], store: &Path) {
+        for record in records {
+            let folder = store.join(&record.key.as_str()[..2]);
+            std::fs::create_dir_all(&folder).expect("a temporary folder");
+            let text = serde_json::to_string_pretty(record).expect("a record");
+            std::fs::write(folder.join(format!("{}.json", record.key)), text).expect("written");
+        }
+    }
+
+    fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        for entry in folder.read_dir().expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                found.extend(bytes_below(&path));
+            } else {
+                found.insert(path.clone(), std::fs::read(&path).expect("a file"));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn equal_records_give_equal_bytes() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let mut outputs = Vec::new();
+        for run in 0..2 {
+            let store = root.path().join(format!("store{run}"));
+            let mut records = fixture::records();
+            for record in &mut records {
+                // What differs from run to run must not show.
+                record.timing.evaluate_s = run as f64;
+                record.timing.finished_unix = 1_700_000_000 + run;
+                record.environment.processor = format!("processor {run}");
+                record.environment.threads = 1 + run as usize;
+            }
+            save(&records, &store);
+            let out = root.path().join("out");
+            let records = load_records(&store).expect("readable");
+            write_report(&records, &Words::default(), &out).expect("written");
+            write_figures(&records, &out).expect("written");
+            outputs.push(bytes_below(&out));
+        }
+        assert!(outputs[0].len() > 20, "{:?}", outputs[0].keys());
+        assert!(
+            outputs[0]
+                .keys()
+                .all(|p| !p.to_string_lossy().contains("partial"))
+        );
+        for (path, bytes) in &outputs[0] {
+            assert!(outputs[1][path] == *bytes, "{} differs", path.display());
+        }
+        assert_eq!(outputs[0].len(), outputs[1].len());
+    }
+
+    #[test]
+    fn failures_are_passed_over_and_damage_is_named() {
+        let store = tempfile::tempdir().expect("a temporary folder");
+        let records = &fixture::records()[..3];
+        save(records, store.path());
+        let folder = store.path().join("ab");
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("ab12.failed.json"), "{\"error\": \"NaN\"}").expect("written");
+        assert_eq!(load_records(store.path()).expect("readable").len(), 3);
+
+        let damaged = folder.join("ab13.json");
+        std::fs::write(&damaged, "{\"schema\": 1,").expect("written");
+        let error = load_records(store.path()).expect_err("damaged").to_string();
+        assert!(
+            error.contains("ab13.json") && error.contains("ptsbench doctor"),
+            "{error}"
+        );
+
+        let mut future = serde_json::to_value(&records[0]).expect("a record");
+        future["schema"] = 99.into();
+        std::fs::write(&damaged, future.to_string()).expect("written");
+        let error = load_records(store.path())
+            .expect_err("another schema")
+            .to_string();
+        assert!(
+            error.contains("schema is 99, this program reads 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_empty_store_says_how_to_fill_it() {
+        let store = tempfile::tempdir().expect("a temporary folder");
+        for path in [store.path().to_owned(), store.path().join("nowhere")] {
+            let error = load_records(&path).expect_err("empty").to_string();
+            assert!(error.contains("ptsbench run micro"), "{error}");
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let file = root.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let error = write_figures(&fixture::records(), &file)
+            .expect_err("a file in the way")
+            .to_string();
+        assert!(
+            error.contains("--out") && error.contains("file/figures"),
+            "{error}"
+        );
+    }
+}

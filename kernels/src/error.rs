@@ -1,0 +1,66 @@
+//! What can go wrong in this crate, with the numbers requested and available.
+
+/// An argument that a format or a selection cannot accept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// A score has no place in an order: it is NaN.
+    #[error("score {index} of layer {layer} is NaN; remove NaN weights before selecting")]
+    NonFiniteScore {
+        /// Position of the layer in the call; 0 where there is only one.
+        layer: usize,
+        /// Flat row-major index in the layer.
+        index: usize,
+    },
+    /// More elements were to be selected than there are.
+    #[error("{requested} of {available} scores were to be pruned; ask for at most {available}")]
+    TooMany {
+        /// Requested number.
+        requested: u64,
+        /// Scores at hand.
+        available: u64,
+    },
+    /// A slice's length disagrees with the shape.
+    #[error(
+        "{what} has {found} elements, its shape needs {expected}; pass the slice that belongs to the shape"
+    )]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Elements needed.
+        expected: usize,
+        /// Elements passed.
+        found: usize,
+    },
+    /// A tail bit beyond the last column is set.
+    #[error(
+        "row {row} of a {cols}-column bit mask has bits beyond its last column; clear the tail bits"
+    )]
+    TailBits {
+        /// Row of the bad word.
+        row: usize,
+        /// Columns of the mask.
+        cols: usize,
+    },
+    /// A weight shape that has no input-channel axis.
+    #[error("shape {shape:?} has no input channels; N:M needs [out, in] or [out, in, ky, kx]")]
+    Shape {
+        /// The shape.
+        shape: Vec<usize>,
+    },
+    /// Not 1 <= N < M <= 32.
+    #[error("{n}:{m} is no pattern; N:M needs 1 <= N < M <= 32")]
+    Pattern {
+        /// Kept.
+        n: usize,
+        /// Group.
+        m: usize,
+    },
+    /// Transposable masks exist here for 2:4 alone.
+    #[error("a transposable {n}:{m} mask is not available; use 2:4")]
+    Transposable {
+        /// Kept.
+        n: usize,
+        /// Tile.
+        m: usize,
+    },
+}

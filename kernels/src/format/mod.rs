@@ -1,0 +1,5 @@
+//! Mask and weight formats: pack, unpack, validate. Plain Rust; row = output channel.
+
+mod bitmask;
+
+pub use bitmask::BitMask;

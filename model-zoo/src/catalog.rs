@@ -1,0 +1,329 @@
+//! The catalog: a name becomes a typed network in one `match`.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::resnet::{self, Block, Stem};
+use crate::unit::Network;
+
+/// One network.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// The name used everywhere.
+    pub name: &'static str,
+    /// The family, for tables.
+    pub family: &'static str,
+    /// How the paper calls this row; networks outside the paper's table have none.
+    pub paper: Option<&'static str>,
+    /// Channels, height and width of the input.
+    pub input: [usize; 3],
+    /// Where its weights come from.
+    pub weights: Weights,
+    size: Size,
+}
+
+/// Where weights come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// Trained by this project and stored in the repository under `assets/micro`.
+    BuiltIn,
+    /// A public checkpoint in this key layout; the user gives the file.
+    File {
+        /// Who publishes it.
+        source: &'static str,
+    },
+    /// None: the network exists for tests.
+    None,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Size {
+    ResNet(resnet::Size),
+}
+
+/// What is done with a network whose type the catalog decides.
+pub trait Visit {
+    /// What comes of it.
+    type Out;
+
+    /// Takes the network, with random weights.
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> Self::Out;
+}
+
+/// A name that the catalog does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogError {
+    /// No network has this name.
+    #[error("unknown model `{name}`; {hint}; `ptsbench list models` shows all")]
+    Unknown {
+        /// What was asked.
+        name: String,
+        /// The nearest names.
+        hint: String,
+    },
+    /// No network matches this pattern.
+    #[error("no model matches `{pattern}`; `ptsbench list models` shows all names")]
+    NoMatch {
+        /// What was asked.
+        pattern: String,
+    },
+}
+
+impl Spec {
+    /// Builds the network with random weights and hands it, typed, to `visitor`.
+    pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
+        match self.size {
+            Size::ResNet(size) => visitor.visit(self, size.init(device)),
+        }
+    }
+}
+
+/// All networks, in the order of listings.
+pub fn all() -> &'static [Spec] {
+    &CATALOG
+}
+
+/// The network called `name`.
+pub fn find(name: &str) -> Result<&'static Spec, CatalogError> {
+    CATALOG
+        .iter()
+        .find(|spec| spec.name == name)
+        .ok_or_else(|| CatalogError::Unknown {
+            name: name.to_owned(),
+            hint: nearest(name),
+        })
+}
+
+/// The networks whose names match a pattern with `*` and `?`.
+pub fn matching(pattern: &str) -> Result<Vec<&'static Spec>, CatalogError> {
+    if !pattern.contains(['*', '?']) {
+        return find(pattern).map(|spec| vec![spec]);
+    }
+    let found: Vec<_> = CATALOG
+        .iter()
+        .filter(|spec| wildcard(pattern, spec.name))
+        .collect();
+    if found.is_empty() {
+        return Err(CatalogError::NoMatch {
+            pattern: pattern.to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+/// Whether `text` matches `pattern`, in which `*` stands for any run of characters and `?` for one.
+pub fn wildcard(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
+    let mut reach = vec![false; text.len() + 1];
+    reach[0] = true;
+    for p in pattern {
+        match p {
+            '*' => {
+                for at in 1..reach.len() {
+                    reach[at] |= reach[at - 1];
+                }
+            }
+            p => {
+                for at in (1..reach.len()).rev() {
+                    reach[at] = reach[at - 1] && (p == '?' || p == text[at - 1]);
+                }
+                reach[0] = false;
+            }
+        }
+    }
+    reach[text.len()]
+}
+
+fn nearest(name: &str) -> String {
+    let mut scored: Vec<(f64, &str)> = CATALOG
+        .iter()
+        .map(|spec| (strsim::jaro_winkler(name, spec.name), spec.name))
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let names: Vec<_> = scored
+        .iter()
+        .take(3)
+        .map(|(_, name)| format!("`{name}`"))
+        .collect();
+    format!("the nearest names are {}", names.join(", "))
+}
+
+const TORCHVISION: Weights = Weights::File {
+    source: "torchvision or timm, IMAGENET1K_V1",
+};
+const CHENYAOFO: Weights = Weights::File {
+    source: "chenyaofo/pytorch-cifar-models",
+};
+const IMAGENET: [usize; 3] = [3, 224, 224];
+const SMALL: [usize; 3] = [3, 32, 32];
+
+const CATALOG: [Spec; 13] = {
+    use Block::{Basic, Bottleneck};
+    const fn resnet(
+        name: &'static str,
+        paper: Option<&'static str>,
+        weights: Weights,
+        input: [usize; 3],
+        size: resnet::Size,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "ResNet",
+            paper,
+            input,
+            weights,
+            size: Size::ResNet(size),
+        }
+    }
+    const fn imagenet(block: Block, depths: &'static [usize], classes: usize) -> resnet::Size {
+        resnet::Size {
+            block,
+            stem: Stem::ImageNet,
+            depths,
+            width: 64,
+            classes,
+        }
+    }
+    const fn small(
+        depths: &'static [usize],
+        width: usize,
+        stride: usize,
+        classes: usize,
+    ) -> resnet::Size {
+        resnet::Size {
+            block: Basic,
+            stem: Stem::Small { stride },
+            depths,
+            width,
+            classes,
+        }
+    }
+    [
+        resnet(
+            "micro_resnet8",
+            None,
+            Weights::BuiltIn,
+            SMALL,
+            small(&[1, 1, 1], 10, 2, 20),
+        ),
+        resnet(
+            "micro_resnet14",
+            None,
+            Weights::BuiltIn,
+            SMALL,
+            small(&[2, 2, 2], 14, 2, 20),
+        ),
+        resnet(
+            "micro_resnet20",
+            None,
+            Weights::BuiltIn,
+            SMALL,
+            small(&[3, 3, 3], 16, 2, 20),
+        ),
+        resnet(
+            "resnet18",
+            Some("ResNet-18"),
+            TORCHVISION,
+            IMAGENET,
+            imagenet(Basic, &[2, 2, 2, 2], 1000),
+        ),
+        resnet(
+            "resnet34",
+            Some("ResNet-34"),
+            TORCHVISION,
+            IMAGENET,
+            imagenet(Basic, &[3, 4, 6, 3], 1000),
+        ),
+        resnet(
+            "resnet50",
+            Some("ResNet-50"),
+            TORCHVISION,
+            IMAGENET,
+            imagenet(Bottleneck, &[3, 4, 6, 3], 1000),
+        ),
+        resnet(
+            "resnet101",
+            Some("ResNet-101"),
+            TORCHVISION,
+            IMAGENET,
+            imagenet(Bottleneck, &[3, 4, 23, 3], 1000),
+        ),
+        resnet(
+            "resnet152",
+            Some("ResNet-152"),
+            TORCHVISION,
+            IMAGENET,
+            imagenet(Bottleneck, &[3, 8, 36, 3], 1000),
+        ),
+        resnet(
+            "cifar_resnet32",
+            Some("ResNet-32"),
+            CHENYAOFO,
+            SMALL,
+            small(&[5, 5, 5], 16, 1, 10),
+        ),
+        resnet(
+            "cifar_resnet56",
+            Some("ResNet-56"),
+            CHENYAOFO,
+            SMALL,
+            small(&[9, 9, 9], 16, 1, 10),
+        ),
+        resnet(
+            "tiny_resnet_basic",
+            None,
+            Weights::None,
+            [3, 64, 48],
+            imagenet(Basic, &[1, 1, 1, 1], 10),
+        ),
+        resnet(
+            "tiny_resnet_bottleneck",
+            None,
+            Weights::None,
+            [3, 64, 48],
+            imagenet(Bottleneck, &[1, 1, 1, 1], 10),
+        ),
+        resnet(
+            "tiny_cifar_resnet8",
+            None,
+            Weights::None,
+            SMALL,
+            small(&[1, 1, 1], 16, 1, 10),
+        ),
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_match_whole_names() {
+        for (pattern, text, expected) in [
+            ("resnet*", "resnet18", true),
+            ("resnet*", "cifar_resnet32", false),
+            ("*resnet*", "cifar_resnet32", true),
+            ("resnet?8", "resnet18", true),
+            ("resnet?8", "resnet8", false),
+            ("*", "", true),
+            ("", "x", false),
+        ] {
+            assert_eq!(wildcard(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_unknown_ones_are_explained() {
+        for (at, spec) in CATALOG.iter().enumerate() {
+            assert!(CATALOG[..at].iter().all(|other| other.name != spec.name));
+        }
+        let message = find("resnet-50").unwrap_err().to_string();
+        assert!(message.contains("`resnet50`"), "{message}");
+        assert_eq!(matching("resnet1*").unwrap().len(), 3);
+        assert!(matching("vit*").is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! The layers that families share. A layer here is a unit of [`Grain::Layer`]: a convolution or linear layer with what
+//! follows it up to the next one or a join.
+
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, MaxPool2d, MaxPool2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::{Device, Tensor, activation};
+
+use crate::fold::fold_batch_norm;
+use crate::unit::{Grain, Tap, Unit};
+
+/// What follows a convolution and its norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    Identity,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    fn apply(self, x: Tensor<4>) -> Tensor<4> {
+        match self {
+            Activation::Identity => x,
+            Activation::Relu => activation::relu(x),
+        }
+    }
+}
+
+/// Shape of a [`ConvNormAct`].
+#[derive(Debug, Clone)]
+pub struct ConvNormActConfig {
+    /// Input and output channels.
+    pub channels: [usize; 2],
+    /// Side of the square kernel; padding keeps the size at stride 1.
+    pub kernel: usize,
+    /// Stride.
+    pub stride: usize,
+    /// What follows the norm.
+    pub activation: Activation,
+    /// Whether a 3x3 max-pool with stride 2 and padding 1 ends the layer.
+    pub max_pool: bool,
+}
+
+impl ConvNormActConfig {
+    /// A layer with ReLU and no pooling.
+    pub fn new(channels: [usize; 2], kernel: usize, stride: usize) -> Self {
+        Self {
+            channels,
+            kernel,
+            stride,
+            activation: Activation::Relu,
+            max_pool: false,
+        }
+    }
+
+    /// The same with nothing after the norm: what follows is a join.
+    pub fn linear(mut self) -> Self {
+        self.activation = Activation::Identity;
+        self
+    }
+
+    /// Initializes the layer.
+    pub fn init(&self, device: &Device) -> ConvNormAct {
+        let pad = self.kernel / 2;
+        ConvNormAct {
+            conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
+                .with_stride([self.stride; 2])
+                .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+                .with_bias(false)
+                .init(device),
+            norm: Some(BatchNormConfig::new(self.channels[1]).init(device)),
+            pool: self.max_pool.then(|| {
+                MaxPool2dConfig::new([3, 3])
+                    .with_strides([2, 2])
+                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .init()
+            }),
+            activation: self.activation,
+        }
+    }
+}
+
+/// Convolution, batch norm, activation and, in a stem, the pooling behind them.
+#[derive(Module, Debug)]
+pub struct ConvNormAct {
+    conv: Conv2d,
+    norm: Option<BatchNorm>,
+    pool: Option<MaxPool2d>,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Unit<Tensor<4>> for ConvNormAct {
+    type Out = Tensor<4>;
+    const GRAIN: Grain = Grain::Layer;
+
+    fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
+        let mut x = tap.unit("conv", &self.conv, x);
+        if let Some(norm) = &self.norm {
+            x = norm.forward(x);
+        }
+        tap.mark("norm", &x);
+        let x = self.activation.apply(x);
+        tap.mark("act", &x);
+        match &self.pool {
+            Some(pool) => pool.forward(x),
+            None => x,
+        }
+    }
+}
+
+impl ConvNormAct {
+    /// The layer with its batch norm folded into the convolution.
+    pub fn fold(mut self) -> Self {
+        self.conv = fold_batch_norm(self.conv, self.norm.take());
+        self
+    }
+}
+
+/// Global average pooling and a linear classifier.
+#[derive(Module, Debug)]
+pub struct PoolLinear {
+    pool: AdaptiveAvgPool2d,
+    linear: Linear,
+}
+
+impl PoolLinear {
+    /// From `channels` to `classes`.
+    pub fn init(channels: usize, classes: usize, device: &Device) -> Self {
+        Self {
+            pool: AdaptiveAvgPool2dConfig::new([1, 1]).init(),
+            linear: LinearConfig::new(channels, classes).init(device),
+        }
+    }
+}
+
+impl Unit<Tensor<4>> for PoolLinear {
+    type Out = Tensor<2>;
+    const GRAIN: Grain = Grain::Layer;
+
+    fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<2> {
+        let x = self.pool.forward(x);
+        tap.mark("avgpool", &x);
+        tap.unit("linear", &self.linear, x.flatten(1, 3))
+    }
+}

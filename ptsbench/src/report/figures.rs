@@ -1,0 +1,617 @@
+//! The figures of a suite: what each shows, from records to positions and words.
+
+use super::figure::{Axis, Bar, BarRow, Bars, Body, Figure, Line, Lines, Panel, Reference};
+use super::suite::{Model, Suite};
+use super::tables::{mean_loss, top1_after};
+use super::theme::{self, Marker, Style};
+use super::{TRACK2, allocator_name};
+use crate::record::Record;
+
+/// The rate at which the paper's Fig. 3 stands.
+const FIGURE3_RATE: f64 = 0.9;
+
+/// All figures of a suite. One without records is left out.
+pub fn figures(suite: &Suite<'_>) -> Vec<Figure> {
+    let mut figures = Vec::new();
+    figures.extend(layer_rates(suite));
+    figures.extend(loss_over_sizes(suite));
+    figures.extend(top1_over_rates(suite));
+    for allocator in suite.allocators(true) {
+        figures.extend(recovery(suite, &allocator));
+    }
+    figures
+}
+
+fn styled(allocators: &[String]) -> impl Iterator<Item = (&str, Style)> {
+    allocators
+        .iter()
+        .enumerate()
+        .map(|(place, name)| (name.as_str(), theme::allocator(name, place)))
+}
+
+fn percent_axis(label: &str) -> Axis {
+    Axis::round(label, 0.0, 100.0, 5)
+}
+
+/// The size in the middle that has a record of every allocator at this rate: the paper shows one network of its family.
+fn middle<'a>(
+    suite: &'a Suite<'_>,
+    allocators: &[String],
+) -> Option<(&'a Model<'a>, Vec<&'a Record>)> {
+    let complete: Vec<_> = suite
+        .models
+        .iter()
+        .filter_map(|model| {
+            let records: Result<Vec<&Record>, _> = allocators
+                .iter()
+                .map(|a| model.pruned(a, FIGURE3_RATE))
+                .collect();
+            Some((model, records.ok()?))
+        })
+        .collect();
+    let place = complete.len().checked_sub(1)? / 2;
+    complete.into_iter().nth(place)
+}
+
+/// Fig. 3: the rate of each layer.
+fn layer_rates(suite: &Suite<'_>) -> Option<Figure> {
+    let mut allocators = suite.allocators(false);
+    allocators.retain(|a| {
+        suite
+            .rates(a, false)
+            .iter()
+            .any(|r| (r - FIGURE3_RATE).abs() < 1e-9)
+    });
+    if allocators.is_empty() {
+        return None;
+    }
+    let (model, records) = middle(suite, &allocators)?;
+    let mut legend = Vec::new();
+    let mut references = Vec::new();
+    let mut shown = Vec::new();
+    for ((allocator, style), record) in styled(&allocators).zip(records) {
+        // An allocator that asks for one rate everywhere is a line, which leaves the bars to the others.
+        let asked = record.layers.first().and_then(|l| l.rate);
+        if asked.is_some() && record.layers.iter().all(|l| l.rate == asked) {
+            references.push(Reference {
+                value: 100.0 * FIGURE3_RATE,
+                label: format!(
+                    "{} {:.0} %",
+                    allocator_name(allocator),
+                    100.0 * FIGURE3_RATE
+                ),
+            });
+        } else {
+            legend.push((allocator_name(allocator), style));
+            shown.push((record, style));
+        }
+    }
+    let layers = &suite_layers(&shown, model);
+    let rows = layers
+        .iter()
+        .enumerate()
+        .map(|(index, path)| BarRow {
+            label: path.clone(),
+            bars: shown
+                .iter()
+                .filter_map(|(record, style)| {
+                    let layer = record.layers.get(index).filter(|l| l.path == *path)?;
+                    Some(Bar {
+                        value: 100.0 * layer.zeros as f64 / layer.weights.max(1) as f64,
+                        spread: None,
+                        style: *style,
+                        label: None,
+                    })
+                })
+                .collect(),
+        })
+        .collect();
+    let names: Vec<String> = allocators.iter().map(|a| allocator_name(a)).collect();
+    Some(Figure {
+        id: format!("{}_figure3_layer_rates", suite.id),
+        title: format!("How {} spread a rate of 90 % over the layers", list(&names)),
+        subtitle: format!(
+            "{}, {} prunable weights; layers in forward order, zeros as a share of each layer's weights",
+            model.label,
+            thousands(model.weights)
+        ),
+        description: format!(
+            "Horizontal bars, one group per layer of {}: the share of zero weights each allocator leaves in it.",
+            model.label
+        ),
+        legend,
+        panels: vec![Panel {
+            title: String::new(),
+            body: Body::Bars(Bars {
+                x: percent_axis("Zeros in the layer, %"),
+                rows,
+                references,
+            }),
+        }],
+    })
+}
+
+/// Layers in forward order; any of the network's records has them all.
+fn suite_layers(shown: &[(&Record, Style)], model: &Model<'_>) -> Vec<String> {
+    let record = shown
+        .first()
+        .map(|(record, _)| *record)
+        .or_else(|| model.records().first().copied());
+    record
+        .map(|r| r.layers.iter().map(|l| l.path.clone()).collect())
+        .unwrap_or_default()
+}
+
+/// Fig. 4: mean relative accuracy loss over sizes.
+fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
+    let models = suite.pruned_models();
+    let position = |m: &Model<'_>| (m.weights.max(1) as f64).log10();
+    let allocators = suite.allocators(false);
+    let mut lines = Vec::new();
+    for (allocator, style) in styled(&allocators) {
+        let points: Vec<(f64, f64)> = models
+            .iter()
+            .filter_map(|m| Some((position(m), mean_loss(m, allocator).ok()?)))
+            .collect();
+        if points.len() > 1 {
+            lines.push(Line {
+                name: allocator_name(allocator),
+                style,
+                points,
+            });
+        }
+    }
+    let greatest = lines
+        .iter()
+        .flat_map(|l| &l.points)
+        .map(|p| p.1)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let least = lines
+        .iter()
+        .flat_map(|l| &l.points)
+        .map(|p| p.1)
+        .fold(0.0, f64::min);
+    let (first, last) = (models.first()?, models.last()?);
+    if lines.is_empty() {
+        return None;
+    }
+    let margin = 0.1 * (position(last) - position(first)).max(0.1);
+    let mut y = Axis::round("Mean relative accuracy loss, %", 0.0, greatest.max(1.0), 5);
+    if least < 0.0 {
+        // Pruning may raise an accuracy, so a loss may be negative.
+        let whole = Axis::round("", least.floor(), greatest.max(1.0), 5);
+        y = Axis {
+            label: y.label,
+            ..whole
+        };
+    }
+    Some(Figure {
+        id: format!("{}_figure4_loss_over_size", suite.id),
+        title: "Accuracy lost by networks of different size".to_owned(),
+        subtitle: "Relative top-1 loss without reconstruction, mean over 50, 60, 70 and 80 % zeros; logarithmic sizes".to_owned(),
+        description: "Lines over the number of prunable weights, one per allocator: the mean relative accuracy loss.".to_owned(),
+        legend: Vec::new(),
+        panels: vec![Panel {
+            title: String::new(),
+            body: Body::Lines(Lines {
+                x: Axis {
+                    label: "Prunable weights".to_owned(),
+                    min: position(first) - margin,
+                    max: position(last) + margin,
+                    ticks: models
+                        .iter()
+                        .map(|m| (position(m), format!("{}\n{}", thousands(m.weights), m.label)))
+                        .collect(),
+                },
+                y,
+                lines,
+                references: Vec::new(),
+                direct_labels: true,
+            }),
+        }],
+    })
+}
+
+/// Top-1 over rates, a panel per network.
+fn top1_over_rates(suite: &Suite<'_>) -> Option<Figure> {
+    let allocators = suite.allocators(false);
+    let mut panels = Vec::new();
+    for model in suite.pruned_models() {
+        let mut lines = Vec::new();
+        let mut ticks: Vec<f64> = Vec::new();
+        for (allocator, style) in styled(&allocators) {
+            let points: Vec<(f64, f64)> = suite
+                .rates(allocator, false)
+                .into_iter()
+                .filter_map(|rate| {
+                    Some((
+                        100.0 * rate,
+                        model.pruned(allocator, rate).ok()?.score.value,
+                    ))
+                })
+                .collect();
+            ticks.extend(points.iter().map(|p| p.0));
+            if !points.is_empty() {
+                lines.push(Line {
+                    name: allocator_name(allocator),
+                    style,
+                    points,
+                });
+            }
+        }
+        ticks.sort_by(f64::total_cmp);
+        ticks.dedup_by(|a, b| (*a - *b).abs() < 1e-6);
+        let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
+            continue;
+        };
+        let references = model.dense().map(|dense| Reference {
+            value: dense.score.value,
+            label: format!("dense {:.1} %", dense.score.value),
+        });
+        panels.push(Panel {
+            title: model.label.clone(),
+            body: Body::Lines(Lines {
+                x: Axis {
+                    label: "Zeros, %".to_owned(),
+                    min: first - 3.0,
+                    max: last + 3.0,
+                    ticks: ticks.iter().map(|t| (*t, format!("{t:.0}"))).collect(),
+                },
+                y: percent_axis("Top-1, %"),
+                lines,
+                references: references.into_iter().collect(),
+                direct_labels: false,
+            }),
+        });
+    }
+    let legend: Vec<(String, Style)> = styled(&allocators)
+        .map(|(name, style)| (allocator_name(name), style))
+        .collect();
+    (!panels.is_empty()).then(|| Figure {
+        id: format!("{}_top1_over_rate", suite.id),
+        title: "Top-1 accuracy as zeros are added".to_owned(),
+        subtitle: "Without reconstruction".to_owned(),
+        description: "One panel per network: top-1 accuracy over the rate of zeros, a line per allocator, the dense \
+                      accuracy dashed."
+            .to_owned(),
+        legend,
+        panels,
+    })
+}
+
+/// Reconstruction before and after, a panel per rate, for the largest network that has it.
+fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
+    let models = suite.reconstructed_models(allocator);
+    let model = models.last()?;
+    let before_style = Style {
+        colour: theme::BEFORE,
+        marker: Marker::Square,
+    };
+    let after_style = Style {
+        colour: theme::AFTER,
+        marker: Marker::Square,
+    };
+    let dense = model.dense().ok()?.score.value;
+    let mut panels = Vec::new();
+    for rate in suite.rates(allocator, true) {
+        let Ok(before) = model.pruned(allocator, rate) else {
+            continue;
+        };
+        let before = before.score.value;
+        let mut rows = vec![BarRow {
+            label: "Not reconstructed".to_owned(),
+            bars: vec![Bar {
+                value: before,
+                spread: None,
+                style: before_style,
+                label: Some(format!("{before:.1}")),
+            }],
+        }];
+        for (index, (name, configuration)) in TRACK2.into_iter().enumerate() {
+            // The base configuration stands three times in the table and once here.
+            if TRACK2.iter().position(|(_, c)| *c == configuration) != Some(index) {
+                continue;
+            }
+            let Ok(after) = top1_after(model, allocator, rate, configuration) else {
+                continue;
+            };
+            let label = if index == 0 { "Base (see note)" } else { name };
+            rows.push(BarRow {
+                label: label.to_owned(),
+                bars: vec![Bar {
+                    value: after.value,
+                    spread: after.spread,
+                    style: after_style,
+                    label: Some(format!("{:.1} ({:+.1})", after.value, after.value - before)),
+                }],
+            });
+        }
+        if rows.len() > 1 {
+            panels.push(Panel {
+                title: format!("{} % zeros", super::published::percent(rate)),
+                body: Body::Bars(Bars {
+                    x: percent_axis("Top-1, %"),
+                    rows,
+                    references: vec![Reference {
+                        value: dense,
+                        label: format!("dense {dense:.1}"),
+                    }],
+                }),
+            });
+        }
+    }
+    let runs = suite
+        .rates(allocator, true)
+        .iter()
+        .filter_map(|&rate| top1_after(model, allocator, rate, TRACK2[0].1).ok())
+        .map(|m| m.runs)
+        .max()
+        .unwrap_or(1);
+    let whiskers = if runs > 1 {
+        format!("; whiskers: standard deviation of {runs} seeds")
+    } else {
+        String::new()
+    };
+    let suffix = if allocator == super::TRACK2_ALLOCATOR {
+        String::new()
+    } else {
+        format!("_{allocator}")
+    };
+    (!panels.is_empty()).then(|| Figure {
+        id: format!("{}_reconstruction{suffix}", suite.id),
+        title: "What reconstruction brings back".to_owned(),
+        subtitle: format!(
+            "{}, {} allocation. Base: layer-wise, sparse input, with correction; each other row changes one thing{whiskers}",
+            model.label,
+            allocator_name(allocator)
+        ),
+        description: "Horizontal bars, one panel per rate: top-1 accuracy before and after reconstruction for each \
+                      configuration of Table 4, the dense accuracy dashed."
+            .to_owned(),
+        legend: vec![("Pruned".to_owned(), before_style), ("Pruned and reconstructed".to_owned(), after_style)],
+        panels,
+    })
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+/// A count with thin groups of three digits, rounded to three figures from ten thousand on.
+fn thousands(count: u64) -> String {
+    let rounded = |unit: f64, suffix: &str| {
+        let value = count as f64 / unit;
+        let decimals = usize::from(value < 10.0) + usize::from(value < 100.0);
+        format!("{value:.decimals$} {suffix}")
+    };
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..1_000_000 => rounded(1e3, "k"),
+        _ => rounded(1e6, "M"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{fixture, suite::suites};
+    use super::*;
+    use crate::overall;
+
+    fn all(records: &[Record]) -> Vec<Figure> {
+        suites(records).iter().flat_map(figures).collect()
+    }
+
+    fn svg(figures: &[Figure], id: &str) -> String {
+        let figure = figures
+            .iter()
+            .find(|f| f.id == id)
+            .unwrap_or_else(|| panic!("no figure {id}"));
+        figure.svg().expect("drawn")
+    }
+
+    /// Words of an SVG, in drawing order.
+    fn words(svg: &str) -> Vec<&str> {
+        svg.split("<text")
+            .skip(1)
+            .filter_map(|t| t.split('>').nth(1)?.split('<').next())
+            .map(str::trim)
+            .collect()
+    }
+
+    #[test]
+    fn each_figure_says_what_it_shows() {
+        let records = fixture::records();
+        let figures = all(&records);
+        let expected: [(&str, &[&str]); 4] = [
+            (
+                "micro_figure3_layer_rates",
+                &[
+                    "conv1",
+                    "layer1.0.conv1",
+                    "layer2.0.downsample.0",
+                    "fc",
+                    "L2Norm",
+                    "ERK",
+                    "Uniform 90 %",
+                    "Zeros in the layer, %",
+                    "100",
+                ],
+            ),
+            (
+                "micro_figure4_loss_over_size",
+                &[
+                    "Prunable weights",
+                    "micro_resnet8",
+                    "micro_resnet14",
+                    "micro_resnet20",
+                    "Uniform",
+                    "L2Norm",
+                    "ERK",
+                    "Mean relative accuracy loss, %",
+                ],
+            ),
+            (
+                "micro_top1_over_rate",
+                &[
+                    "Top-1, %",
+                    "Zeros, %",
+                    "50",
+                    "90",
+                    "dense 90.1 %",
+                    "Uniform",
+                    "micro_resnet20",
+                ],
+            ),
+            (
+                "micro_reconstruction",
+                &[
+                    "70 % zeros",
+                    "80 % zeros",
+                    "Not reconstructed",
+                    "Block-wise",
+                    "dense 90.1",
+                    "Top-1, %",
+                ],
+            ),
+        ];
+        assert_eq!(figures.len(), expected.len());
+        for (id, labels) in expected {
+            let svg = svg(&figures, id);
+            let words = words(&svg);
+            for label in labels {
+                assert!(words.contains(label), "{id} lacks `{label}`: {words:?}");
+            }
+            assert!(
+                svg.contains("role=\"img\"") && svg.contains("<title>"),
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_drawn_outside() {
+        for figure in all(&fixture::records()) {
+            let svg = figure.svg().expect("drawn");
+            let number = |tag: &str, key: &str| -> Option<f64> {
+                tag.split(&format!(" {key}=\""))
+                    .nth(1)?
+                    .split('"')
+                    .next()?
+                    .parse()
+                    .ok()
+            };
+            let head = svg.split('>').next().expect("a tag");
+            let view: Vec<f64> = head
+                .split("viewBox=\"")
+                .nth(1)
+                .and_then(|v| v.split('"').next())
+                .expect("a view box")
+                .split(' ')
+                .map(|n| n.parse().expect("a number"))
+                .collect();
+            for tag in svg.split('<').skip(2) {
+                for (key, limit) in [
+                    ("x", view[2]),
+                    ("x1", view[2]),
+                    ("x2", view[2]),
+                    ("y", view[3]),
+                    ("y1", view[3]),
+                    ("y2", view[3]),
+                ] {
+                    if let Some(value) = number(tag, key) {
+                        assert!(
+                            (0.0..=limit).contains(&value),
+                            "{}: {key} = {value} in {tag}",
+                            figure.id
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn figures_without_records_are_left_out() {
+        let mut records = fixture::records();
+        records.retain(|r| r.cell.sparsity.is_none());
+        assert_eq!(all(&records), []);
+        let mut records = fixture::records();
+        records.retain(|r| {
+            r.cell
+                .sparsity
+                .as_ref()
+                .is_none_or(|s| s.reconstruction.is_none())
+        });
+        let ids: Vec<String> = all(&records).into_iter().map(|f| f.id).collect();
+        assert_eq!(
+            ids,
+            [
+                "micro_figure3_layer_rates",
+                "micro_figure4_loss_over_size",
+                "micro_top1_over_rate"
+            ]
+        );
+    }
+
+    #[test]
+    fn figure3_shows_the_middle_size_and_what_was_measured() {
+        let records = fixture::records();
+        let figures = all(&records);
+        let figure = &figures[0];
+        assert!(
+            figure.subtitle.starts_with("micro_resnet14,"),
+            "{}",
+            figure.subtitle
+        );
+        let Body::Bars(bars) = &figure.panels[0].body else {
+            panic!("bars")
+        };
+        let record = records
+            .iter()
+            .find(|r| {
+                r.cell.model == "micro_resnet14"
+                    && super::super::suite::allocation(r) == Some(("l2norm", 0.9))
+            })
+            .expect("in the fixture");
+        assert_eq!(bars.rows.len(), record.layers.len());
+        for (row, layer) in bars.rows.iter().zip(&record.layers) {
+            assert_eq!(row.label, layer.path);
+            assert_eq!(
+                row.bars[0].value,
+                100.0 * layer.zeros as f64 / layer.weights as f64
+            );
+        }
+    }
+
+    #[test]
+    fn figure4_is_the_mean_loss() {
+        let records = fixture::records();
+        let suites = suites(&records);
+        let figure = loss_over_sizes(&suites[0]).expect("three sizes");
+        let Body::Lines(lines) = &figure.panels[0].body else {
+            panic!("lines")
+        };
+        let model = &suites[0].models[2];
+        let relatives = model.relatives("erk").expect("in the fixture");
+        let expected = 100.0 * overall::mean_relative_loss(&relatives).expect("four rates");
+        let erk = lines
+            .lines
+            .iter()
+            .find(|l| l.name == "ERK")
+            .expect("a line");
+        assert_eq!(erk.points[2], ((model.weights as f64).log10(), expected));
+    }
+
+    #[test]
+    fn counts_are_short() {
+        let counts = [999, 9_999, 10_000, 123_456, 1_000_000, 25_502_912];
+        assert_eq!(
+            counts.map(thousands),
+            ["999", "9999", "10.0 k", "123 k", "1.00 M", "25.5 M"]
+        );
+    }
+}

@@ -1,0 +1,426 @@
+//! The records of one task, looked up by what the paper's tables ask for.
+//!
+//! Records of different tasks, task versions or numbers of images are never averaged: each combination is a suite with
+//! tables and figures of its own. Within a suite a value that has no record, or several that differ in something the
+//! table does not show, is the reason why in place of the value.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::published::percent;
+use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule, TaskCell};
+use crate::overall::{self, Deviation};
+use crate::record::Record;
+
+/// A value, or the sentence that says why there is none.
+pub type Found<T> = Result<T, String>;
+
+/// Two rates this close are the same rate.
+const SAME_RATE: f64 = 1e-9;
+
+/// A value over runs that differ in their seed alone.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Mean over runs.
+    pub value: f64,
+    /// Sample standard deviation over runs, where there are at least two.
+    pub spread: Option<f64>,
+    /// Runs.
+    pub runs: usize,
+}
+
+impl Measured {
+    /// The value of a measurement that has no seed.
+    pub fn once(value: f64) -> Self {
+        Self {
+            value,
+            spread: None,
+            runs: 1,
+        }
+    }
+
+    /// Mean and spread of one value per run.
+    pub fn over(values: &[f64]) -> Option<Self> {
+        Some(Self {
+            value: overall::mean(values)?,
+            spread: overall::deviation(values, Deviation::Sample),
+            runs: values.len(),
+        })
+    }
+}
+
+/// A row of Track 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Configuration {
+    /// Size of the pieces.
+    pub granularity: Granularity,
+    /// Where their inputs come from.
+    pub inputs: Inputs,
+    /// Whether Eq. 1 corrects first.
+    pub correction: bool,
+}
+
+impl Configuration {
+    /// The row a reconstruction belongs to.
+    pub fn of(reconstruction: &Reconstruction) -> Self {
+        Self {
+            granularity: reconstruction.granularity,
+            inputs: reconstruction.inputs,
+            correction: reconstruction.correction,
+        }
+    }
+}
+
+/// A network with its records.
+#[derive(Debug, Clone)]
+pub struct Model<'a> {
+    /// The catalog's name, followed by the weights' digest where one name has several.
+    pub label: String,
+    /// Prunable weights.
+    pub weights: u64,
+    records: Vec<&'a Record>,
+}
+
+/// The records of one task.
+#[derive(Debug, Clone)]
+pub struct Suite<'a> {
+    /// The task's name, followed by version and images where one name has several of them.
+    pub id: String,
+    /// The task.
+    pub task: &'a TaskCell,
+    /// Its networks, the smallest first.
+    pub models: Vec<Model<'a>>,
+}
+
+/// Sorts records into suites; the order of `records` does not matter.
+pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
+    let mut tasks: BTreeMap<(&str, u32, usize), Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        let task = &record.cell.task;
+        let key = (task.name.as_str(), task.version, task.samples);
+        tasks.entry(key).or_default().push(record);
+    }
+    let names: Vec<&str> = tasks.keys().map(|key| key.0).collect();
+    tasks
+        .iter()
+        .map(|(&(name, version, samples), records)| {
+            let alone = names.iter().filter(|n| **n == name).count() == 1;
+            Suite {
+                id: if alone {
+                    name.to_owned()
+                } else {
+                    format!("{name}_v{version}_{samples}")
+                },
+                task: &records[0].cell.task,
+                models: models(records),
+            }
+        })
+        .collect()
+}
+
+fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
+    let mut by_weights: BTreeMap<(&str, &str), Vec<&'a Record>> = BTreeMap::new();
+    for record in records {
+        let key = (record.cell.model.as_str(), record.cell.weights.as_str());
+        by_weights.entry(key).or_default().push(record);
+    }
+    let names: Vec<&str> = by_weights.keys().map(|key| key.0).collect();
+    let mut models: Vec<Model<'a>> = by_weights
+        .iter()
+        .map(|(&(name, digest), records)| {
+            let mut records = records.clone();
+            records.sort_by(|a, b| a.key.cmp(&b.key));
+            let alone = names.iter().filter(|n| **n == name).count() == 1;
+            Model {
+                label: if alone {
+                    name.to_owned()
+                } else {
+                    format!("{name}@{}", digest.get(..8).unwrap_or(digest))
+                },
+                weights: records[0].cost.weights,
+                records,
+            }
+        })
+        .collect();
+    models.sort_by(|a, b| (a.weights, &a.label).cmp(&(b.weights, &b.label)));
+    models
+}
+
+/// Allocator and rate of a record that the paper's tables are about: unstructured, by magnitude, exact counts.
+pub fn allocation(record: &Record) -> Option<(&str, f64)> {
+    let sparsity = record.cell.sparsity.as_ref()?;
+    let (Pattern::Unstructured { rate }, Some(allocator)) =
+        (sparsity.pattern, &sparsity.allocation)
+    else {
+        return None;
+    };
+    let plain = sparsity.criterion.name == "magnitude" && sparsity.rule == Rule::Exact;
+    plain.then_some((allocator.name.as_str(), rate))
+}
+
+fn reconstruction(record: &Record) -> Option<&Reconstruction> {
+    record.cell.sparsity.as_ref()?.reconstruction.as_ref()
+}
+
+fn same(a: f64, b: f64) -> bool {
+    (a - b).abs() < SAME_RATE
+}
+
+/// The one record of `found`, or why it cannot be told.
+fn only<'a>(found: &[&'a Record], what: &str) -> Found<&'a Record> {
+    match found {
+        [] => Err(format!("No record: {what}.")),
+        [record] => Ok(record),
+        several => {
+            let keys: Vec<&str> = several.iter().map(|r| r.key.short()).collect();
+            Err(format!(
+                "{} records fit ({}): {what}. Choose a plan with --plan.",
+                several.len(),
+                keys.join(", ")
+            ))
+        }
+    }
+}
+
+impl<'a> Model<'a> {
+    /// All records, in the order of their keys.
+    pub fn records(&self) -> &[&'a Record] {
+        &self.records
+    }
+
+    /// The dense reference.
+    pub fn dense(&self) -> Found<&'a Record> {
+        let found: Vec<&Record> = self
+            .records
+            .iter()
+            .copied()
+            .filter(|r| r.cell.sparsity.is_none())
+            .collect();
+        only(&found, &format!("{}, dense", self.label))
+    }
+
+    /// Pruned and not reconstructed.
+    pub fn pruned(&self, allocator: &str, rate: f64) -> Found<&'a Record> {
+        let found: Vec<&Record> = self
+            .allocated(allocator, rate)
+            .filter(|r| reconstruction(r).is_none())
+            .collect();
+        only(
+            &found,
+            &format!("{}, {allocator} at {} %", self.label, percent(rate)),
+        )
+    }
+
+    /// Pruned and reconstructed, by seed.
+    pub fn reconstructed(
+        &self,
+        allocator: &str,
+        rate: f64,
+        configuration: Configuration,
+    ) -> Found<BTreeMap<u64, &'a Record>> {
+        let mut by_seed: BTreeMap<u64, Vec<&'a Record>> = BTreeMap::new();
+        for record in self.allocated(allocator, rate) {
+            if let Some(r) =
+                reconstruction(record).filter(|r| Configuration::of(r) == configuration)
+            {
+                by_seed.entry(r.calibration.seed).or_default().push(record);
+            }
+        }
+        let what = format!(
+            "{}, {allocator} at {} %, this configuration",
+            self.label,
+            percent(rate)
+        );
+        if by_seed.is_empty() {
+            return Err(format!("No record: {what}."));
+        }
+        by_seed
+            .into_iter()
+            .map(|(seed, found)| Ok((seed, only(&found, &format!("{what}, seed {seed}"))?)))
+            .collect()
+    }
+
+    fn allocated(&self, allocator: &str, rate: f64) -> impl Iterator<Item = &'a Record> {
+        self.records.iter().copied().filter(move |r| {
+            allocation(r).is_some_and(|(name, at)| name == allocator && same(at, rate))
+        })
+    }
+
+    /// Relative accuracy `A^s / A` of the pruned network.
+    pub fn relative(&self, allocator: &str, rate: f64) -> Found<f64> {
+        let (dense, pruned) = (self.dense()?, self.pruned(allocator, rate)?);
+        overall::relative_accuracy(pruned.score.value, dense.score.value)
+            .ok_or_else(|| format!("{} has a dense accuracy of 0.", self.label))
+    }
+
+    /// Relative accuracies over the rates of the overall metrics.
+    pub fn relatives(&self, allocator: &str) -> Found<Vec<f64>> {
+        overall::RATES
+            .iter()
+            .map(|&rate| self.relative(allocator, rate))
+            .collect()
+    }
+}
+
+impl Suite<'_> {
+    /// Models with a record pruned by this allocator and not reconstructed.
+    pub fn pruned_models(&self) -> Vec<&Model<'_>> {
+        self.models
+            .iter()
+            .filter(|m| {
+                m.records
+                    .iter()
+                    .any(|r| allocation(r).is_some() && reconstruction(r).is_none())
+            })
+            .collect()
+    }
+
+    /// Models with a record reconstructed after this allocator.
+    pub fn reconstructed_models(&self, allocator: &str) -> Vec<&Model<'_>> {
+        let fits = |r: &&Record| {
+            reconstruction(r).is_some() && allocation(r).is_some_and(|(name, _)| name == allocator)
+        };
+        self.models
+            .iter()
+            .filter(|m| m.records.iter().any(fits))
+            .collect()
+    }
+
+    /// All records.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.models.iter().flat_map(|m| m.records.iter().copied())
+    }
+
+    /// Allocators of records with (or without) reconstruction: those of the paper in its order, then others by name.
+    pub fn allocators(&self, reconstructed: bool) -> Vec<String> {
+        let found: BTreeSet<&str> = self
+            .records()
+            .filter(|r| reconstruction(r).is_some() == reconstructed)
+            .filter_map(|r| allocation(r).map(|(name, _)| name))
+            .collect();
+        let mut names: Vec<String> = found.into_iter().map(str::to_owned).collect();
+        names.sort_by_key(|name| {
+            let place = super::METHODS.iter().position(|(_, method)| method == name);
+            place.unwrap_or(super::METHODS.len())
+        });
+        names
+    }
+
+    /// Rates of an allocator's records with (or without) reconstruction, ascending.
+    pub fn rates(&self, allocator: &str, reconstructed: bool) -> Vec<f64> {
+        let mut rates: Vec<f64> = self
+            .records()
+            .filter(|r| reconstruction(r).is_some() == reconstructed)
+            .filter_map(allocation)
+            .filter(|(name, _)| *name == allocator)
+            .map(|(_, rate)| rate)
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        rates.dedup_by(|a, b| same(*a, *b));
+        rates
+    }
+
+    /// The reconstructions of an allocator's records, without seeds and configurations: one where all were fitted alike.
+    pub fn fits(&self, allocator: &str) -> Vec<&Reconstruction> {
+        let mut fits: Vec<&Reconstruction> = Vec::new();
+        for record in self.records() {
+            let Some(r) = reconstruction(record) else {
+                continue;
+            };
+            let known = fits.iter().any(|f| {
+                f.fit == r.fit
+                    && (f.calibration.images, f.calibration.batch)
+                        == (r.calibration.images, r.calibration.batch)
+            });
+            if !known && allocation(record).is_some_and(|(name, _)| name == allocator) {
+                fits.push(r);
+            }
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    #[test]
+    fn models_are_sorted_by_size() {
+        let mut records = fixture::records();
+        records.reverse();
+        let suites = suites(&records);
+        assert_eq!(suites.len(), 1);
+        let labels: Vec<&str> = suites[0].models.iter().map(|m| m.label.as_str()).collect();
+        assert_eq!(
+            labels,
+            ["micro_resnet8", "micro_resnet14", "micro_resnet20"]
+        );
+    }
+
+    #[test]
+    fn tasks_and_image_counts_are_kept_apart() {
+        let mut records = fixture::records();
+        let mut other = records[0].clone();
+        other.cell.task.samples = 10;
+        records.push(fixture::rekeyed(other));
+        let ids: Vec<String> = suites(&records).iter().map(|s| s.id.clone()).collect();
+        assert_eq!(ids, ["micro_v1_10", "micro_v1_2000"]);
+    }
+
+    #[test]
+    fn networks_trained_again_are_other_models() {
+        let mut records = fixture::records();
+        let mut other = records[0].clone();
+        other.cell.weights = "beef".repeat(16);
+        let name = other.cell.model.clone();
+        records.push(fixture::rekeyed(other));
+        let suites = suites(&records);
+        let labels: Vec<&str> = suites[0].models.iter().map(|m| m.label.as_str()).collect();
+        assert!(
+            labels.contains(&format!("{name}@beefbeef").as_str()),
+            "{labels:?}"
+        );
+        assert_eq!(labels.len(), 4);
+    }
+
+    #[test]
+    fn two_records_for_one_place_are_named() {
+        let mut records = fixture::records();
+        let mut twin = records
+            .iter()
+            .find(|r| reconstruction(r).is_some())
+            .expect("the fixture has reconstructions")
+            .clone();
+        let sparsity = twin.cell.sparsity.as_mut().expect("pruned");
+        let r = sparsity.reconstruction.as_mut().expect("reconstructed");
+        r.fit.steps += 1;
+        let (configuration, seed) = (Configuration::of(r), r.calibration.seed);
+        let rate = allocation(&twin).expect("unstructured").1;
+        let name = twin.cell.model.clone();
+        records.push(fixture::rekeyed(twin));
+        let suites = suites(&records);
+        let model = suites[0]
+            .models
+            .iter()
+            .find(|m| m.label == name)
+            .expect("same weights");
+        let error = model
+            .reconstructed("l2norm", rate, configuration)
+            .expect_err("ambiguous");
+        assert!(
+            error.contains("2 records fit") && error.contains(&format!("seed {seed}")),
+            "{error}"
+        );
+        assert!(error.contains("--plan"), "{error}");
+    }
+
+    #[test]
+    fn runs_and_their_spread() {
+        let measured = Measured::over(&[10.0, 12.0]).expect("two runs");
+        assert_eq!(measured.value, 11.0);
+        assert_eq!(measured.spread, Some(2.0_f64.sqrt()));
+        assert_eq!(measured.runs, 2);
+        assert_eq!(Measured::over(&[10.0]), Some(Measured::once(10.0)));
+        assert_eq!(Measured::over(&[]), None);
+    }
+}
