@@ -1,10 +1,152 @@
-//! `ptsbench micro_zoo` (being written).
+//! `ptsbench micro-zoo`: train the built-in networks again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use burn::tensor::{Device, Tensor};
+use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::{Network, weights};
+
+use crate::task::train::{Recipe, Training};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Names or patterns of built-in networks [default: all of them, smallest first].
+    models: Vec<String>,
+    /// Folder for the trained weights and logs.
+    #[arg(long, default_value = "assets/micro")]
+    out: PathBuf,
+    /// Folder for the checkpoints from which an interrupted run goes on.
+    #[arg(long, default_value = "out/micro-zoo")]
+    work: PathBuf,
+    /// Forget the checkpoints and start from the first epoch.
+    #[arg(long)]
+    fresh: bool,
+}
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    for folder in [&args.out, &args.work] {
+        std::fs::create_dir_all(folder).with_context(|| {
+            format!(
+                "cannot create the folder {}; name another one",
+                folder.display()
+            )
+        })?;
+    }
+    for spec in chosen(&args.models)? {
+        // Always the CPU: the stored files are what this very path gives.
+        spec.open(&Device::flex(), Train { args: &args })?;
+    }
+    Ok(())
+}
+
+fn chosen(patterns: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
+    let built_in = |spec: &&Spec| spec.weights == Weights::BuiltIn;
+    if patterns.is_empty() {
+        return Ok(catalog::all().iter().filter(built_in).collect());
+    }
+    let mut chosen: Vec<&'static Spec> = Vec::new();
+    for pattern in patterns {
+        for spec in catalog::matching(pattern)? {
+            anyhow::ensure!(
+                built_in(&spec),
+                "`{}` is not a built-in network; its weights come as a file, see `ptsbench list models`",
+                spec.name
+            );
+            if chosen.iter().all(|other| other.name != spec.name) {
+                chosen.push(spec);
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+struct Train<'a> {
+    args: &'a Args,
+}
+
+impl Visit for Train<'_> {
+    type Out = anyhow::Result<()>;
+
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> anyhow::Result<()> {
+        let (name, recipe, device) = (spec.name, Recipe::MICRO, Device::flex());
+        let checkpoint = self
+            .args
+            .work
+            .join(format!("{name}.checkpoint.safetensors"));
+        let mut training = if checkpoint.exists() && !self.args.fresh {
+            let training = Training::resume(name, network, recipe, &device, &checkpoint)?;
+            eprintln!("{name}: going on after epoch {}", training.log().len());
+            training
+        } else {
+            Training::start(name, network, recipe, &device)
+        };
+
+        while !training.is_done() {
+            let start = Instant::now();
+            training = training.epoch()?;
+            training.checkpoint(&checkpoint)?;
+            let seconds = start.elapsed().as_secs_f64();
+            if let Some(log) = training.log().last() {
+                let left = seconds * (recipe.epochs - log.epoch) as f64 / 60.0;
+                eprintln!(
+                    "{name}: epoch {} of {}, loss {:.3}, top-1 {:.2} % in training, {:.2} % on the test split; {seconds:.0} s, {left:.0} min to go",
+                    log.epoch, recipe.epochs, log.loss, log.train_top1, log.test_top1
+                );
+            }
+        }
+        store(&training, name, recipe, &self.args.out)
+    }
+}
+
+/// Writes weights and log, and says whether they are what was there before.
+fn store<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+    training: &Training<N>,
+    name: &str,
+    recipe: Recipe,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let file = folder.join(format!("{name}.safetensors"));
+    let before = file.exists().then(|| weights::sha256(&file)).transpose()?;
+    let top1 = training.log().last().map_or(0.0, |log| log.test_top1);
+    let metadata = BTreeMap::from([
+        ("model".to_owned(), name.to_owned()),
+        ("recipe".to_owned(), serde_json::to_string(&recipe)?),
+        ("test_top1".to_owned(), top1.to_string()),
+    ]);
+    let network = training.network();
+    weights::save(&network, |path| network.key(path), &file, &metadata)?;
+
+    let mut lines = String::new();
+    for epoch in training.log() {
+        lines += &serde_json::to_string(epoch)?;
+        lines.push('\n');
+    }
+    let log = folder.join(format!("{name}.log.jsonl"));
+    std::fs::write(&log, lines).with_context(|| {
+        format!(
+            "cannot write {}; free some space and run again",
+            log.display()
+        )
+    })?;
+
+    let after = weights::sha256(&file)?;
+    let verdict = match before {
+        None => "new",
+        Some(before) if before == after => "the same bytes as before",
+        Some(_) => "not the bytes that were there before",
+    };
+    println!(
+        "{}: top-1 {top1:.2} %, SHA-256 {after}, {verdict}",
+        file.display()
+    );
+    Ok(())
 }

@@ -4,4 +4,5 @@
 
 pub mod calibration;
 pub mod linear;
+pub mod sheet;
 pub mod synthetic;

@@ -47,9 +47,9 @@ pub const CLASS_NAMES: [&str; CLASSES] = [
     "dotted ring",
 ];
 /// Mean of each colour plane over the training split, of values in [0, 1].
-pub const MEAN: [f32; CHANNELS] = [0.5, 0.5, 0.5];
+pub const MEAN: [f32; CHANNELS] = [0.5; CHANNELS];
 /// Standard deviation of each colour plane over the training split.
-pub const STD: [f32; CHANNELS] = [0.25, 0.25, 0.25];
+pub const STD: [f32; CHANNELS] = [0.2865; CHANNELS];
 
 /// Part of the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -230,15 +230,15 @@ mod difficulty {
     /// Distance of its centre from the image's, along each axis.
     pub const OFF_CENTRE: i32 = 4 * PX;
     /// Least distance between the colours of figure, texture and background: summed over channels.
-    pub const CONTRAST: (i32, i32) = (90, 200);
+    pub const CONTRAST: (i32, i32) = (80, 200);
     /// Height of the pattern on the background, up to this much up or down.
     pub const GROUND: i32 = 24;
     /// Number and radius of the scraps behind the figure.
     pub const BEHIND: ((i32, i32), (i32, i32)) = ((3, 8), (2 * PX, 4 * PX));
     /// Number and radius of the scraps in front of it.
-    pub const IN_FRONT: ((i32, i32), (i32, i32)) = ((0, 3), (PX + PX / 2, 2 * PX + PX / 2));
+    pub const IN_FRONT: ((i32, i32), (i32, i32)) = ((0, 4), (PX + PX / 2, 2 * PX + PX / 2));
     /// Noise of a channel; its standard deviation is 0.577 of this.
-    pub const NOISE: (i32, i32) = (8, 36);
+    pub const NOISE: (i32, i32) = (8, 44);
 }
 
 impl Shape {
@@ -370,8 +370,7 @@ impl Canvas {
             let part = (slope.local(x, y).0 / 2 + ONE / 2).clamp(0, ONE);
             let (u, v) = weave.local(x, y);
             let mark = if texture.marks(u, v) { height } else { 0 };
-            *pixel =
-                std::array::from_fn(|c| from[c] + ((to[c] - from[c]) * part) / ONE + mark);
+            *pixel = std::array::from_fn(|c| from[c] + ((to[c] - from[c]) * part) / ONE + mark);
         }
         Self(pixels)
     }
@@ -458,9 +457,8 @@ fn draw(stream: &mut Stream, label: usize) -> [u8; PIXELS] {
     canvas.scatter(stream, difficulty::BEHIND);
 
     let middle = SIDE as i32 * PX / 2;
-    let centre = [(); 2].map(|()| {
-        middle + within(stream, (-difficulty::OFF_CENTRE, difficulty::OFF_CENTRE))
-    });
+    let centre = [(); 2]
+        .map(|()| middle + within(stream, (-difficulty::OFF_CENTRE, difficulty::OFF_CENTRE)));
     let radius = within(stream, difficulty::FIGURE);
     let aspect = within(stream, (220, 300));
     let contrast = within(stream, difficulty::CONTRAST);
@@ -480,4 +478,109 @@ fn draw(stream: &mut Stream, label: usize) -> [u8; PIXELS] {
 
     canvas.scatter(stream, difficulty::IN_FRONT);
     canvas.develop(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    fn sha256(bytes: &[u8]) -> String {
+        Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    #[test]
+    fn bytes_are_the_same_everywhere() {
+        let first: Vec<usize> = (0..1000).collect();
+        assert_eq!(sha256(&MicroSet::TRAIN.bytes(&first)), "?");
+        assert_eq!(sha256(&MicroSet::TEST.bytes(&first)), "?");
+    }
+
+    #[test]
+    fn neither_order_nor_threads_change_an_image() {
+        let forwards: Vec<usize> = (0..100).collect();
+        let backwards: Vec<usize> = (0..100).rev().collect();
+        let pool = |threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap()
+        };
+        let one = pool(1).install(|| MicroSet::TRAIN.bytes(&forwards));
+        let three = pool(3).install(|| MicroSet::TRAIN.bytes(&backwards));
+        let turned: Vec<u8> = three.chunks(PIXELS).rev().flatten().copied().collect();
+        assert!(one == turned);
+        assert!(one[17 * PIXELS..18 * PIXELS] == MicroSet::TRAIN.image(17).pixels);
+    }
+
+    #[test]
+    fn images_differ_within_and_between_splits() {
+        let indices: Vec<usize> = (0..500).collect();
+        let mut all = MicroSet::TRAIN.bytes(&indices);
+        all.extend(MicroSet::TEST.bytes(&indices));
+        let mut images: Vec<&[u8]> = all.chunks(PIXELS).collect();
+        images.sort_unstable();
+        images.dedup();
+        assert_eq!(images.len(), 1000);
+    }
+
+    #[test]
+    fn classes_are_balanced_and_named_in_order() {
+        for set in [MicroSet::TRAIN, MicroSet::TEST] {
+            let mut counts = [0; CLASSES];
+            for index in 0..set.len() {
+                counts[usize::from(set.label(index))] += 1;
+            }
+            assert_eq!(counts, [set.len() / CLASSES; CLASSES]);
+        }
+        for (label, name) in CLASS_NAMES.iter().enumerate() {
+            let texture = ["plain", "striped", "checked", "dotted"][label % 4];
+            let shape = format!("{:?}", SHAPES[label / 4]).to_lowercase();
+            assert_eq!(*name, format!("{texture} {shape}"));
+        }
+    }
+
+    #[test]
+    fn the_constants_normalize_the_training_split() {
+        let indices: Vec<usize> = (0..MicroSet::TRAIN.len()).step_by(7).collect();
+        let values = MicroSet::TRAIN.normalized(&indices);
+        for channel in 0..CHANNELS {
+            let plane = values
+                .chunks(SIDE * SIDE)
+                .skip(channel)
+                .step_by(CHANNELS)
+                .flatten()
+                .map(|&value| f64::from(value));
+            let n = (indices.len() * SIDE * SIDE) as f64;
+            let (sum, squares) =
+                plane.fold((0.0, 0.0), |(sum, squares), v| (sum + v, squares + v * v));
+            let mean = sum / n;
+            let deviation = (squares / n - mean * mean).sqrt();
+            assert!(mean.abs() < 0.02, "plane {channel}: mean {mean}");
+            assert!(
+                (deviation - 1.0).abs() < 0.01,
+                "plane {channel}: {deviation}"
+            );
+        }
+    }
+
+    #[test]
+    fn directions_are_unit_vectors_all_around() {
+        let mut stream = Seed(1).stream("test");
+        let mut quadrants = [0; 4];
+        for _ in 0..4000 {
+            let [cos, sin] = direction(&mut stream);
+            let norm = f64::from(cos * cos + sin * sin).sqrt() / f64::from(1 << 14);
+            assert!((norm - 1.0).abs() < 1e-3, "{norm}");
+            quadrants[usize::from(cos < 0) * 2 + usize::from(sin < 0)] += 1;
+        }
+        assert!(
+            quadrants.iter().all(|n| (850..1150).contains(n)),
+            "{quadrants:?}"
+        );
+    }
 }

@@ -1,1 +1,3 @@
-//! (being written)
+//! Tasks: what networks are trained for and judged by.
+
+pub mod train;

@@ -1,0 +1,620 @@
+//! Training a network on the micro set from scratch: what made the files under `assets/micro`.
+//!
+//! The usual recipe of small residual networks (He et al. 2015, section 4.2): SGD with momentum and decay, random mirrors
+//! and shifts; the rate rises over one epoch and falls along a cosine, where the paper has steps.
+//!
+//! Every draw comes from a stream named by purpose and epoch, and a checkpoint holds all that the next epoch depends on.
+//! On one machine and number of threads, a run that was killed and resumed therefore ends with the same bytes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use burn::module::{ModuleMapper, Param};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use model_zoo::Network;
+use model_zoo::graft::{read_params, write_params};
+use model_zoo::tap::Bare;
+use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::synthetic::{self, CHANNELS, MicroSet, PIXELS, SIDE};
+use crate::seed::{Seed, Stream};
+
+/// Images in an evaluation batch; has no influence on any number.
+const EVALUATION_BATCH: usize = 500;
+/// Largest shift of a training image along each axis, pixels.
+const SHIFT: i64 = 2;
+
+/// All that decides the outcome of a training run, besides the network and the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of the images ([`synthetic::VERSION`]).
+    pub data: u32,
+    /// Seed of initial weights, order and augmentation.
+    pub seed: u64,
+    /// Training images: the first ones of the split.
+    pub images: usize,
+    /// Passes over them.
+    pub epochs: usize,
+    /// Images in a step; what is left of an epoch is dropped.
+    pub batch: usize,
+    /// Largest learning rate.
+    pub lr: f64,
+    /// Momentum, without dampening.
+    pub momentum: f64,
+    /// Decay of every parameter, added to its gradient.
+    pub decay: f64,
+}
+
+impl Recipe {
+    /// The recipe of the built-in networks.
+    pub const MICRO: Self = Self {
+        data: synthetic::VERSION,
+        seed: 0,
+        images: MicroSet::TRAIN.len(),
+        epochs: 20,
+        batch: 100,
+        lr: 0.1,
+        momentum: 0.9,
+        decay: 5e-4,
+    };
+
+    /// Steps in an epoch.
+    pub const fn steps(&self) -> usize {
+        self.images / self.batch
+    }
+
+    /// The learning rate of a step, counted over the whole run: up a line for one epoch, then down half a cosine.
+    pub fn rate(&self, step: usize) -> f64 {
+        let (rise, all) = (self.steps(), self.epochs * self.steps());
+        if step < rise {
+            return self.lr * (step + 1) as f64 / rise as f64;
+        }
+        let part = (step - rise) as f64 / (all - rise) as f64;
+        self.lr * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+    }
+}
+
+/// What an epoch came to: a line of the training log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochLog {
+    /// From 1.
+    pub epoch: usize,
+    /// Learning rate of its last step.
+    pub lr: f64,
+    /// Mean cross-entropy of its steps.
+    pub loss: f64,
+    /// Percent of its training images, as augmented, that were classified correctly when their turn came.
+    pub train_top1: f64,
+    /// Percent of the test split classified correctly at its end.
+    pub test_top1: f64,
+}
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] WeightError),
+    /// A checkpoint of another run.
+    #[error(
+        "{file}: the checkpoint is of another run: its {field} is {found}, expected {expected}; delete it, or name another work folder"
+    )]
+    Foreign {
+        /// The checkpoint.
+        file: String,
+        /// What differs.
+        field: &'static str,
+        /// In the file.
+        found: String,
+        /// In this run.
+        expected: String,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss is {loss} in step {step} of epoch {epoch}; lower the learning rate and start again"
+    )]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step in it, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+}
+
+/// A network in training.
+#[derive(Debug)]
+pub struct Training<N> {
+    /// The catalog's name of the network.
+    name: String,
+    recipe: Recipe,
+    device: Device,
+    /// On the gradient tape.
+    network: N,
+    /// Momentum by the parameter's path, flat, off the tape.
+    velocity: HashMap<String, Tensor<1>>,
+    log: Vec<EpochLog>,
+}
+
+impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
+    /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
+    pub fn start(name: &str, network: N, recipe: Recipe, device: &Device) -> Self {
+        let mut init = Init {
+            path: Vec::new(),
+            seed: Seed(recipe.seed),
+            device,
+        };
+        Self {
+            name: name.to_owned(),
+            recipe,
+            device: device.clone().autodiff(),
+            network: network.map(&mut init).train(),
+            velocity: HashMap::new(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Takes up a run where its checkpoint left it.
+    pub fn resume(
+        name: &str,
+        network: N,
+        recipe: Recipe,
+        device: &Device,
+        checkpoint: &Path,
+    ) -> Result<Self, TrainError> {
+        let file = Container::open(checkpoint)?;
+        let foreign = |field, found: Option<&str>, expected: &str| TrainError::Foreign {
+            file: checkpoint.display().to_string(),
+            field,
+            found: found.unwrap_or("absent").to_owned(),
+            expected: expected.to_owned(),
+        };
+        for (field, expected) in [("model", name.to_owned()), ("recipe", json(&recipe))] {
+            let found = file.metadata().get(field).map(String::as_str);
+            if found != Some(&expected) {
+                return Err(foreign(field, found, &expected));
+            }
+        }
+        let log = file.metadata().get("log").map(String::as_str);
+        let log: Vec<EpochLog> = log
+            .and_then(|log| serde_json::from_str(log).ok())
+            .ok_or_else(|| foreign("log", log, "a list of epochs"))?;
+
+        let mut weights = HashMap::new();
+        let mut velocity = HashMap::new();
+        let shapes: HashMap<String, Vec<usize>> = read_params(&network)
+            .into_iter()
+            .map(|(path, data)| (path, data.shape().to_vec()))
+            .collect();
+        for key in file.keys() {
+            let found = file.shape(&key).unwrap_or_default();
+            let (kind, path) = key.split_once(':').unwrap_or_default();
+            let expected = shapes.get(path);
+            let shape = match kind {
+                "weight" => expected.cloned(),
+                "momentum" => expected.map(|shape| vec![shape.iter().product()]),
+                _ => None,
+            };
+            if shape.as_ref() != Some(&found) {
+                let (found, expected) = (format!("{key} {found:?}"), format!("{shape:?}"));
+                return Err(foreign("tensor", Some(&found), &expected));
+            }
+            let data = TensorData::new(file.read(&key)?, found);
+            if kind == "weight" {
+                weights.insert(path.to_owned(), data);
+            } else {
+                velocity.insert(path.to_owned(), Tensor::from_data(data, device));
+            }
+        }
+        if weights.len() != shapes.len() {
+            let (found, expected) = (weights.len().to_string(), shapes.len().to_string());
+            return Err(foreign("number of weights", Some(&found), &expected));
+        }
+        let (network, _) = write_params(network, weights, device);
+        Ok(Self {
+            name: name.to_owned(),
+            recipe,
+            device: device.clone().autodiff(),
+            network: network.train(),
+            velocity,
+            log,
+        })
+    }
+
+    /// Writes all that the next epoch depends on; the file changes at once or not at all.
+    pub fn checkpoint(&self, file: &Path) -> Result<(), TrainError> {
+        let mut tensors: Vec<Named> = read_params(&self.network.valid())
+            .into_iter()
+            .map(|(path, data)| Named {
+                key: format!("weight:{path}"),
+                shape: data.shape().to_vec(),
+                values: floats(data),
+            })
+            .collect();
+        tensors.extend(self.velocity.iter().map(|(path, velocity)| Named {
+            key: format!("momentum:{path}"),
+            shape: velocity.dims().to_vec(),
+            values: floats(velocity.to_data()),
+        }));
+        let metadata = BTreeMap::from([
+            ("model".to_owned(), self.name.clone()),
+            ("recipe".to_owned(), json(&self.recipe)),
+            ("log".to_owned(), json(&self.log)),
+        ]);
+        Ok(write(file, &tensors, &metadata)?)
+    }
+
+    /// Epochs done.
+    pub fn log(&self) -> &[EpochLog] {
+        &self.log
+    }
+
+    /// Whether all epochs are done.
+    pub fn is_done(&self) -> bool {
+        self.log.len() >= self.recipe.epochs
+    }
+
+    /// The network as trained so far, off the tape.
+    pub fn network(&self) -> N {
+        self.network.valid()
+    }
+
+    /// Trains for one epoch and evaluates.
+    pub fn epoch(mut self) -> Result<Self, TrainError> {
+        let (recipe, set) = (self.recipe, MicroSet::TRAIN);
+        let epoch = self.log.len() + 1;
+        let mut order: Vec<usize> = (0..recipe.images).collect();
+        let seed = Seed(recipe.seed);
+        seed.stream(&format!("train.order.{epoch}"))
+            .shuffle(&mut order);
+        let mut augment = seed.stream(&format!("train.augment.{epoch}"));
+        let criterion = CrossEntropyLossConfig::new().init(&self.device);
+
+        let (mut losses, mut right, mut lr) = (0.0, 0, 0.0);
+        for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
+            let views: Vec<View> = batch.iter().map(|_| View::draw(&mut augment)).collect();
+            let pixels = augmented(&set.normalized(batch), &views);
+            let labels = set.labels(batch);
+            let logits = self.network.run(images(pixels, &self.device), &mut Bare);
+            right += correct(logits.clone().inner(), &labels);
+            let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
+            let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
+            let loss = criterion.forward(logits, targets);
+            let value: f32 = loss.clone().into_scalar();
+            if !value.is_finite() {
+                return Err(TrainError::Diverged {
+                    epoch,
+                    step: step + 1,
+                    loss: value,
+                });
+            }
+            lr = recipe.rate((epoch - 1) * recipe.steps() + step);
+            self.network = self.network.map(&mut Descent {
+                path: Vec::new(),
+                gradients: loss.backward(),
+                velocity: &mut self.velocity,
+                recipe,
+                lr,
+            });
+            losses += f64::from(value);
+        }
+
+        let seen = recipe.steps() * recipe.batch;
+        self.log.push(EpochLog {
+            epoch,
+            lr,
+            loss: losses / recipe.steps() as f64,
+            train_top1: 100.0 * right as f64 / seen as f64,
+            test_top1: top1(&self.network.valid()),
+        });
+        Ok(self)
+    }
+}
+
+/// Percent of the test split that a network off the tape classifies correctly.
+fn top1<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(network: &N) -> f64 {
+    let set = MicroSet::TEST;
+    let device = network.devices()[0].clone();
+    let indices: Vec<usize> = (0..set.len()).collect();
+    let right: usize = indices
+        .chunks(EVALUATION_BATCH)
+        .map(|batch| {
+            let logits = network.run(images(set.normalized(batch), &device), &mut Bare);
+            correct(logits, &set.labels(batch))
+        })
+        .sum();
+    100.0 * right as f64 / set.len() as f64
+}
+
+/// Rows whose own class scores highest, alone.
+fn correct(logits: Tensor<2>, labels: &[u8]) -> usize {
+    let classes = logits.dims()[1];
+    floats(logits.into_data())
+        .chunks_exact(classes)
+        .zip(labels)
+        .filter(|(row, label)| {
+            let own = row[usize::from(**label)];
+            row.iter().filter(|&&logit| logit >= own).count() == 1
+        })
+        .count()
+}
+
+/// # Shapes
+/// `[images, 3, 32, 32]`
+fn images(pixels: Vec<f32>, device: &Device) -> Tensor<4> {
+    let count = pixels.len() / PIXELS;
+    Tensor::from_data(
+        TensorData::new(pixels, [count, CHANNELS, SIDE, SIDE]),
+        device,
+    )
+}
+
+fn floats(data: TensorData) -> Vec<f32> {
+    data.try_into_vec()
+        .expect("the networks here compute in f32")
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and lists have a JSON form")
+}
+
+/// How a training image is seen: mirrored or not (no class depends on handedness), shifted.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    mirrored: bool,
+    right: i64,
+    down: i64,
+}
+
+impl View {
+    fn draw(stream: &mut Stream) -> Self {
+        Self {
+            mirrored: stream.below(2) == 1,
+            right: stream.between(-SHIFT, SHIFT),
+            down: stream.between(-SHIFT, SHIFT),
+        }
+    }
+
+    /// One plane; what comes in from outside is the mean, 0.
+    fn plane(self, from: &[f32], to: &mut [f32]) {
+        let side = SIDE as i64;
+        for (at, to) in to.iter_mut().enumerate() {
+            let (x, y) = (
+                (at % SIDE) as i64 - self.right,
+                (at / SIDE) as i64 - self.down,
+            );
+            let inside = (0..side).contains(&x) && (0..side).contains(&y);
+            let x = if self.mirrored { side - 1 - x } else { x };
+            *to = if inside {
+                from[(y * side + x) as usize]
+            } else {
+                0.0
+            };
+        }
+    }
+}
+
+fn augmented(pixels: &[f32], views: &[View]) -> Vec<f32> {
+    let mut out = vec![0.0; pixels.len()];
+    out.par_chunks_exact_mut(PIXELS)
+        .zip(pixels.par_chunks_exact(PIXELS))
+        .zip(views)
+        .for_each(|((out, image), view)| {
+            let planes = out.chunks_exact_mut(SIDE * SIDE);
+            for (to, from) in planes.zip(image.chunks_exact(SIDE * SIDE)) {
+                view.plane(from, to);
+            }
+        });
+    out
+}
+
+/// Initial weights from a stream per parameter: He et al. 2015 (arXiv 1502.01852), Eq. 10 counting outputs, for
+/// convolutions; uniform within 1 / sqrt(inputs) for linear layers; biases 0. Norms keep what they have: 1 and 0.
+struct Init<'a> {
+    path: Vec<String>,
+    seed: Seed,
+    device: &'a Device,
+}
+
+impl ModuleMapper for Init<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        let mut stream = self.seed.stream(&format!("init.{path}"));
+        let shape = param.lazy_shape();
+        let count: usize = shape.iter().product();
+        let values: Vec<f32> = match D {
+            4 => {
+                let fan_out = (shape[0] * shape[2] * shape[3]) as f32;
+                let scale = (2.0 / fan_out).sqrt();
+                // The sum of twelve uniforms, less 6: variance 1, and no logarithm that machines could differ in.
+                let mut normal = || (0..12).map(|_| stream.unit()).sum::<f32>() - 6.0;
+                (0..count).map(|_| scale * normal()).collect()
+            }
+            2 => {
+                let bound = 1.0 / (shape[0] as f32).sqrt();
+                (0..count)
+                    .map(|_| bound * (2.0 * stream.unit() - 1.0))
+                    .collect()
+            }
+            _ if path.ends_with("bias") => vec![0.0; count],
+            _ => return param,
+        };
+        let value = Tensor::from_data(TensorData::new(values, shape), self.device);
+        param.map(|_| value)
+    }
+}
+
+/// One step of SGD as PyTorch has it: v = momentum v + (gradient + decay w), w = w - lr v.
+struct Descent<'a> {
+    path: Vec<String>,
+    gradients: Gradients,
+    velocity: &'a mut HashMap<String, Tensor<1>>,
+    recipe: Recipe,
+    lr: f64,
+}
+
+impl ModuleMapper for Descent<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let weight = param.val();
+        // Running statistics have no gradient and stay as they are.
+        let Some(gradient) = weight.grad_remove(&mut self.gradients) else {
+            return param;
+        };
+        let weight = weight.inner();
+        let shape = weight.shape();
+        let mut velocity = gradient + weight.clone().mul_scalar(self.recipe.decay);
+        let path = self.path.join(".");
+        if let Some(last) = self.velocity.remove(&path) {
+            velocity = velocity + last.reshape(shape).mul_scalar(self.recipe.momentum);
+        }
+        let count = velocity.shape().num_elements();
+        self.velocity
+            .insert(path, velocity.clone().reshape([count]));
+        let weight = weight - velocity.mul_scalar(self.lr);
+        param.map(|_| Tensor::from_inner(weight).require_grad())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::nn::{Linear, LinearConfig};
+    use model_zoo::catalog::{self, Spec, Visit};
+
+    use super::*;
+
+    const SHORT: Recipe = Recipe {
+        images: 300,
+        epochs: 3,
+        batch: 100,
+        ..Recipe::MICRO
+    };
+
+    #[test]
+    fn the_rate_rises_for_an_epoch_and_falls_to_nothing() {
+        let recipe = Recipe {
+            images: 20_000,
+            epochs: 5,
+            batch: 200,
+            ..Recipe::MICRO
+        };
+        let rates: Vec<f64> = (0..500).map(|step| recipe.rate(step)).collect();
+        assert_eq!(rates[0], recipe.lr / 100.0);
+        assert_eq!(rates[99], recipe.lr);
+        assert!((rates[300] - recipe.lr / 2.0).abs() < 1e-12);
+        assert!(rates[499] < recipe.lr * 1e-4);
+        assert!(rates[..100].is_sorted() && rates[99..].is_sorted_by(|a, b| a >= b));
+    }
+
+    #[test]
+    fn views_mirror_and_shift() {
+        let plane: Vec<f32> = (0..SIDE * SIDE).map(|at| at as f32 + 1.0).collect();
+        let mut seen = vec![f32::NAN; SIDE * SIDE];
+        let mut view = View {
+            mirrored: false,
+            right: 2,
+            down: -1,
+        };
+        view.plane(&plane, &mut seen);
+        assert_eq!(seen[10 * SIDE + 7], plane[11 * SIDE + 5]);
+        assert_eq!(seen[10 * SIDE + 1], 0.0);
+        assert_eq!(seen[31 * SIDE + 7], 0.0);
+        view.mirrored = true;
+        view.plane(&plane, &mut seen);
+        assert_eq!(seen[10 * SIDE + 7], plane[11 * SIDE + 31 - 5]);
+    }
+
+    /// Two steps on one parameter against the rule worked out by hand.
+    #[test]
+    fn a_step_is_momentum_and_decay() {
+        let device = Device::flex();
+        let layer: Linear = LinearConfig::new(1, 1).with_bias(false).init(&device);
+        let weight = Tensor::<2>::from_data([[2.0_f32]], &device);
+        let mut layer = Linear {
+            weight: layer.weight.map(|_| weight),
+            ..layer
+        }
+        .train();
+        let mut velocity = HashMap::new();
+        let (mut w, mut v) = (2.0_f64, 0.0);
+        for lr in [0.1, 0.05] {
+            let x = Tensor::<2>::from_data([[3.0_f32]], &device.clone().autodiff());
+            let loss = layer.forward(x).sum();
+            layer = layer.map(&mut Descent {
+                path: Vec::new(),
+                gradients: loss.backward(),
+                velocity: &mut velocity,
+                recipe: Recipe {
+                    decay: 0.01,
+                    ..SHORT
+                },
+                lr,
+            });
+            v = 0.9 * v + 3.0 + 0.01 * w;
+            w -= lr * v;
+            let got: f32 = layer.weight.val().into_scalar();
+            assert!((f64::from(got) - w).abs() < 1e-6, "{got} is not {w}");
+        }
+    }
+
+    /// The issue of resuming: one epoch, checkpoint, a new process's worth of nothing but the file, one more epoch.
+    struct Resume;
+
+    impl Visit for Resume {
+        type Out = ();
+
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+            self,
+            spec: &'static Spec,
+            network: N,
+        ) {
+            let device = Device::flex();
+            let folder = tempfile::tempdir().unwrap();
+            let [first, whole, resumed] =
+                ["first", "whole", "resumed"].map(|name| folder.path().join(name));
+            // Weights come from the seed: what the given network holds has no influence.
+            let training = Training::start(spec.name, network.clone(), SHORT, &device);
+            let training = training.epoch().unwrap();
+            training.checkpoint(&first).unwrap();
+            training.epoch().unwrap().checkpoint(&whole).unwrap();
+
+            let other = Training::start(spec.name, network.clone(), SHORT, &device).network();
+            let again = Training::resume(spec.name, other, SHORT, &device, &first).unwrap();
+            assert_eq!(again.log().len(), 1);
+            again.epoch().unwrap().checkpoint(&resumed).unwrap();
+            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap());
+
+            let changed = Recipe { seed: 1, ..SHORT };
+            let error = Training::resume(spec.name, network, changed, &device, &first).unwrap_err();
+            assert!(error.to_string().contains("its recipe is"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_ends_with_the_same_bytes() {
+        let spec = catalog::find("micro_resnet8").unwrap();
+        spec.open(&Device::flex(), Resume);
+    }
+}
