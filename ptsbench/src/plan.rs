@@ -58,7 +58,7 @@ pub enum PlanError {
     },
     /// The file exists and cannot be read.
     #[error(
-        "cannot read the plan {file}: {source}; check the path and that it is a UTF-8 text file"
+        "cannot read the plan {file}: {reason}; check the path and that it is a UTF-8 text file"
     )]
     Read {
         /// The file.
@@ -803,9 +803,14 @@ fn explain(message: &str) -> String {
 
 /// `, did you mean ...?` for a name near enough, else nothing.
 fn did_you_mean(wrong: &str, known: &[&str]) -> String {
+    // The first measure likes a common beginning; the second does justice to short names with two letters swapped.
+    let likeness = |name: &str| {
+        let swapped = strsim::normalized_damerau_levenshtein(wrong, name) + 0.1;
+        strsim::jaro_winkler(wrong, name).max(swapped)
+    };
     let nearest = known
         .iter()
-        .map(|name| (strsim::jaro_winkler(wrong, name), name))
+        .map(|name| (likeness(name), name))
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((likeness, name)) if likeness >= 0.7 => format!(", did you mean `{name}`?"),
@@ -902,11 +907,12 @@ fn parse_value(text: &str) -> Result<toml::Value, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    struct Fake;
+    /// A registry of three networks and one task.
+    pub(crate) struct Fake;
 
     impl Registry for Fake {
         fn weights(&self, model: &str) -> Lookup<String> {
@@ -914,12 +920,14 @@ mod tests {
         }
         fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
             let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
-            let found: Vec<String> = match glob.strip_suffix('*') {
-                Some(start) => all.iter().filter(|name| name.starts_with(start)),
-                None => all.iter().filter(|name| name.starts_with(glob)),
-            }
-            .map(|name| name.to_string())
-            .collect();
+            let found: Vec<String> = all
+                .iter()
+                .filter(|name| match glob.strip_suffix('*') {
+                    Some(start) => name.starts_with(start),
+                    None => **name == glob,
+                })
+                .map(|name| name.to_string())
+                .collect();
             if found.is_empty() {
                 return Err(format!("no model `{glob}`").into());
             }
