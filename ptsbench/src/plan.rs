@@ -1187,7 +1187,10 @@ allocators = ["uniform", "erk"]
             ("fit.fwe.steps=7", "no [fit.fwe], did you mean `few`?"),
             ("grid.1.rates=[0.5]", "`grid` has no entry `1`"),
             ("grid.fisrt.rates=[0.5]", "did you mean `first`?"),
-            ("grid.rates=[0.5]", "unknown"),
+            (
+                "grid.rates=[0.5]",
+                "name one of its 1 entries, such as grid.0.rates",
+            ),
             ("grid.0.rates=[0.5", "is not a TOML value"),
             ("grid.0.rates=[1.5]", "rate 1.5 is not between 0 and 1"),
             ("title.x=1", "`title` is a string"),
