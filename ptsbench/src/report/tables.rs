@@ -13,6 +13,7 @@ use crate::cell::{Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule}
 use crate::overall::{self, Base, Deviation};
 use crate::record::Record;
 
+const NO_UNIT: &str = "The paper does not state the unit of OM_robust.";
 const SPREAD: &str = "± is the sample standard deviation over seeds; a value without it comes from one run. \
                       Differences are ours minus the paper's, in points, taken before rounding.";
 
@@ -20,10 +21,14 @@ const SPREAD: &str = "± is the sample standard deviation over seeds; a value wi
 pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Table> {
     let mut tables = Vec::new();
     if !suite.allocators(false).is_empty() {
-        tables.push(table2(suite, published));
+        let table = table2(suite, published);
+        tables.push(compact(&table));
+        tables.push(table);
     }
     for allocator in suite.allocators(true) {
-        tables.push(table4(suite, published, &allocator));
+        let table = table4(suite, published, &allocator);
+        tables.push(compact(&table));
+        tables.push(table);
         tables.push(table4_bases(suite, &allocator));
         tables.push(table4_top1(suite, &allocator));
     }
@@ -56,33 +61,39 @@ fn compared_columns(first: &str) -> Vec<Column> {
     ]
 }
 
-/// A row of ours, the paper's, the difference and the runs.
-fn compare(
-    table: &mut Table,
-    head: [&str; 2],
+/// What stands in a row of ours, the paper's, the difference and the runs.
+struct Compared<'a> {
+    head: [&'a str; 2],
     begins_group: bool,
     ours: Found<Measured>,
     paper: Found<f64>,
-) {
-    let mut entries = vec![Entry::text(head[0]), Entry::text(head[1])];
-    let shown = match &ours {
-        Ok(m) => Entry::measured(m.value, m.spread, 2),
-        Err(reason) => table.missing(reason),
+    /// Why the two cannot be subtracted, where they cannot.
+    incomparable: Option<&'a str>,
+    decimals: usize,
+}
+
+fn compare(table: &mut Table, row: Compared<'_>) {
+    let Compared {
+        head,
+        ours,
+        paper,
+        decimals,
+        ..
+    } = row;
+    let difference = match (&ours, &paper, row.incomparable) {
+        (Ok(ours), Ok(paper), None) => Entry::difference(ours.value - paper, decimals),
+        (Err(reason), ..) | (_, Err(reason), _) => table.missing(reason),
+        (.., Some(reason)) => table.missing(reason),
     };
-    let printed = match &paper {
-        Ok(value) => Entry::number(*value, 2),
-        Err(reason) => table.missing(reason),
-    };
-    let difference = match (&ours, &paper) {
-        (Ok(m), Ok(value)) => Entry::difference(m.value - value, 2),
-        (Err(reason), _) | (_, Err(reason)) => table.missing(reason),
-    };
-    let runs = match &ours {
-        Ok(m) => Entry::Count(m.runs as u64),
-        Err(reason) => table.missing(reason),
-    };
-    entries.extend([shown, printed, difference, runs]);
-    table.push(begins_group, entries);
+    let entries = vec![
+        Entry::text(head[0]),
+        Entry::text(head[1]),
+        measured(table, &ours, decimals),
+        entry(table, paper, decimals),
+        difference,
+        runs(table, &ours),
+    ];
+    table.push(row.begins_group, entries);
 }
 
 fn entry(table: &mut Table, value: Found<f64>, decimals: usize) -> Entry {
@@ -110,6 +121,34 @@ fn runs(table: &mut Table, value: &Found<Measured>) -> Entry {
 fn over_models(models: &[&Model<'_>], value: impl Fn(&Model<'_>) -> Found<f64>) -> Found<f64> {
     let values: Vec<f64> = models.iter().map(|m| value(m)).collect::<Found<_>>()?;
     overall::mean(&values).ok_or_else(|| "No network.".to_owned())
+}
+
+/// A compared table in the paper's shape: a row of ours and one of the paper's per method, a column per rate.
+fn compact(long: &Table) -> Table {
+    let mut rates: Vec<String> = Vec::new();
+    for row in &long.rows {
+        let rate = row.entries[1].plain();
+        if !rates.contains(&rate) {
+            rates.push(rate);
+        }
+    }
+    let mut columns = vec![long.columns[0].clone(), Column::words("Source")];
+    columns.extend(rates.iter().map(Column::measured));
+    let mut table = Table::new(format!("{}_compact", long.id), long.title.clone(), columns);
+    for rows in long.rows.chunk_by(|_, next| !next.begins_group) {
+        for (source, place) in [("ours", 2), ("paper", 3)] {
+            let mut entries = vec![rows[0].entries[0].clone(), Entry::text(source)];
+            for row in rows {
+                entries.push(match &row.entries[place] {
+                    Entry::Missing(index) => table.missing(&long.footnotes()[*index]),
+                    present => present.clone(),
+                });
+            }
+            table.push(source == "ours", entries);
+        }
+    }
+    table.notes = long.notes.clone();
+    table
 }
 
 fn rate_name(rate: f64) -> String {
@@ -154,10 +193,14 @@ fn table2(suite: &Suite<'_>, published: &Published) -> Table {
             };
             compare(
                 &mut table,
-                [method, &rate_name(rate)],
-                index == 0,
-                ours,
-                printed_rate(paper, rate),
+                Compared {
+                    head: [method, &rate_name(rate)],
+                    begins_group: index == 0,
+                    ours,
+                    paper: printed_rate(paper, rate),
+                    incomparable: None,
+                    decimals: 2,
+                },
             );
         }
         let ours = if known.iter().any(|name| name == allocator) {
@@ -168,7 +211,17 @@ fn table2(suite: &Suite<'_>, published: &Published) -> Table {
         } else {
             Err(absent())
         };
-        compare(&mut table, [method, "MS"], false, ours, printed_ms(paper));
+        compare(
+            &mut table,
+            Compared {
+                head: [method, "MS"],
+                begins_group: false,
+                ours,
+                paper: printed_ms(paper),
+                incomparable: None,
+                decimals: 2,
+            },
+        );
     }
     table.notes.push(format!("{} {SPREAD}", networks(&models)));
     table.notes.push(
@@ -307,10 +360,14 @@ fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) -> Table {
             let ours = over_runs(&models, &[rate], allocator, configuration, mean, ZERO_BASE);
             compare(
                 &mut table,
-                [name, &rate_name(rate)],
-                index == 0,
-                ours,
-                printed_rate(paper, rate),
+                Compared {
+                    head: [name, &rate_name(rate)],
+                    begins_group: index == 0,
+                    ours,
+                    paper: printed_rate(paper, rate),
+                    incomparable: None,
+                    decimals: 2,
+                },
             );
         }
         if all_rates {
@@ -325,7 +382,17 @@ fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) -> Table {
                 ms,
                 ZERO_BASE,
             );
-            compare(&mut table, [name, "MS"], false, ours, printed_ms(paper));
+            compare(
+                &mut table,
+                Compared {
+                    head: [name, "MS"],
+                    begins_group: false,
+                    ours,
+                    paper: printed_ms(paper),
+                    incomparable: None,
+                    decimals: 2,
+                },
+            );
         }
     }
     table.notes.push(format!("{} {SPREAD}", networks(&models)));
@@ -571,46 +638,59 @@ fn track4_overall(suite: &Suite<'_>, published: &Published) -> Table {
         let grid: Found<Vec<Vec<f64>>> = models.iter().map(|m| m.relatives(&allocator)).collect();
         // Table 5 is Track 1's L2Norm setting (its tasks' values recur in Tables 2 and 6).
         let paper = family.filter(|_| allocator == "l2norm");
-        let not_printed =
-            || "The paper prints L2Norm only, and one reading of each metric.".to_owned();
         let one_size = "A sample deviation needs two sizes.";
-        let rows: [(&str, fn(&[Vec<f64>]) -> Option<f64>, Option<f64>); 4] = [
+        type Metric = fn(&[Vec<f64>]) -> Option<f64>;
+        let robust: [Metric; 2] = [
+            |grid| overall::om_robust(grid, Deviation::Population),
+            |grid| overall::om_robust(grid, Deviation::Sample),
+        ];
+        let rows: [(&str, Metric, Option<f64>, Option<&str>); 4] = [
             (
                 "OM_arch, as in Table 5",
                 overall::om_arch_table,
                 paper.map(|p| p.om_arch),
-            ),
-            ("OM_arch, Eq. 5 as written", overall::om_arch_eq5, None),
-            (
-                "OM_robust, population",
-                |g| overall::om_robust(g, Deviation::Population),
-                paper.map(|p| p.om_robust),
-            ),
-            (
-                "OM_robust, sample",
-                |g| overall::om_robust(g, Deviation::Sample),
                 None,
             ),
+            (
+                "OM_arch, Eq. 5 as written",
+                overall::om_arch_eq5,
+                None,
+                None,
+            ),
+            (
+                "OM_robust, population",
+                robust[0],
+                paper.map(|p| p.om_robust),
+                Some(NO_UNIT),
+            ),
+            ("OM_robust, sample", robust[1], None, None),
         ];
-        for (index, (metric, value, paper)) in rows.into_iter().enumerate() {
+        for (index, (metric, value, paper, incomparable)) in rows.into_iter().enumerate() {
             let ours = grid
                 .clone()
                 .and_then(|grid| value(&grid).ok_or_else(|| one_size.to_owned()))
                 .map(|v| Measured::once(100.0 * v));
             let method = allocator_name(&allocator);
+            let paper = paper.ok_or_else(|| {
+                "The paper prints one value per metric, for what is taken to be L2Norm.".to_owned()
+            });
             compare(
                 &mut table,
-                [&method, metric],
-                index == 0,
-                ours,
-                paper.ok_or_else(not_printed),
+                Compared {
+                    head: [&method, metric],
+                    begins_group: index == 0,
+                    ours,
+                    paper,
+                    incomparable,
+                    decimals: 3,
+                },
             );
         }
     }
     table.notes.push(networks(&models));
     table.notes.push(
-        "OM_robust is in percentage points; the paper does not state its unit and its values cannot be recomputed from \
-         print, so compare its order only."
+        "Ours are in percent, OM_robust in percentage points. The paper's OM_robust cannot be recomputed from print: \
+         compare the order of families only."
             .to_owned(),
     );
     table
@@ -919,6 +999,37 @@ mod tests {
             matches!(plain, Entry::Number { value, .. } if *value < -50.0),
             "{plain:?}"
         );
+    }
+
+    #[test]
+    fn the_compact_table_has_the_same_values() {
+        let tables = all(&fixture::records());
+        let long = table(&tables, "micro_table2_cls");
+        let compact = table(&tables, "micro_table2_cls_compact");
+        assert_eq!(compact.rows.len(), 10);
+        for (index, rate) in ["50 %", "60 %", "70 %", "80 %", "MS"]
+            .into_iter()
+            .enumerate()
+        {
+            for (source, place) in [("ours", 2), ("paper", 3)] {
+                let short = &row(compact, ["ERK", source])[2 + index];
+                assert_eq!(*short, row(long, ["ERK", rate])[place]);
+            }
+        }
+        let missing = &row(compact, ["FCPTS (ERK)", "ours"])[2];
+        assert_eq!(
+            reason(compact, missing),
+            "No record of FCPTS (ERK) in the store."
+        );
+    }
+
+    #[test]
+    fn what_has_no_unit_is_not_subtracted() {
+        let tables = all(&fixture::records());
+        let overall = table(&tables, "micro_track4_overall");
+        let robust = row(overall, ["L2Norm", "OM_robust, population"]);
+        assert_eq!(robust[3].plain(), "0.286");
+        assert_eq!(reason(overall, &robust[4]), NO_UNIT);
     }
 
     #[test]
