@@ -374,14 +374,14 @@ impl Figure {
         let legend = if self.legend.is_empty() {
             0.0
         } else {
-            LINE + 8.0
+            LINE + 10.0
         };
         MARGIN + title * TITLE_LINE + subtitle * LINE + legend + 8.0
     }
 
     fn panel_title_height(&self) -> f64 {
         if self.panels.iter().all(|p| p.title.is_empty()) {
-            4.0
+            12.0
         } else {
             26.0
         }
@@ -496,7 +496,7 @@ impl Figure {
             canvas.text(&line, (MARGIN, y), size::TEXT, theme::MUTED, HPos::Left)?;
             y += LINE;
         }
-        self.draw_legend(&canvas, y + 4.0)?;
+        self.draw_legend(&canvas, y + 6.0)?;
 
         let top = self.head_height() + self.panel_title_height() + self.references_height();
         let bottom = top + self.plot_height();

@@ -29,7 +29,7 @@ pub fn page(
     );
     out.push_str(&sentence(&lead(records, words)));
     out.push_str("</p>\n<nav><a href=\"#run\">What was run</a> <a href=\"#tables\">Tables</a> ");
-    out.push_str("<a href=\"#figures\">Figures</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">Again</a></nav>\n</header>\n<main>\n");
+    out.push_str("<a href=\"#figures\">Figures</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">How to make this again</a></nav>\n</header>\n<main>\n");
 
     out.push_str("<section id=\"run\">\n<h2>What was run</h2>\n");
     for suite in suite::suites(records) {
@@ -169,10 +169,13 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
 
 /// A table in a container of its own that scrolls.
 pub fn render(table: &Table) -> String {
+    // The title stands outside the container, or it would be as wide as the table and scroll with it.
     let mut out = format!(
-        "<div class=\"table\" id=\"{}\">\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{1}\">\n<table>\n<caption>{1}</caption>\n<thead><tr>",
+        "<div class=\"table\">\n<h3 id=\"{0}\">{1}</h3>\n\
+         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{0}\">\n\
+         <table aria-labelledby=\"{0}\">\n<thead><tr>",
         escape(&table.id),
-        escape(&table.title)
+        sentence(&table.title)
     );
     for column in &table.columns {
         write!(
