@@ -429,7 +429,7 @@ fn fit_notes(suite: &Suite<'_>, allocator: &str) -> Vec<String> {
 
 fn fit_note(r: &Reconstruction) -> String {
     let biases = |lr: f64, bias_lr: f64| match bias_lr {
-        b if b == 0.0 => "biases frozen".to_owned(),
+        0.0 => "biases frozen".to_owned(),
         b if b == lr => "biases alike".to_owned(),
         b => format!("biases {b}"),
     };
