@@ -1,6 +1,17 @@
-//! Golden tests: numbers computed by independent programs, compared at stated tolerances.
+//! Golden tests: numbers computed by independent programs, compared at stated tolerances. Every test's name contains
+//! its topic.
 
 #[path = "golden/datasets_safetensors.rs"]
 mod datasets_safetensors;
+#[path = "golden/sparsity_allocation.rs"]
+mod sparsity_allocation;
+#[path = "golden/sparsity_correction.rs"]
+mod sparsity_correction;
+#[path = "golden/sparsity_data.rs"]
+mod sparsity_data;
+#[path = "golden/sparsity_erk.rs"]
+mod sparsity_erk;
+#[path = "golden/sparsity_masks.rs"]
+mod sparsity_masks;
 #[path = "golden/sparsity_overall.rs"]
 mod sparsity_overall;

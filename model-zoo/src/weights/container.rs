@@ -804,6 +804,53 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_file_is_refused_or_read_but_never_panics() {
+        let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"I64","shape":[],"data_offsets":[8,16]}}"#;
+        let good = file(header, &[0; 16]);
+        let scratch = on_disk(&good);
+        let read = |bytes: &[u8]| {
+            std::fs::write(scratch.path(), bytes).unwrap();
+            Container::open(scratch.path())?.read("a")
+        };
+        assert_eq!(read(&good).unwrap(), [0.0, 0.0]);
+        for end in 0..good.len() {
+            assert!(read(&good[..end]).is_err(), "cut after {end} bytes");
+        }
+        for (at, bit) in (0..good.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 1 << bit;
+            let outcome = read(&bytes);
+            // The 8 bytes of length decide what everything else means.
+            assert!(at >= 8 || outcome.is_err(), "bit {bit} of byte {at}");
+            if let Ok(values) = outcome {
+                assert_eq!(values.len(), 2, "bit {bit} of byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tensor_cut_off_after_opening_is_an_error() {
+        let scratch = on_disk(&one("F32", 2, &[0; 8]));
+        let container = Container::open(scratch.path()).unwrap();
+        let size = std::fs::metadata(scratch.path()).unwrap().len();
+        let file = File::options().write(true).open(scratch.path()).unwrap();
+        file.set_len(size - 1).unwrap();
+        let error = container.read("w").unwrap_err();
+        assert!(matches!(error, WeightError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("taken");
+        // A folder in the target's place: the rename fails whoever runs the test.
+        std::fs::create_dir_all(target.join("inside")).unwrap();
+        let error = write(&target, &[], &BTreeMap::new()).unwrap_err();
+        assert!(matches!(error, WeightError::Io { .. }), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn a_folder_is_not_a_file() {
         let error = Container::open(&std::env::temp_dir()).unwrap_err();
         assert!(matches!(error, WeightError::NotAFile { .. }), "{error}");

@@ -357,8 +357,10 @@ mod tests {
     use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig};
     use burn::tensor::Device;
     use indexmap::IndexMap;
+    use kernels::BitMask;
 
     use super::*;
+    use crate::mask::Attach;
     use crate::weights::Container;
 
     #[derive(Module, Debug)]
@@ -523,6 +525,31 @@ mod tests {
         assert_eq!(
             values(again.fc.unwrap().weight.val()),
             values(model.fc.unwrap().weight.val())
+        );
+    }
+
+    #[test]
+    fn a_masked_model_is_not_saved() {
+        let keep: Vec<bool> = (0..4 * 12).map(|i| i % 2 == 0).collect();
+        let mask = BitMask::from_keep(4, 12, &keep).unwrap();
+        let masks = [("conv.weight".to_owned(), &mask)];
+        let device = Device::flex();
+        let model = Small::new().apply_reparameterization(Attach::new(masks, &device));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors");
+        let error = save(&model, key_of, &path, &BTreeMap::new()).unwrap_err();
+        assert!(
+            matches!(&error, WeightError::NotMaterialized { path, .. } if path == "conv.weight"),
+            "{error}"
+        );
+        assert!(!path.exists());
+        save(&model.materialize(), key_of, &path, &BTreeMap::new()).unwrap();
+        let weights = Container::open(&path).unwrap().read("conv.weight").unwrap();
+        assert!(
+            weights
+                .iter()
+                .zip(&keep)
+                .all(|(weight, keep)| *keep || *weight == 0.0)
         );
     }
 

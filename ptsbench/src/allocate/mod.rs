@@ -1,1 +1,434 @@
-//! (being written)
+//! How many weights each layer loses: section 1 of the specification, and the rules all allocators share (0.1-0.4).
+//!
+//! An allocator turns layers (and, where it needs them, weights) into one real rate and one integer count per layer.
+//! Which weights go is the business of [`crate::criterion`] and [`crate::select`].
+
+mod erk;
+mod global;
+mod integer;
+mod uniform;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::Rule;
+use crate::inventory::{Layer, Weights};
+
+pub use erk::{ErkDensities, ErkError, Round, erk_densities};
+pub use global::{Norm, NormedMagnitude};
+pub use integer::{integer_counts, keep_trunc};
+
+/// Fraction of zeros over all prunable weights, in [0, 1).
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Rate(f64);
+
+/// A number that is no rate.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("`{0}` is no sparsity rate; give the fraction of zeros, at least 0 and below 1, e.g. 0.7")]
+pub struct BadRate(String);
+
+impl Rate {
+    /// Checks the range.
+    pub fn new(rate: f64) -> Result<Self, BadRate> {
+        if (0.0..1.0).contains(&rate) {
+            Ok(Self(rate))
+        } else {
+            Err(BadRate(rate.to_string()))
+        }
+    }
+
+    /// The fraction.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+
+    /// The budget `Z = floor(P N + 1e-9)` of section 0.1; the guard keeps 0.7 x 10 at 7.
+    pub fn zeros(self, total: usize) -> usize {
+        guarded_floor(self.0 * total as f64)
+    }
+}
+
+impl TryFrom<f64> for Rate {
+    type Error = BadRate;
+
+    fn try_from(rate: f64) -> Result<Self, BadRate> {
+        Self::new(rate)
+    }
+}
+
+impl From<Rate> for f64 {
+    fn from(rate: Rate) -> f64 {
+        rate.0
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = BadRate;
+
+    fn from_str(text: &str) -> Result<Self, BadRate> {
+        let rate = text.parse().map_err(|_| BadRate(text.to_owned()))?;
+        Self::new(rate).map_err(|_| BadRate(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Rate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn guarded_floor(x: f64) -> usize {
+    (x + 1e-9).floor() as usize
+}
+
+/// Real rate of each layer, by path, in the layers' order.
+pub type Rates = IndexMap<String, f64>;
+
+/// Zeros of each layer, by path, in the layers' order.
+pub type Counts = IndexMap<String, usize>;
+
+/// What an allocator decided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allocation {
+    /// Before rounding to whole weights.
+    pub rates: Rates,
+    /// Whole weights. Under [`Rule::Exact`] they sum to the budget.
+    pub zeros: Counts,
+}
+
+impl Allocation {
+    fn new(layers: &[Layer], rates: Vec<f64>, zeros: Vec<usize>) -> Self {
+        let paths = || layers.iter().map(|layer| layer.path.clone());
+        Self {
+            rates: paths().zip(rates).collect(),
+            zeros: paths().zip(zeros).collect(),
+        }
+    }
+
+    /// Zeros of all layers together.
+    pub fn total_zeros(&self) -> usize {
+        self.zeros.values().sum()
+    }
+}
+
+/// What all allocators can be told (section 0.4).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Paths of layers that stay dense.
+    pub dense: Vec<String>,
+    /// The highest rate of any layer.
+    pub max_rate: f64,
+    /// The highest rate of single layers, by path; goes before `max_rate`.
+    pub max_rate_of: IndexMap<String, f64>,
+    /// Gamma in the density of ERK.
+    pub erk_power: f64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dense: Vec::new(),
+            max_rate: 1.0,
+            max_rate_of: IndexMap::new(),
+            erk_power: 1.0,
+        }
+    }
+}
+
+/// Why there is no allocation.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum AllocateError {
+    /// No allocator has this name.
+    #[error("no allocator is called `{name}`; {}", suggestion(.nearest))]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The nearest names, best first.
+        nearest: Vec<&'static str>,
+    },
+    /// The allocator looks at weights, and only shapes are known.
+    #[error(
+        "allocator `{allocator}` needs the weights of layer `{path}`; load a checkpoint, or use uniform or erk"
+    )]
+    NeedsWeights {
+        /// The allocator.
+        allocator: &'static str,
+        /// The first layer without weights.
+        path: String,
+    },
+    /// An option names a layer that the model does not have.
+    #[error("option `{option}` names layer `{path}`, which the model does not have; {}", suggestion(.nearest))]
+    UnknownLayer {
+        /// The option.
+        option: &'static str,
+        /// The name.
+        path: String,
+        /// The nearest paths, best first.
+        nearest: Vec<String>,
+    },
+    /// Two layers have one name.
+    #[error("two prunable layers are called `{path}`; names in a model must differ")]
+    DuplicateLayer {
+        /// The name.
+        path: String,
+    },
+    /// An option lies outside its range.
+    #[error("option `{option}` is {found}; it must lie in {expected}")]
+    BadOption {
+        /// The option.
+        option: String,
+        /// The value.
+        found: f64,
+        /// The range.
+        expected: &'static str,
+    },
+    /// Dense layers and caps leave too few weights.
+    #[error(
+        "rate {rate} needs {needed} zeros, dense layers and caps leave room for {reachable}; \
+         the largest reachable rate is {largest}"
+    )]
+    Unreachable {
+        /// The rate asked for.
+        rate: f64,
+        /// Zeros it takes.
+        needed: usize,
+        /// Zeros there is room for.
+        reachable: usize,
+        /// The largest rate whose budget fits.
+        largest: f64,
+    },
+    /// ERK has no densities here.
+    #[error("ERK: {0}")]
+    Erk(#[from] ErkError),
+    /// A weight is NaN or infinite.
+    #[error(
+        "weight {index} of layer `{path}` is {value}; weights must be finite: check the checkpoint"
+    )]
+    NotFinite {
+        /// The layer.
+        path: String,
+        /// Flat index.
+        index: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// The original release's rule has no such option.
+    #[error(
+        "rule `msbench` repeats the original release and knows no dense list or cap for `{allocator}`; use rule `exact`"
+    )]
+    CompatOption {
+        /// The allocator.
+        allocator: &'static str,
+    },
+}
+
+/// "did you mean a, b?", or what to do when nothing is near.
+fn suggestion(nearest: &[impl AsRef<str>]) -> String {
+    let names: Vec<&str> = nearest.iter().map(AsRef::as_ref).collect();
+    match names[..] {
+        [] => "`ptsbench list` shows the names".to_owned(),
+        _ => format!("did you mean {}?", names.join(", ")),
+    }
+}
+
+/// The names nearest to `name`, best first, at most three.
+pub(crate) fn nearest<T: AsRef<str>>(name: &str, names: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut scored: Vec<(f64, T)> = names
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate.as_ref()), candidate))
+        .filter(|(likeness, _)| *likeness > 0.6)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored.into_iter().take(3).map(|(_, name)| name).collect()
+}
+
+/// A rule that spreads a rate over layers.
+pub trait Allocator: Sync {
+    /// Its name in plans and records.
+    fn name(&self) -> &'static str;
+
+    /// Measurement version: raised whenever its numbers may change.
+    fn version(&self) -> u32 {
+        1
+    }
+
+    /// One line for `ptsbench list`.
+    fn about(&self) -> &'static str;
+
+    /// Whether shapes alone do not suffice.
+    fn needs_weights(&self) -> bool;
+
+    /// The allocation of `rate` over the layers.
+    fn allocate(
+        &self,
+        weights: &dyn Weights,
+        rate: Rate,
+        rule: Rule,
+        options: &Options,
+    ) -> Result<Allocation, AllocateError>;
+}
+
+/// Every allocator, in the order of the paper's Table 2.
+pub fn allocators() -> &'static [&'static dyn Allocator] {
+    &[
+        &uniform::Uniform,
+        &global::Global {
+            norm: Norm::None,
+            name: "magnitude",
+        },
+        &global::Global {
+            norm: Norm::L1,
+            name: "l1norm",
+        },
+        &global::Global {
+            norm: Norm::L2,
+            name: "l2norm",
+        },
+        &erk::Erk { dense_last: false },
+        &erk::Erk { dense_last: true },
+    ]
+}
+
+/// The allocator of this name; the error lists the nearest names.
+pub fn find(name: &str) -> Result<&'static dyn Allocator, AllocateError> {
+    allocators()
+        .iter()
+        .copied()
+        .find(|allocator| allocator.name() == name)
+        .ok_or_else(|| AllocateError::Unknown {
+            name: name.to_owned(),
+            nearest: nearest(name, allocators().iter().map(|allocator| allocator.name())),
+        })
+}
+
+/// Options resolved against layers.
+struct Limits {
+    /// Layers in the dense list.
+    dense: Vec<bool>,
+    /// Zeros that each layer may have: `floor(max_rate n)`, 0 for dense ones.
+    most: Vec<usize>,
+    /// The same as real rates.
+    max_rate: Vec<f64>,
+}
+
+impl Limits {
+    fn new(layers: &[Layer], options: &Options) -> Result<Self, AllocateError> {
+        let mut index = IndexMap::new();
+        for (position, layer) in layers.iter().enumerate() {
+            if index.insert(layer.path.as_str(), position).is_some() {
+                return Err(AllocateError::DuplicateLayer {
+                    path: layer.path.clone(),
+                });
+            }
+        }
+        let position = |option: &'static str, path: &str| {
+            index
+                .get(path)
+                .copied()
+                .ok_or_else(|| AllocateError::UnknownLayer {
+                    option,
+                    path: path.to_owned(),
+                    nearest: nearest(path, layers.iter().map(|layer| layer.path.clone())),
+                })
+        };
+        let in_unit = |option: &str, found: f64| {
+            if (0.0..=1.0).contains(&found) {
+                Ok(found)
+            } else {
+                Err(AllocateError::BadOption {
+                    option: option.to_owned(),
+                    found,
+                    expected: "[0, 1]",
+                })
+            }
+        };
+        let mut dense = vec![false; layers.len()];
+        let mut max_rate = vec![in_unit("max_rate", options.max_rate)?; layers.len()];
+        for (path, &cap) in &options.max_rate_of {
+            max_rate[position("max_rate_of", path)?] = in_unit(path, cap)?;
+        }
+        for path in &options.dense {
+            let layer = position("dense", path)?;
+            dense[layer] = true;
+            max_rate[layer] = 0.0;
+        }
+        let most = layers
+            .iter()
+            .zip(&max_rate)
+            .map(|(layer, cap)| guarded_floor(cap * layer.len() as f64))
+            .collect();
+        Ok(Self {
+            dense,
+            most,
+            max_rate,
+        })
+    }
+
+    /// Whether any layer is bounded.
+    fn bind(&self) -> bool {
+        self.max_rate.iter().any(|&cap| cap < 1.0)
+    }
+
+    /// The budget of `rate`, or the error that names the largest reachable one.
+    fn budget(&self, lens: &[usize], rate: Rate) -> Result<usize, AllocateError> {
+        let total: usize = lens.iter().sum();
+        let needed = rate.zeros(total);
+        let reachable: usize = self.most.iter().sum();
+        if needed > reachable {
+            return Err(unreachable_rate(rate, needed, reachable, total));
+        }
+        Ok(needed)
+    }
+}
+
+fn unreachable_rate(rate: Rate, needed: usize, reachable: usize, total: usize) -> AllocateError {
+    AllocateError::Unreachable {
+        rate: rate.get(),
+        needed,
+        reachable,
+        largest: reachable as f64 / total as f64,
+    }
+}
+
+/// Water-filling of section 0.4, for allocators that yield real rates: cap the layers that `solve` puts above their
+/// limit, take their zeros off the budget, solve again for the rest.
+///
+/// `solve(free, budget)` gets the indices of the layers still free and the (real) zeros they must take together.
+fn fill_rates(
+    lens: &[usize],
+    limits: &Limits,
+    budget: f64,
+    mut solve: impl FnMut(&[usize], f64) -> Result<Vec<f64>, AllocateError>,
+) -> Result<Vec<f64>, AllocateError> {
+    let mut rates = vec![0.0; lens.len()];
+    let mut free: Vec<usize> = (0..lens.len()).collect();
+    let mut left = budget;
+    loop {
+        let solved = solve(&free, left)?;
+        let before = free.len();
+        let mut kept = Vec::with_capacity(before);
+        for (&layer, rate) in free.iter().zip(solved) {
+            if rate > limits.max_rate[layer] {
+                rates[layer] = limits.max_rate[layer];
+                left -= rates[layer] * lens[layer] as f64;
+            } else {
+                rates[layer] = rate;
+                kept.push(layer);
+            }
+        }
+        free = kept;
+        if free.len() == before || free.is_empty() {
+            return Ok(rates);
+        }
+    }
+}
+
+fn lens(layers: &[Layer]) -> Vec<usize> {
+    layers.iter().map(Layer::len).collect()
+}
+
+#[cfg(test)]
+mod tests;
