@@ -95,9 +95,7 @@ pub struct Loaded {
 
 impl Loaded {
     /// Joins every layer with its flat weights.
-    pub fn new(
-        layers: impl IntoIterator<Item = (Layer, Vec<f32>)>,
-    ) -> Result<Self, WrongLength> {
+    pub fn new(layers: impl IntoIterator<Item = (Layer, Vec<f32>)>) -> Result<Self, WrongLength> {
         let (layers, weights): (Vec<Layer>, Vec<Vec<f32>>) = layers.into_iter().unzip();
         for (layer, weight) in layers.iter().zip(&weights) {
             if layer.len() != weight.len() {

@@ -175,16 +175,30 @@ mod tests {
     fn uniform(weights: &Loaded, rate: f64, rule: Rule) -> Allocation {
         let rate = Rate::new(rate).unwrap();
         let uniform = find("uniform").unwrap();
-        uniform.allocate(weights, rate, rule, &Options::default()).unwrap()
+        uniform
+            .allocate(weights, rate, rule, &Options::default())
+            .unwrap()
     }
 
     #[test]
     fn existing_zeros_go_first_whatever_the_criterion_says() {
         let weights = Loaded::new([linear("fc", [1, 4], vec![0.9, 0.0, 0.1, -0.0])]).unwrap();
         let allocation = uniform(&weights, 0.5, Rule::Exact);
-        let masks = select(&weights, &Backwards, unstructured(0.5), Some(&allocation), Rule::Exact);
+        let masks = select(
+            &weights,
+            &Backwards,
+            unstructured(0.5),
+            Some(&allocation),
+            Rule::Exact,
+        );
         assert_eq!(masks.unwrap()["fc"].to_keep(), [true, false, true, false]);
-        let masks = select(&weights, &Backwards, Pattern::NofM { n: 2, m: 4 }, None, Rule::Exact);
+        let masks = select(
+            &weights,
+            &Backwards,
+            Pattern::NofM { n: 2, m: 4 },
+            None,
+            Rule::Exact,
+        );
         assert_eq!(masks.unwrap()["fc"].to_keep(), [true, false, true, false]);
     }
 
@@ -194,7 +208,13 @@ mod tests {
         let magnitude = criterion::find("magnitude").unwrap();
         let keep = |rule| {
             let allocation = uniform(&weights, 0.5, rule);
-            let masks = select(&weights, magnitude, unstructured(0.5), Some(&allocation), rule);
+            let masks = select(
+                &weights,
+                magnitude,
+                unstructured(0.5),
+                Some(&allocation),
+                rule,
+            );
             masks.unwrap()["fc"].to_keep()
         };
         assert_eq!(keep(Rule::Exact), [true, false, false, true]);
@@ -206,7 +226,13 @@ mod tests {
         let magnitude = criterion::find("magnitude").unwrap();
         let weights = Loaded::new([linear("fc", [1, 2], vec![1.0, f32::NAN])]).unwrap();
         let run = |allocation: Option<&Allocation>| {
-            select(&weights, magnitude, unstructured(0.5), allocation, Rule::Exact)
+            select(
+                &weights,
+                magnitude,
+                unstructured(0.5),
+                allocation,
+                Rule::Exact,
+            )
         };
         let path = "fc".to_owned();
         assert_eq!(run(None), Err(SelectError::NoCount { path: path.clone() }));
@@ -220,7 +246,13 @@ mod tests {
         );
         let shapes: Vec<Layer> = weights.layers().to_vec();
         assert_eq!(
-            select(&shapes, magnitude, Pattern::NofM { n: 2, m: 4 }, None, Rule::Exact),
+            select(
+                &shapes,
+                magnitude,
+                Pattern::NofM { n: 2, m: 4 },
+                None,
+                Rule::Exact
+            ),
             Err(SelectError::NoWeights { path })
         );
     }

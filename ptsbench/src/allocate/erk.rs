@@ -3,7 +3,7 @@
 //! Shapes are taken as stored, so the second dimension of a grouped convolution is `C_in / groups`.
 
 use super::{
-    Allocation, AllocateError, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
+    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
     keep_trunc, lens, unreachable_rate,
 };
 use crate::cell::Rule;
@@ -159,15 +159,25 @@ impl Allocator for Erk {
         }
         let mut options = options.clone();
         if self.dense_last {
-            options.dense.extend(layers.last().map(|layer| layer.path.clone()));
+            options
+                .dense
+                .extend(layers.last().map(|layer| layer.path.clone()));
         }
         let mut limits = Limits::new(layers, &options)?;
         let budget = limits.budget(&lens, rate)?;
         if budget == 0 {
             // Nothing goes, and no density is defined.
-            return Ok(Allocation::new(layers, vec![0.0; lens.len()], vec![0; lens.len()]));
+            return Ok(Allocation::new(
+                layers,
+                vec![0.0; lens.len()],
+                vec![0; lens.len()],
+            ));
         }
-        let caps = limits.max_rate.iter().zip(&limits.dense).any(|(&cap, &dense)| cap < 1.0 && !dense);
+        let caps = limits
+            .max_rate
+            .iter()
+            .zip(&limits.dense)
+            .any(|(&cap, &dense)| cap < 1.0 && !dense);
         if rule == Rule::Msbench && caps {
             return Err(AllocateError::CompatOption {
                 allocator: self.name(),
@@ -207,8 +217,9 @@ impl Allocator for Erk {
                         *most = 0;
                     }
                 }
-                integer_counts(&lens, &rates, &limits.most, budget)
-                    .ok_or_else(|| unreachable_rate(rate, budget, limits.most.iter().sum(), total))?
+                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
+                    unreachable_rate(rate, budget, limits.most.iter().sum(), total)
+                })?
             }
             Rule::Msbench => (rates.iter().zip(&lens))
                 .map(|(&rate, &len)| keep_trunc(rate, len))

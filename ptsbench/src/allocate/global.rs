@@ -2,7 +2,7 @@
 
 use kernels::{Scores, Ties, global_counts, threshold_of};
 
-use super::{Allocation, AllocateError, Allocator, Limits, Options, Rate, lens};
+use super::{AllocateError, Allocation, Allocator, Limits, Options, Rate, lens};
 use crate::cell::Rule;
 use crate::inventory::Weights;
 
@@ -154,6 +154,10 @@ fn released_counts(scores: &[NormedMagnitude], rate: Rate) -> Vec<usize> {
         .value;
     scores
         .iter()
-        .map(|layer| (0..layer.len()).filter(|&i| layer.at(i) <= threshold).count())
+        .map(|layer| {
+            (0..layer.len())
+                .filter(|&i| layer.at(i) <= threshold)
+                .count()
+        })
         .collect()
 }

@@ -78,12 +78,27 @@ mod tests {
     fn ties_go_to_the_larger_then_the_earlier_layer() {
         let lens = [2, 4, 4];
         let half = |lens: &[usize]| -> Vec<f64> { lens.iter().map(|&n| 0.5 / n as f64).collect() };
-        assert_eq!(integer_counts(&lens, &half(&lens), &lens, 1), Some(vec![0, 1, 0]));
-        assert_eq!(integer_counts(&lens, &half(&lens), &lens, 2), Some(vec![0, 1, 1]));
-        assert_eq!(integer_counts(&lens, &half(&lens), &lens, 4), Some(vec![1, 2, 1]));
+        assert_eq!(
+            integer_counts(&lens, &half(&lens), &lens, 1),
+            Some(vec![0, 1, 0])
+        );
+        assert_eq!(
+            integer_counts(&lens, &half(&lens), &lens, 2),
+            Some(vec![0, 1, 1])
+        );
+        assert_eq!(
+            integer_counts(&lens, &half(&lens), &lens, 4),
+            Some(vec![1, 2, 1])
+        );
         // Two passes, c before a in each.
-        assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 3), Some(vec![1, 0, 2]));
-        assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 5), Some(vec![2, 0, 3]));
+        assert_eq!(
+            integer_counts(&lens, &half(&lens), &[2, 0, 4], 3),
+            Some(vec![1, 0, 2])
+        );
+        assert_eq!(
+            integer_counts(&lens, &half(&lens), &[2, 0, 4], 5),
+            Some(vec![2, 0, 3])
+        );
         assert_eq!(integer_counts(&lens, &half(&lens), &[2, 0, 4], 7), None);
     }
 

@@ -204,7 +204,9 @@ pub enum AllocateError {
     #[error("ERK: {0}")]
     Erk(#[from] ErkError),
     /// A weight is NaN or infinite.
-    #[error("weight {index} of layer `{path}` is {value}; weights must be finite: check the checkpoint")]
+    #[error(
+        "weight {index} of layer `{path}` is {value}; weights must be finite: check the checkpoint"
+    )]
     NotFinite {
         /// The layer.
         path: String,

@@ -126,7 +126,8 @@ fn dense_layers_leave_the_largest_reachable_rate() {
         ..Options::default()
     };
     let uniform = find("uniform").unwrap();
-    let allocate = |rate| uniform.allocate(&layers, Rate::new(rate).unwrap(), Rule::Exact, &options);
+    let allocate =
+        |rate| uniform.allocate(&layers, Rate::new(rate).unwrap(), Rule::Exact, &options);
     assert_eq!(allocate(0.2).unwrap().zeros["a"], 20);
     assert_eq!(allocate(0.4).unwrap().zeros["a"], 40);
     assert_eq!(
@@ -162,7 +163,9 @@ fn bad_options_and_weights_are_named() {
     let layers = vec![layer("stem.conv", &[4, 4]), layer("fc", &[4, 4])];
     let rate = Rate::new(0.5).unwrap();
     let run = |name: &str, weights: &dyn Weights, options: Options| {
-        find(name).unwrap().allocate(weights, rate, Rule::Exact, &options)
+        find(name)
+            .unwrap()
+            .allocate(weights, rate, Rule::Exact, &options)
     };
     let misspelt = Options {
         dense: vec!["stem.cnv".to_owned()],
@@ -214,6 +217,10 @@ fn a_layer_of_norm_zero_goes_first() {
             .unwrap()
             .allocate(&weights, rate, Rule::Exact, &Options::default())
             .unwrap();
-        assert_eq!((allocation.zeros["a"], allocation.zeros["b"]), (0, 4), "{name}");
+        assert_eq!(
+            (allocation.zeros["a"], allocation.zeros["b"]),
+            (0, 4),
+            "{name}"
+        );
     }
 }

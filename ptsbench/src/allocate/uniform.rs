@@ -1,7 +1,7 @@
 //! Uniform: every layer gets the same rate (section 1.1).
 
 use super::{
-    Allocation, AllocateError, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
+    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
     keep_trunc, lens, unreachable_rate,
 };
 use crate::cell::Rule;
@@ -46,8 +46,10 @@ impl Allocator for Uniform {
                 } else {
                     vec![rate.get(); lens.len()]
                 };
-                let zeros = integer_counts(&lens, &rates, &limits.most, budget)
-                    .ok_or_else(|| unreachable_rate(rate, budget, limits.most.iter().sum(), total))?;
+                let zeros =
+                    integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
+                        unreachable_rate(rate, budget, limits.most.iter().sum(), total)
+                    })?;
                 (rates, zeros)
             }
             Rule::Msbench if limits.bind() => {

@@ -34,7 +34,10 @@ pub struct UnknownCriterion {
 }
 
 fn known() -> String {
-    let names: Vec<&str> = criteria().iter().map(|criterion| criterion.name()).collect();
+    let names: Vec<&str> = criteria()
+        .iter()
+        .map(|criterion| criterion.name())
+        .collect();
     names.join(", ")
 }
 

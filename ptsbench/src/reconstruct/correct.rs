@@ -124,16 +124,20 @@ pub fn correct_weight<T: Copy + Into<f64>>(
         corrected.lambda.push(lambda);
         corrected.shift.push(shift);
         let rows = dense.iter().zip(&keep);
-        corrected.weight.extend(rows.map(|(w, &keep)| {
-            if keep { lambda * w + shift } else { 0.0 }
-        }));
+        corrected
+            .weight
+            .extend(rows.map(|(w, &keep)| if keep { lambda * w + shift } else { 0.0 }));
     }
     Ok(corrected)
 }
 
 /// Lambda and shift of one channel by Eq. 1.
 fn table(dense: &[f64], keep: &[bool], settings: Correction) -> (f64, f64) {
-    let sparse: Vec<f64> = dense.iter().zip(keep).map(|(&w, &k)| if k { w } else { 0.0 }).collect();
+    let sparse: Vec<f64> = dense
+        .iter()
+        .zip(keep)
+        .map(|(&w, &k)| if k { w } else { 0.0 })
+        .collect();
     let sigma_dense = deviation(dense, settings.deviation);
     let sigma_sparse = deviation(&sparse, settings.deviation);
     if settings.guard {
@@ -152,7 +156,12 @@ fn table(dense: &[f64], keep: &[bool], settings: Correction) -> (f64, f64) {
 /// With n of N kept, their mean m and variance v, and the targets mu and sigma^2 over all N:
 /// `lambda = sqrt(((sigma^2 + mu^2) N/n - (mu N/n)^2) / v)`, `shift = mu N/n - lambda m`.
 fn exact(dense: &[f64], keep: &[bool]) -> Option<(f64, f64)> {
-    let survivors: Vec<f64> = dense.iter().zip(keep).filter(|(_, k)| **k).map(|(w, _)| *w).collect();
+    let survivors: Vec<f64> = dense
+        .iter()
+        .zip(keep)
+        .filter(|(_, k)| **k)
+        .map(|(w, _)| *w)
+        .collect();
     if survivors.is_empty() {
         return None;
     }
@@ -164,7 +173,7 @@ fn exact(dense: &[f64], keep: &[bool]) -> Option<(f64, f64)> {
     }
     let radicand = ((variance + mu * mu) * ratio - (mu * ratio).powi(2)) / v;
     let lambda = radicand.sqrt(); // NaN below 0
-    (radicand > 0.0 && (0.25..=4.0).contains(&lambda)).then(|| (lambda, mu * ratio - lambda * m))
+    (radicand > 0.0 && (0.25..=4.0).contains(&lambda)).then_some((lambda, mu * ratio - lambda * m))
 }
 
 /// The second line of Eq. 1: `b_d + E f(W_d, X_d) - E f(W', X_d)`.
@@ -180,7 +189,11 @@ pub fn correct_bias(
     expect_len("the dense mean", bias.len(), dense_mean.len())?;
     expect_len("the sparse mean", bias.len(), sparse_mean.len())?;
     let means = dense_mean.iter().zip(sparse_mean);
-    Ok(bias.iter().zip(means).map(|(b, (d, s))| b + d - s).collect())
+    Ok(bias
+        .iter()
+        .zip(means)
+        .map(|(b, (d, s))| b + d - s)
+        .collect())
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -236,7 +249,10 @@ mod tests {
             mode: Mode::Exact,
             ..Correction::default()
         };
-        assert_eq!(correct_weight(&DENSE, &vector_mask(), settings).unwrap(), got);
+        assert_eq!(
+            correct_weight(&DENSE, &vector_mask(), settings).unwrap(),
+            got
+        );
         assert_eq!(exact(&DENSE, &[true, false, false, true]), None);
     }
 

@@ -20,7 +20,9 @@ const GLOBALS: [(&str, &str, Norm); 3] = [
 fn cases(models: &[Model]) -> impl Iterator<Item = (&Model, Rate, &Value)> {
     models.iter().flat_map(|model| {
         fields(&model.expected["rates"]).map(move |(rate, expected)| {
-            let rate = rate.parse().unwrap_or_else(|e| panic!("{}: {e}", model.name));
+            let rate = rate
+                .parse()
+                .unwrap_or_else(|e| panic!("{}: {e}", model.name));
             (model, rate, expected)
         })
     })
@@ -83,7 +85,11 @@ fn sparsity_global_counts() {
             let want = &expected[key];
             let released = allocate(model, name, rate, Rule::Msbench, &Options::default()).unwrap();
             for (path, zeros) in &released.zeros {
-                assert_eq!(*zeros, count(&want["layers"][path]["zeros"]), "{what} {path}");
+                assert_eq!(
+                    *zeros,
+                    count(&want["layers"][path]["zeros"]),
+                    "{what} {path}"
+                );
                 near(
                     &[released.rates[path]],
                     &[number(&want["layers"][path]["rate"])],
@@ -92,7 +98,11 @@ fn sparsity_global_counts() {
                 );
                 compared += 1;
             }
-            assert_eq!(released.total_zeros(), count(&want["zeros_total"]), "{what}");
+            assert_eq!(
+                released.total_zeros(),
+                count(&want["zeros_total"]),
+                "{what}"
+            );
 
             // The exact selection beside it.
             let scores: Vec<NormedMagnitude> = (0..model.weights.layers().len())
@@ -100,11 +110,16 @@ fn sparsity_global_counts() {
                 .collect();
             let shapes: Vec<[usize; 2]> = scores.iter().map(|s| [1, s.len()]).collect();
             let budget = rate.zeros(model.weights.total());
-            let masks = select_smallest_global(&scores, &shapes, budget as u64, Ties::KeepLowestIndex);
+            let masks =
+                select_smallest_global(&scores, &shapes, budget as u64, Ties::KeepLowestIndex);
             let masks = masks.unwrap();
             let exact = allocate(model, name, rate, Rule::Exact, &Options::default()).unwrap();
             let zeros: Vec<usize> = masks.iter().map(BitMask::zeros).collect();
-            assert_eq!(exact.zeros.values().copied().collect::<Vec<_>>(), zeros, "{what}");
+            assert_eq!(
+                exact.zeros.values().copied().collect::<Vec<_>>(),
+                zeros,
+                "{what}"
+            );
             assert_eq!(exact.total_zeros(), budget, "{what}");
 
             if count(&want["ties_at_threshold"]) == 1 {
@@ -159,8 +174,18 @@ fn sparsity_erk_rates_and_counts() {
             let got = got.unwrap_or_else(|e| panic!("{what}: {e}"));
             for (path, rate) in &got.rates {
                 rates += near(&[*rate], &[number(&want["rates"][path])], 1e-12, &what);
-                assert_eq!(got.zeros[path], count(&want["zeros"][path]["keep_trunc"]), "{what} {path}");
-                let len = model.weights.layers().iter().find(|l| &l.path == path).unwrap().len();
+                assert_eq!(
+                    got.zeros[path],
+                    count(&want["zeros"][path]["keep_trunc"]),
+                    "{what} {path}"
+                );
+                let len = model
+                    .weights
+                    .layers()
+                    .iter()
+                    .find(|l| &l.path == path)
+                    .unwrap()
+                    .len();
                 let floor = (rate * len as f64).floor() as usize;
                 assert_eq!(floor, count(&want["zeros"][path]["floor"]), "{what} {path}");
                 assert_eq!(got.zeros[path], keep_trunc(*rate, len));
@@ -170,7 +195,8 @@ fn sparsity_erk_rates_and_counts() {
             let layers = model.weights.layers();
             let shapes: Vec<&[usize]> = layers.iter().map(|l| &l.shape[..]).collect();
             let none = vec![false; layers.len()];
-            let densities = ptsbench::allocate::erk_densities(&shapes, rate.get(), erk_power, &none);
+            let densities =
+                ptsbench::allocate::erk_densities(&shapes, rate.get(), erk_power, &none);
             let densities = densities.unwrap();
             let paths = |indices: &[usize]| -> Vec<&str> {
                 indices.iter().map(|&i| layers[i].path.as_str()).collect()
@@ -179,7 +205,12 @@ fn sparsity_erk_rates_and_counts() {
             assert_eq!(densities.rounds.len(), rounds.len(), "{what}");
             for (got, want) in densities.rounds.iter().zip(rounds) {
                 near(&[got.epsilon], &[number(&want["eps"])], 1e-12, &what);
-                near(&[got.max_density], &[number(&want["max_density"])], 1e-12, &what);
+                near(
+                    &[got.max_density],
+                    &[number(&want["max_density"])],
+                    1e-12,
+                    &what,
+                );
                 let mut got = paths(&got.capped);
                 let want = want["capped"].as_array().expect("capped").iter();
                 let mut want: Vec<&str> = want.map(crate::sparsity_data::text).collect();
@@ -201,7 +232,9 @@ fn sparsity_exact_sums() {
         let total = model.weights.total();
         assert_eq!(total, count(&model.expected["total"]), "{}", model.name);
         let budget = rate.zeros(total);
-        let mut powers: Vec<f64> = fields(expected).filter_map(|(key, _)| erk_power(key)).collect();
+        let mut powers: Vec<f64> = fields(expected)
+            .filter_map(|(key, _)| erk_power(key))
+            .collect();
         powers.dedup();
         for allocator in allocators() {
             let erk = allocator.name().starts_with("erk");

@@ -49,7 +49,10 @@ fn conv_mean(
     let [batch, channels, height, width] = x.shape[..] else {
         panic!("a convolution's input has four axes")
     };
-    let (oh, ow) = ((height + 2 * pad - kh) / stride + 1, (width + 2 * pad - kw) / stride + 1);
+    let (oh, ow) = (
+        (height + 2 * pad - kh) / stride + 1,
+        (width + 2 * pad - kw) / stride + 1,
+    );
     let per_group = outputs / groups;
     (0..outputs)
         .map(|o| {
@@ -63,7 +66,8 @@ fn conv_mean(
                             let w = weight[((o * inputs + i) * kh + ky) * kw + kx];
                             for y in (0..oh).map(|y| y * stride + ky) {
                                 for x in (0..ow).map(|x| x * stride + kx) {
-                                    let inside = (pad..height + pad).contains(&y) && (pad..width + pad).contains(&x);
+                                    let inside = (pad..height + pad).contains(&y)
+                                        && (pad..width + pad).contains(&x);
                                     if inside {
                                         sum += w * plane[(y - pad) * width + x - pad];
                                     }
@@ -110,7 +114,10 @@ fn sparsity_error_correction() {
             let got = correct_weight(&weight.values, &mask, settings).unwrap();
             // f32 weights give the same numbers: they widen exactly.
             let from_f32 = correct_weight(&weight.f32s(), &mask, settings).unwrap();
-            assert!(got == from_f32 || got.lambda.iter().any(|l| l.is_nan()), "{case}");
+            assert!(
+                got == from_f32 || got.lambda.iter().any(|l| l.is_nan()),
+                "{case}"
+            );
 
             // Eq. 1 as printed, before the mask is applied again.
             let literal: Vec<f64> = (0..weight.values.len())
@@ -129,13 +136,22 @@ fn sparsity_error_correction() {
                 // NaN x 0 is NaN in the fixtures; ours leaves pruned weights at 0. The survivors must agree.
                 let want = &tensors[&format!("{case}.{masked}")].values;
                 for (i, keep) in keep.iter().enumerate() {
-                    assert!(if *keep { want[i].is_nan() == got.weight[i].is_nan() } else { got.weight[i] == 0.0 });
+                    assert!(if *keep {
+                        want[i].is_nan() == got.weight[i].is_nan()
+                    } else {
+                        got.weight[i] == 0.0
+                    });
                 }
             }
             check(&format!("{ddof}.bias_literal"), &corrected_bias(&literal));
         }
 
-        let sparse: Vec<f64> = weight.values.iter().zip(&keep).map(|(&w, &k)| if k { w } else { 0.0 }).collect();
+        let sparse: Vec<f64> = weight
+            .values
+            .iter()
+            .zip(&keep)
+            .map(|(&w, &k)| if k { w } else { 0.0 })
+            .collect();
         check("bias_only", &corrected_bias(&sparse));
         let dense_output: Vec<f64> = bias.iter().zip(&dense_mean).map(|(b, m)| b + m).collect();
         check("dense_output_mean", &dense_output);

@@ -26,7 +26,8 @@ pub fn read_json(path: &Path) -> Value {
 pub fn tensors(file: &str) -> HashMap<String, Array> {
     let path = golden_topic("sparsity").join(file);
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file =
+        SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.iter()
         .map(|(name, view)| {
             let data = view.data();
@@ -43,7 +44,11 @@ pub fn tensors(file: &str) -> HashMap<String, Array> {
 }
 
 fn chunks<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-    data.as_chunks().0.iter().map(|&bytes| read(bytes)).collect()
+    data.as_chunks()
+        .0
+        .iter()
+        .map(|&bytes| read(bytes))
+        .collect()
 }
 
 impl Array {
@@ -62,19 +67,30 @@ pub fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 pub fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
 }
 
 pub fn count(value: &Value) -> usize {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no count")) as usize
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{value} is no count")) as usize
 }
 
 pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string"))
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no string"))
 }
 
 pub fn shape(value: &Value) -> Vec<usize> {
-    value.as_array().expect("a shape").iter().map(count).collect()
+    value
+        .as_array()
+        .expect("a shape")
+        .iter()
+        .map(count)
+        .collect()
 }
 
 /// One golden model: its layers with weights, and what is expected of it.
@@ -125,7 +141,10 @@ pub fn near(got: &[f64], want: &[f64], tolerance: f64, what: &str) -> usize {
     assert_eq!(got.len(), want.len(), "{what}");
     for (index, (&got, &want)) in got.iter().zip(want).enumerate() {
         let close = (got - want).abs() <= tolerance * want.abs().max(1.0);
-        assert!(close || (got.is_nan() && want.is_nan()), "{what}[{index}]: {got} is not {want}");
+        assert!(
+            close || (got.is_nan() && want.is_nan()),
+            "{what}[{index}]: {got} is not {want}"
+        );
     }
     got.len()
 }

@@ -69,7 +69,10 @@ fn sparsity_erk_table() {
     for row in &TABLE {
         let what = format!("{} {}", row.arch, row.rate);
         let close = |got: f64, want: f64, column: &str| {
-            assert!((got - want).abs() <= 1e-6, "{what} {column}: {got} is not {want}");
+            assert!(
+                (got - want).abs() <= 1e-6,
+                "{what} {column}: {got} is not {want}"
+            );
         };
         let layers = layers(row);
         let total: usize = layers.iter().map(Layer::len).sum();
@@ -77,7 +80,11 @@ fn sparsity_erk_table() {
 
         let shapes: Vec<&[usize]> = layers.iter().map(|l| &l.shape[..]).collect();
         let got = erk_densities(&shapes, row.rate, 1.0, &vec![false; layers.len()]).unwrap();
-        assert_eq!(got.dense.iter().filter(|&&dense| dense).count(), row.capped, "{what}");
+        assert_eq!(
+            got.dense.iter().filter(|&&dense| dense).count(),
+            row.capped,
+            "{what}"
+        );
         close(got.rates[layers.len() - 1], row.last, "last layer's rate");
         let largest = got.rates.iter().copied().fold(0.0, f64::max);
         close(largest, row.largest, "largest rate");
@@ -85,13 +92,20 @@ fn sparsity_erk_table() {
             let first = got.rates.iter().position(|&r| r == largest).unwrap();
             assert_eq!(layers[first].path, row.reached_by, "{what}");
         }
-        let zeros: f64 = got.rates.iter().zip(&layers).map(|(r, l)| r * l.len() as f64).sum();
+        let zeros: f64 = got
+            .rates
+            .iter()
+            .zip(&layers)
+            .map(|(r, l)| r * l.len() as f64)
+            .sum();
         close(zeros / total as f64, row.weighted, "rate before repair");
 
         // The allocator gives the same rates, and whole weights that meet the budget.
         let rate = Rate::new(row.rate).unwrap();
         let erk = find("erk").unwrap();
-        let allocation = erk.allocate(&layers, rate, Rule::Exact, &Options::default()).unwrap();
+        let allocation = erk
+            .allocate(&layers, rate, Rule::Exact, &Options::default())
+            .unwrap();
         assert!(allocation.rates.values().eq(got.rates.iter()), "{what}");
         assert_eq!(allocation.total_zeros(), rate.zeros(total), "{what}");
         compared += 1;

@@ -17,7 +17,10 @@ fn layers() -> HashMap<String, (Layer, Vec<f32>)> {
     for model in models() {
         for (index, layer) in model.weights.layers().iter().enumerate() {
             let weight = model.weights.weight(index).unwrap().to_vec();
-            all.insert(format!("{}/{}", model.name, layer.path), (layer.clone(), weight));
+            all.insert(
+                format!("{}/{}", model.name, layer.path),
+                (layer.clone(), weight),
+            );
         }
     }
     all
@@ -32,7 +35,11 @@ fn assert_same(mask: &BitMask, want: &Array, what: &str) {
     mask.validate().unwrap();
     assert_eq!(mask.rows(), want.shape[0], "{what}");
     let differing = mask.keep().zip(want.keep()).filter(|(a, b)| a != b).count();
-    assert_eq!((mask.len(), differing), (want.values.len(), 0), "{what}: bits differ");
+    assert_eq!(
+        (mask.len(), differing),
+        (want.values.len(), 0),
+        "{what}: bits differ"
+    );
 }
 
 /// The bench's own way from weights to the mask of one layer.
@@ -45,7 +52,10 @@ fn select_one(
     let weights = Loaded::new([(layer.clone(), weight.to_vec())]).unwrap();
     let magnitude = criterion::find("magnitude").unwrap();
     let masks = select(&weights, magnitude, pattern, allocation, Rule::Exact);
-    masks.unwrap_or_else(|e| panic!("{e}")).swap_remove(&layer.path).unwrap()
+    masks
+        .unwrap_or_else(|e| panic!("{e}"))
+        .swap_remove(&layer.path)
+        .unwrap()
 }
 
 #[test]
@@ -66,7 +76,12 @@ fn sparsity_exact_masks() {
             rates: [(layer.path.clone(), rate)].into_iter().collect(),
             zeros: [(layer.path.clone(), zeros)].into_iter().collect(),
         };
-        let mask = select_one(layer, weight, Pattern::Unstructured { rate }, Some(&allocation));
+        let mask = select_one(
+            layer,
+            weight,
+            Pattern::Unstructured { rate },
+            Some(&allocation),
+        );
         assert_same(&mask, &want, &name);
         assert_eq!(mask.zeros(), zeros, "{name}");
         compared += 1;
@@ -88,7 +103,13 @@ fn sparsity_released_masks() {
                 .allocate(&model.weights, rate, Rule::Msbench, &Options::default())
                 .unwrap();
             let pattern = Pattern::Unstructured { rate: rate.get() };
-            let masks = select(&model.weights, magnitude, pattern, Some(&allocation), Rule::Msbench);
+            let masks = select(
+                &model.weights,
+                magnitude,
+                pattern,
+                Some(&allocation),
+                Rule::Msbench,
+            );
             for (path, mask) in &masks.unwrap() {
                 let want = count(&expected["uniform"][path]["zeros_if_threshold"]["keep_trunc"]);
                 assert_eq!(mask.zeros(), want, "{what} {path}");
@@ -111,7 +132,11 @@ fn sparsity_n_of_m_masks() {
             let what = format!("nm/{pattern}/{key}");
             let (layer, weight) = &layers[key];
             let mask = nm_mask(&magnitudes(weight), &layer.shape, n, m).unwrap();
-            assert_eq!(mask, select_one(layer, weight, Pattern::NofM { n, m }, None), "{what}");
+            assert_eq!(
+                mask,
+                select_one(layer, weight, Pattern::NofM { n, m }, None),
+                "{what}"
+            );
             assert_eq!(mask.zeros(), count(&expected["zeros"]), "{what}");
             let applies = expected["applies"].as_bool().expect("a flag");
             assert_eq!(nm_applies(&layer.shape, m), applies, "{what}");
@@ -142,7 +167,8 @@ fn sparsity_transposable_masks() {
         for (key, expected) in fields(&expected[topic]) {
             let what = format!("{topic}/{key}");
             let (layer, weight) = &layers[key];
-            let mask = nm_mask_transposable(&magnitudes(weight), &layer.shape, 2, 4, layout).unwrap();
+            let mask =
+                nm_mask_transposable(&magnitudes(weight), &layer.shape, 2, 4, layout).unwrap();
             if layout == TileLayout::Matrix {
                 let pattern = Pattern::TransposableNofM { n: 2, m: 4 };
                 assert_eq!(mask, select_one(layer, weight, pattern, None), "{what}");
@@ -150,7 +176,10 @@ fn sparsity_transposable_masks() {
             let kept = mask.keep().zip(weight).filter(|(keep, _)| *keep);
             let sum: f64 = kept.map(|(_, w)| f64::from(w.abs())).sum();
             let want = number(&expected["kept_abs_sum"]);
-            assert!((sum - want).abs() <= 1e-9 * want.abs(), "{what}: {sum} is not {want}");
+            assert!(
+                (sum - want).abs() <= 1e-9 * want.abs(),
+                "{what}: {sum} is not {want}"
+            );
             sums += 1;
             // Equal sums leave the choice open; elsewhere the best mask is unique.
             if count(&expected["blocks_with_ties"]) == 0 {
@@ -163,7 +192,8 @@ fn sparsity_transposable_masks() {
         if layout == TileLayout::Matrix {
             for (key, (layer, weight)) in &layers {
                 if expected[topic].get(key).is_none() {
-                    let mask = nm_mask_transposable(&magnitudes(weight), &layer.shape, 2, 4, layout);
+                    let mask =
+                        nm_mask_transposable(&magnitudes(weight), &layer.shape, 2, 4, layout);
                     assert_eq!(mask.unwrap().zeros(), 0, "{key}");
                 }
             }
