@@ -23,4 +23,5 @@ pub mod report;
 pub mod seed;
 pub mod select;
 pub mod store;
+pub mod subject;
 pub mod task;

@@ -9,6 +9,7 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit, Weights};
 use model_zoo::{Network, weights};
 
+use crate::interrupt;
 use crate::task::train::{Recipe, Training};
 
 /// Arguments.
@@ -37,6 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             )
         })?;
     }
+    interrupt::install("epochs that are done are kept")?;
     for spec in chosen(&args.models)? {
         // Always the CPU: the stored files are what this very path gives.
         spec.open(&Device::flex(), Train { args: &args })?;

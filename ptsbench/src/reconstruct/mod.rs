@@ -1,3 +1,309 @@
-//! (being written)
+//! How the remaining weights recover: error correction (section 3.1), then unit after unit fitted to the dense outputs
+//! (sections 3.2-3.4).
 
 pub mod correct;
+pub mod fit;
+pub mod means;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use model_zoo::graft::{read_params, write_params};
+use model_zoo::tap::{Bare, Capture, Census, Row};
+use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use model_zoo::{Grain, Network};
+
+use crate::cell::{Granularity, Inputs, Reconstruction};
+use crate::interrupt::{self, Interrupted};
+use crate::inventory::Weights;
+use crate::progress::Progress;
+use crate::record::UnitOutcome;
+use crate::seed::Seed;
+use crate::select::Masks;
+use crate::subject;
+use correct::{Correction, correct_bias, correct_weight};
+use fit::{Call, FitTap};
+use means::{MeanInputs, MeanOutputs};
+
+/// Measurement version of this folder: raised whenever its numbers may change.
+pub const VERSION: u32 = 1;
+
+/// Why reconstruction ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum FitError {
+    /// The loss is no number any more.
+    #[error(
+        "unit `{unit}`: the loss is not finite at step {step}; lower the learning rate (`--set fit.NAME.lr=...`)"
+    )]
+    Diverged {
+        /// The unit.
+        unit: String,
+        /// The step.
+        step: usize,
+    },
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] WeightError),
+    /// A checkpoint that is not of this unit.
+    #[error("{}: not a checkpoint of unit `{unit}`; delete it and run again", file.display())]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// The unit.
+        unit: String,
+    },
+}
+
+impl Granularity {
+    /// The grain of the zoo's units.
+    pub fn grain(self) -> Grain {
+        match self {
+            Granularity::Single => Grain::Single,
+            Granularity::Layer => Grain::Layer,
+            Granularity::Block => Grain::Block,
+        }
+    }
+
+    fn of(grain: Grain) -> Self {
+        match grain {
+            Grain::Single => Granularity::Single,
+            Grain::Layer => Granularity::Layer,
+            Grain::Block => Granularity::Block,
+        }
+    }
+}
+
+/// What reconstruction works with.
+pub struct Work<'a, N> {
+    /// The dense network, batch norms folded.
+    pub dense: &'a N,
+    /// Its announcements.
+    pub census: &'a Census,
+    /// The masks, by the checkpoint's layer names.
+    pub masks: &'a Masks,
+    /// Batches of calibration images.
+    pub batches: &'a [Tensor<4>],
+    /// Where everything lies.
+    pub device: &'a Device,
+    /// Folder for a checkpoint per fitted unit; none where an interrupted run need not go on.
+    pub checkpoints: Option<&'a Path>,
+    /// Told of units and steps.
+    pub progress: &'a Progress,
+}
+
+impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
+    /// Recovers `sparse`, a masked copy of the dense network; returns it with masks still attached.
+    pub fn reconstruct(
+        &self,
+        mut sparse: N,
+        settings: &Reconstruction,
+    ) -> Result<(N, Vec<UnitOutcome>), FitError> {
+        if settings.correction {
+            sparse = self.correct(sparse);
+        }
+        let units = self.census.units(settings.granularity.grain());
+        let mut outcomes = Vec::with_capacity(units.len());
+        for (place, unit) in units.iter().enumerate() {
+            interrupt::check()?;
+            self.progress.unit(place, units.len(), &unit.path);
+            let file = self
+                .checkpoints
+                .map(|folder| folder.join(format!("unit-{place:04}.safetensors")));
+            if let Some(file) = file.as_ref().filter(|file| file.exists()) {
+                let outcome;
+                (sparse, outcome) = self.resume(sparse, unit, file)?;
+                outcomes.push(outcome);
+                continue;
+            }
+            let outcome;
+            (sparse, outcome) = self.fit(sparse, unit, settings)?;
+            if let Some(file) = &file {
+                self.checkpoint(&sparse, &outcome, file)?;
+            }
+            outcomes.push(outcome);
+        }
+        Ok((sparse, outcomes))
+    }
+
+    /// Eq. 1: weights first, then biases, every layer from the dense network's inputs.
+    pub fn correct(&self, sparse: N) -> N {
+        let weights = subject::weights(self.dense, self.census);
+        let rows = self.census.layers();
+        let corrected = rows
+            .iter()
+            .zip(weights.layers())
+            .enumerate()
+            .filter_map(|(place, (row, layer))| {
+                let weight = weights.weight(place)?;
+                let corrected =
+                    correct_weight(weight, self.masks.get(&layer.path)?, Correction::default())
+                        .expect("a mask has the size of its weight");
+                let corrected = corrected.weight.into_iter().map(|w| w as f32).collect();
+                Some((row.path.clone(), corrected))
+            })
+            .collect();
+        let sparse =
+            subject::write_layers(sparse, self.census, corrected, HashMap::new(), self.device);
+
+        let mut inputs = MeanInputs::default();
+        for batch in self.batches {
+            self.dense.run(batch.clone(), &mut inputs);
+            inputs.batch_done(batch.dims()[0]);
+        }
+        let Some(one) = self.batches.first().map(first_image) else {
+            return sparse;
+        };
+        let means = |network: &N| {
+            let mut outputs = MeanOutputs::on(&inputs);
+            network.run(one.clone(), &mut outputs);
+            outputs.means
+        };
+        let (dense_means, sparse_means) = (means(self.dense), means(&sparse));
+        let biases: HashMap<String, Vec<f32>> = read_params(&sparse)
+            .into_iter()
+            .filter_map(|(path, data)| {
+                let layer = path.strip_suffix(".bias")?;
+                let to_f64 =
+                    |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+                let bias: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
+                let corrected = correct_bias(
+                    &bias,
+                    &to_f64(dense_means.get(layer)?),
+                    &to_f64(sparse_means.get(layer)?),
+                )
+                .expect("a layer has one mean per bias");
+                Some((
+                    layer.to_owned(),
+                    corrected.into_iter().map(|b| b as f32).collect(),
+                ))
+            })
+            .collect();
+        subject::write_layers(sparse, self.census, HashMap::new(), biases, self.device)
+    }
+
+    fn fit(
+        &self,
+        sparse: N,
+        unit: &Row,
+        settings: &Reconstruction,
+    ) -> Result<(N, UnitOutcome), FitError> {
+        let steps = settings.fit.steps;
+        let mut watch = |step: usize, loss: f64| {
+            self.progress.step(step, steps, loss);
+            Ok(interrupt::check()?)
+        };
+        let pairs = self.pairs(&sparse, &unit.path, settings.inputs);
+        let order = Seed(settings.calibration.seed).stream(&format!("fit.{}", unit.path));
+        let mut tap = FitTap::new(&unit.path, pairs, &settings.fit, order, &mut watch);
+        let one = self
+            .batches
+            .first()
+            .map(first_image)
+            .expect("calibration has a batch");
+        sparse.run(one, &mut tap);
+        let fitted = tap.outcome.expect("a unit of the census is reached")?;
+        let outcome = UnitOutcome {
+            path: unit.path.clone(),
+            grain: Granularity::of(unit.grain),
+            steps: fitted.steps,
+            loss_before: fitted.loss_before,
+            loss_after: fitted.loss_after,
+        };
+        Ok((fitted.graft.into(sparse), outcome))
+    }
+
+    /// The unit's inputs in the dense or the sparse network, and its outputs in the dense one, batch by batch.
+    fn pairs(&self, sparse: &N, unit: &str, inputs: Inputs) -> Vec<Vec<Call>> {
+        let calls = |network: &N, batch: &Tensor<4>| {
+            let mut capture = Capture::of(unit);
+            network.run(batch.clone(), &mut capture);
+            capture.into_calls()
+        };
+        self.batches
+            .iter()
+            .map(|batch| {
+                let dense = calls(self.dense, batch);
+                match inputs {
+                    Inputs::Dense => dense,
+                    Inputs::Sparse => {
+                        let sparse = calls(sparse, batch);
+                        let pair = |((input, _), (_, output))| (input, output);
+                        sparse.into_iter().zip(dense).map(pair).collect()
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Writes a fitted unit's parameters and what came of it.
+    fn checkpoint(&self, sparse: &N, outcome: &UnitOutcome, file: &Path) -> Result<(), FitError> {
+        let tensors: Vec<Named> = unit_params(sparse, &outcome.path)
+            .map(|(path, data)| Named {
+                key: path,
+                shape: data.shape().to_vec(),
+                values: data.try_into_vec().expect("networks compute in f32"),
+            })
+            .collect();
+        let text = serde_json::to_string(outcome).expect("an outcome holds only numbers and names");
+        let metadata = BTreeMap::from([("outcome".to_owned(), text)]);
+        Ok(write(file, &tensors, &metadata)?)
+    }
+
+    /// Puts a checkpoint's parameters into the network.
+    fn resume(&self, sparse: N, unit: &Row, file: &Path) -> Result<(N, UnitOutcome), FitError> {
+        let foreign = || FitError::Foreign {
+            file: file.to_owned(),
+            unit: unit.path.clone(),
+        };
+        let container = Container::open(file)?;
+        let outcome: UnitOutcome = container
+            .metadata()
+            .get("outcome")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(foreign)?;
+        let mut values = HashMap::new();
+        for (path, data) in unit_params(&sparse, &unit.path) {
+            if container.shape(&path) != Some(data.shape().to_vec()) {
+                return Err(foreign());
+            }
+            let shape = data.shape().clone();
+            values.insert(path.clone(), TensorData::new(container.read(&path)?, shape));
+        }
+        if outcome.path != unit.path || values.len() != container.keys().len() {
+            return Err(foreign());
+        }
+        Ok((write_params(sparse, values, self.device).0, outcome))
+    }
+}
+
+/// The stored parameters inside the unit at `path`.
+fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (String, TensorData)> {
+    let inside = format!("{unit}.");
+    read_params(network)
+        .into_iter()
+        .filter(move |(path, _)| path.starts_with(&inside))
+}
+
+fn first_image(batch: &Tensor<4>) -> Tensor<4> {
+    batch.clone().slice([0..1])
+}
+
+/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
+pub fn output_error<N>(network: &N, reference: &N, batches: &[Tensor<4>]) -> f64
+where
+    N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+{
+    use model_zoo::Bundle;
+    let errors = batches.iter().map(|batch| {
+        let (got, expected) = (
+            network.run(batch.clone(), &mut Bare),
+            reference.run(batch.clone(), &mut Bare),
+        );
+        f64::from(got.summed_square_error(expected).into_scalar::<f32>())
+    });
+    errors.sum::<f64>() / batches.len().max(1) as f64
+}

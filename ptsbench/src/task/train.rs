@@ -20,6 +20,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{self, CHANNELS, MicroSet, PIXELS, SIDE};
+use crate::interrupt::{self, Interrupted};
+use crate::metric::top_k::{self, TopKError};
 use crate::seed::{Seed, Stream};
 
 /// Images in an evaluation batch; has no influence on any number.
@@ -100,6 +102,12 @@ pub enum TrainError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] WeightError),
+    /// The user asked to stop.
+    #[error("training stopped")]
+    Interrupted(#[from] Interrupted),
+    /// The logits are no numbers any more.
+    #[error(transparent)]
+    Score(#[from] TopKError),
     /// A checkpoint of another run.
     #[error(
         "{file}: the checkpoint is of another run: its {field} is {found}, expected {expected}; delete it, or name another work folder"
@@ -278,11 +286,12 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
 
         let (mut losses, mut right, mut lr) = (0.0, 0, 0.0);
         for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
+            interrupt::check()?;
             let views: Vec<View> = batch.iter().map(|_| View::draw(&mut augment)).collect();
             let pixels = augmented(&set.normalized(batch), &views);
             let labels = set.labels(batch);
             let logits = self.network.run(images(pixels, &self.device), &mut Bare);
-            right += correct(logits.clone().inner(), &labels);
+            let answers = logits.clone().inner();
             let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
             let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
             let loss = criterion.forward(logits, targets);
@@ -294,6 +303,7 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
                     loss: value,
                 });
             }
+            right += correct(answers, &labels)?;
             lr = recipe.rate((epoch - 1) * recipe.steps() + step);
             self.network = self.network.map(&mut Descent {
                 path: Vec::new(),
@@ -311,38 +321,32 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
             lr,
             loss: losses / recipe.steps() as f64,
             train_top1: 100.0 * right as f64 / seen as f64,
-            test_top1: top1(&self.network.valid()),
+            test_top1: top1(&self.network.valid(), &self.device.clone().inner())?,
         });
         Ok(self)
     }
 }
 
 /// Percent of the test split that a network off the tape classifies correctly.
-fn top1<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(network: &N) -> f64 {
+fn top1<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+    network: &N,
+    device: &Device,
+) -> Result<f64, TrainError> {
     let set = MicroSet::TEST;
-    let device = network.devices()[0].clone();
     let indices: Vec<usize> = (0..set.len()).collect();
-    let right: usize = indices
-        .chunks(EVALUATION_BATCH)
-        .map(|batch| {
-            let logits = network.run(images(set.normalized(batch), &device), &mut Bare);
-            correct(logits, &set.labels(batch))
-        })
-        .sum();
-    100.0 * right as f64 / set.len() as f64
+    let mut right = 0;
+    for batch in indices.chunks(EVALUATION_BATCH) {
+        interrupt::check()?;
+        let logits = network.run(images(set.normalized(batch), device), &mut Bare);
+        right += correct(logits, &set.labels(batch))?;
+    }
+    Ok(100.0 * right as f64 / set.len() as f64)
 }
 
-/// Rows whose own class scores highest, alone.
-fn correct(logits: Tensor<2>, labels: &[u8]) -> usize {
+fn correct(logits: Tensor<2>, labels: &[u8]) -> Result<u64, TopKError> {
     let classes = logits.dims()[1];
-    floats(logits.into_data())
-        .chunks_exact(classes)
-        .zip(labels)
-        .filter(|(row, label)| {
-            let own = row[usize::from(**label)];
-            row.iter().filter(|&&logit| logit >= own).count() == 1
-        })
-        .count()
+    let labels: Vec<usize> = labels.iter().copied().map(usize::from).collect();
+    top_k::correct(&floats(logits.into_data()), classes, &labels)
 }
 
 /// # Shapes

@@ -1,0 +1,157 @@
+//! A network under test: its prunable layers in forward order and their weights as the checkpoint lays them out.
+//!
+//! Burn stores a `Linear`'s weight as [in, out], checkpoints as [out, in]; here and in `model_zoo::weights` the two meet,
+//! and everything above sees the checkpoint's layout.
+
+use std::collections::HashMap;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use kernels::BitMask;
+use model_zoo::catalog::Spec;
+use model_zoo::graft::{read_params, write_params};
+use model_zoo::mask::Attach;
+use model_zoo::tap::{Census, Row};
+use model_zoo::{LayerInfo, Network};
+
+use crate::inventory::{Layer, LayerKind, Loaded};
+use crate::select::Masks;
+
+/// The announcements of one forward pass over a blank image of the network's own size.
+pub fn census<N>(spec: &Spec, network: &N, device: &Device) -> Census
+where
+    N: Network<Input = Tensor<4>>,
+{
+    let [channels, height, width] = spec.input;
+    let mut census = Census::default();
+    network.run(
+        Tensor::zeros([1, channels, height, width], device),
+        &mut census,
+    );
+    census
+}
+
+/// The prunable layers, named as the checkpoint names them.
+pub fn layers<N: Network>(network: &N, census: &Census) -> Vec<Layer> {
+    census
+        .layers()
+        .iter()
+        .map(|row| {
+            let info = info(row);
+            Layer {
+                path: network.key(&row.path),
+                kind: match info.kind {
+                    model_zoo::LayerKind::Conv => LayerKind::Conv,
+                    model_zoo::LayerKind::Linear => LayerKind::Linear,
+                },
+                shape: info.shape.clone(),
+                groups: info.groups,
+                macs: row.macs,
+            }
+        })
+        .collect()
+}
+
+/// The prunable layers with their stored weights.
+pub fn weights<N: Network>(network: &N, census: &Census) -> Loaded {
+    let mut params: HashMap<String, TensorData> = read_params(network).into_iter().collect();
+    let rows = census.layers();
+    let loaded = layers(network, census)
+        .into_iter()
+        .zip(&rows)
+        .map(|(layer, row)| {
+            let data = params
+                .remove(&weight_path(row))
+                .expect("a prunable layer has a weight");
+            (layer, to_checkpoint(info(row), values(data)))
+        });
+    Loaded::new(loaded.collect::<Vec<_>>()).expect("a weight has the size of its shape")
+}
+
+/// The network with masks attached to its weights.
+pub fn attach<N: Network>(network: N, census: &Census, masks: &Masks, device: &Device) -> N {
+    let masks: Vec<(String, &BitMask)> = census
+        .layers()
+        .iter()
+        .filter_map(|row| Some((weight_path(row), masks.get(&network.key(&row.path))?)))
+        .collect();
+    network.apply_reparameterization(Attach::new(masks, device))
+}
+
+/// Writes weights (in the checkpoint's layout) and biases of prunable layers, given by the layer's path in the module.
+pub fn write_layers<N: Network>(
+    network: N,
+    census: &Census,
+    weights: HashMap<String, Vec<f32>>,
+    biases: HashMap<String, Vec<f32>>,
+    device: &Device,
+) -> N {
+    let mut writes = HashMap::new();
+    let (mut weights, mut biases) = (weights, biases);
+    for row in census.layers() {
+        let info = info(&row);
+        if let Some(weight) = weights.remove(&row.path) {
+            let mut shape = info.shape.clone();
+            if info.kind == model_zoo::LayerKind::Linear {
+                shape.reverse();
+            }
+            let data = TensorData::new(from_checkpoint(info, weight), shape);
+            writes.insert(weight_path(&row), data);
+        }
+        if let Some(bias) = biases.remove(&row.path) {
+            let length = bias.len();
+            writes.insert(
+                format!("{}.bias", row.path),
+                TensorData::new(bias, [length]),
+            );
+        }
+    }
+    let (network, left) = write_params(network, writes, device);
+    assert!(left.is_empty(), "every written layer exists: {left:?}");
+    network
+}
+
+fn info(row: &Row) -> &LayerInfo {
+    row.layer
+        .as_ref()
+        .expect("a prunable row describes a layer")
+}
+
+fn weight_path(row: &Row) -> String {
+    format!("{}.weight", row.path)
+}
+
+fn values(data: TensorData) -> Vec<f32> {
+    data.try_into_vec().expect("networks compute in f32")
+}
+
+fn to_checkpoint(info: &LayerInfo, stored: Vec<f32>) -> Vec<f32> {
+    match info.kind {
+        model_zoo::LayerKind::Conv => stored,
+        model_zoo::LayerKind::Linear => transpose(&stored, info.shape[1], info.shape[0]),
+    }
+}
+
+fn from_checkpoint(info: &LayerInfo, weight: Vec<f32>) -> Vec<f32> {
+    match info.kind {
+        model_zoo::LayerKind::Conv => weight,
+        model_zoo::LayerKind::Linear => transpose(&weight, info.shape[0], info.shape[1]),
+    }
+}
+
+/// [rows, columns] to [columns, rows].
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let place = |at: usize| values[(at % rows) * columns + at / rows];
+    (0..values.len()).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_swaps_axes() {
+        let values: Vec<f32> = (0..6).map(|v| v as f32).collect();
+        assert_eq!(transpose(&values, 2, 3), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(transpose(&transpose(&values, 2, 3), 3, 2), values);
+    }
+}
