@@ -42,7 +42,9 @@ impl fmt::Display for Chosen {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceError {
     /// The program was built without it.
-    #[error("this program was built without {name}; build it with `--features {feature}`, or use `--device flex`")]
+    #[error(
+        "this program was built without {name}; build it with `--features {feature}`, or use `--device flex`"
+    )]
     NotBuilt {
         /// The device.
         name: &'static str,
@@ -50,7 +52,9 @@ pub enum DeviceError {
         feature: &'static str,
     },
     /// The machine does not offer it.
-    #[error("no {name} device: {reason}; `ptsbench doctor` shows what there is, `--device flex` uses the CPU")]
+    #[error(
+        "no {name} device: {reason}; `ptsbench doctor` shows what there is, `--device flex` uses the CPU"
+    )]
     Missing {
         /// The device.
         name: &'static str,

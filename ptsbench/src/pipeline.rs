@@ -5,10 +5,10 @@ use std::time::{Instant, SystemTime};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use model_zoo::Network;
 use model_zoo::catalog::{self, CatalogError, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{self, Container, WeightError};
-use model_zoo::Network;
 
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{Cell, Pattern, Reconstruction, Sparsity};
@@ -46,7 +46,9 @@ pub enum MeasureError {
     #[error(transparent)]
     Task(#[from] UnknownTask),
     /// The model is not one for the task.
-    #[error("`{model}` gives {found} classes for an input of {input:?}, and task `{task}` has {classes} classes of {wanted:?}; choose a model trained for the task (`ptsbench list models`)")]
+    #[error(
+        "`{model}` gives {found} classes for an input of {input:?}, and task `{task}` has {classes} classes of {wanted:?}; choose a model trained for the task (`ptsbench list models`)"
+    )]
     Unfit {
         /// The model.
         model: String,
@@ -188,7 +190,9 @@ impl Visit for Measure<'_> {
         timing.reconstruct_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let score = self.task.evaluate(&network, self.cell.task.samples, device)?;
+        let score = self
+            .task
+            .evaluate(&network, self.cell.task.samples, device)?;
         timing.evaluate_s = start.elapsed().as_secs_f64();
         timing.finished_unix = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -293,12 +297,14 @@ fn choose(
     sparsity: &Sparsity,
 ) -> Result<(Option<Allocation>, Masks), MeasureError> {
     let allocation = match (&sparsity.allocation, sparsity.pattern) {
-        (Some(part), Pattern::Unstructured { rate }) => Some(allocate::find(&part.name)?.allocate(
-            weights,
-            Rate::new(rate)?,
-            sparsity.rule,
-            &Options::default(),
-        )?),
+        (Some(part), Pattern::Unstructured { rate }) => {
+            Some(allocate::find(&part.name)?.allocate(
+                weights,
+                Rate::new(rate)?,
+                sparsity.rule,
+                &Options::default(),
+            )?)
+        }
         _ => None,
     };
     let masks = select(
@@ -330,8 +336,9 @@ fn outcomes(
                 shape: layer.shape.clone(),
                 weights: layer.len() as u64,
                 zeros: zeros as u64,
-                rate: chosen
-                    .and_then(|(allocation, _)| allocation.as_ref()?.rates.get(&layer.path).copied()),
+                rate: chosen.and_then(|(allocation, _)| {
+                    allocation.as_ref()?.rates.get(&layer.path).copied()
+                }),
             }
         })
         .collect()

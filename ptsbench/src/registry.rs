@@ -22,7 +22,9 @@ pub struct Zoo {
 #[derive(Debug, thiserror::Error)]
 pub enum NoWeights {
     /// The user must give the file.
-    #[error("the weights of `{model}` are not built in (they are published by {source_name}); give the file: --weights {model}=FILE")]
+    #[error(
+        "the weights of `{model}` are not built in (they are published by {source_name}); give the file: --weights {model}=FILE"
+    )]
     NotGiven {
         /// The model.
         model: String,
@@ -30,7 +32,9 @@ pub enum NoWeights {
         source_name: &'static str,
     },
     /// There are none.
-    #[error("`{model}` exists for tests and has no weights; `ptsbench list models` shows those that have")]
+    #[error(
+        "`{model}` exists for tests and has no weights; `ptsbench list models` shows those that have"
+    )]
     TestsOnly {
         /// The model.
         model: String,

@@ -15,7 +15,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    examine(&args, &[], &mut std::io::stdout().lock())
+    examine(
+        &args,
+        &crate::device::describe(),
+        &mut std::io::stdout().lock(),
+    )
 }
 
 /// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.
@@ -86,7 +90,8 @@ fn features() -> String {
 }
 
 /// The instruction sets that decide how fast the CPU path is.
-fn processor() -> String {
+/// The processor's name, where the system tells.
+pub fn processor() -> String {
     #[cfg(target_arch = "x86_64")]
     let sets = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),

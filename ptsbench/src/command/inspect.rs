@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::allocate::{Allocation, Options, Rate, find};
 use crate::cell::{Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
+use crate::pipeline::layers_of;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -100,11 +101,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         print!("{}", layer_table(&layers, outcome.as_ref()));
     }
     Ok(())
-}
-
-/// The prunable layers of a model in the catalog, in forward order.
-fn layers_of(model: &str) -> anyhow::Result<Vec<Layer>> {
-    bail!("the census of `{model}` is not connected yet")
 }
 
 /// The layers with the weights that `file` holds under `<path>.weight`.

@@ -55,7 +55,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut rows = rows(args.what)?;
     let column = rows.0[0];
-    rows.1.retain(|row| catalog::wildcard(&args.pattern, &row[0]));
+    rows.1
+        .retain(|row| catalog::wildcard(&args.pattern, &row[0]));
     anyhow::ensure!(
         !rows.1.is_empty(),
         "no {column} matches `{}`; leave the pattern out to see all",
@@ -104,20 +105,32 @@ fn rows(what: What) -> anyhow::Result<Rows> {
                 ]);
             }
             let columns = vec![
-                "model", "family", "paper", "input", "layers", "weights", "MACs", "weights from",
+                "model",
+                "family",
+                "paper",
+                "input",
+                "layers",
+                "weights",
+                "MACs",
+                "weights from",
             ];
             (columns, rows)
         }
         What::Allocators => {
             let row = |a: &&dyn allocate::Allocator| {
-                let needs = if a.needs_weights() { "weights" } else { "shapes" };
+                let needs = if a.needs_weights() {
+                    "weights"
+                } else {
+                    "shapes"
+                };
                 [a.name(), needs, a.about()].map(str::to_owned).to_vec()
             };
             let rows = allocate::allocators().iter().map(row).collect();
             (vec!["allocator", "needs", "about"], rows)
         }
         What::Criteria => {
-            let row = |c: &&dyn criterion::Criterion| [c.name(), c.about()].map(str::to_owned).to_vec();
+            let row =
+                |c: &&dyn criterion::Criterion| [c.name(), c.about()].map(str::to_owned).to_vec();
             let rows = criterion::criteria().iter().map(row).collect();
             (vec!["criterion", "about"], rows)
         }

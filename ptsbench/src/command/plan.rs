@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::run::Weights;
 use crate::plan::{Plan, Planned, Registry};
 use crate::progress::{Estimator, human};
 use crate::store::{State, Store};
@@ -24,11 +25,18 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Where weights come from
+    #[command(flatten)]
+    pub weights: Weights,
 }
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    show(
+        &args,
+        &args.weights.registry()?,
+        &mut std::io::stdout().lock(),
+    )
 }
 
 /// Prints the plan's cells.

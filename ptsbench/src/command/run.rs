@@ -80,8 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
-    interrupt::install("finished cells and units are kept")
-        .context("cannot listen for Ctrl-C")?;
+    interrupt::install("finished cells and units are kept").context("cannot listen for Ctrl-C")?;
 
     let mut open = Vec::new();
     let mut skipped = 0;
@@ -112,7 +111,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for record in store.iter()? {
         estimator.learn(&record?);
     }
-    let weight = open.iter().map(|planned| estimator.weight(&planned.cell)).sum();
+    let weight = open
+        .iter()
+        .map(|planned| estimator.weight(&planned.cell))
+        .sum();
     let progress = Progress::new(open.len(), Mode::Auto).with_total_weight(weight);
     let bench = Bench {
         chosen: &chosen,
@@ -166,9 +168,8 @@ fn compute(
         Ok(record) => {
             store.clear_failure(&planned.key)?;
             store.put(&record)?;
-            let units: f64 = record.timing.prepare_s
-                + record.timing.reconstruct_s
-                + record.timing.evaluate_s;
+            let units: f64 =
+                record.timing.prepare_s + record.timing.reconstruct_s + record.timing.evaluate_s;
             Outcome::Done(format!("top-1 {:.2} %, {units:.1} s", record.score.value))
         }
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,

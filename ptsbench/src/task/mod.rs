@@ -89,7 +89,12 @@ impl Task {
     }
 
     /// Top-1 accuracy on the first `samples` images.
-    pub fn evaluate<N>(self, network: &N, samples: usize, device: &Device) -> Result<Score, TaskError>
+    pub fn evaluate<N>(
+        self,
+        network: &N,
+        samples: usize,
+        device: &Device,
+    ) -> Result<Score, TaskError>
     where
         N: Network<Input = Tensor<4>, Output = Tensor<2>>,
     {
