@@ -13,9 +13,6 @@ pub struct Args {
     /// The folder to write `figures/` into.
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
-    /// Draw the records of this plan alone; without it, all records.
-    #[arg(long, value_name = "PLAN")]
-    plan: Option<String>,
 }
 
 /// Runs the command.

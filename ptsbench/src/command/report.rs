@@ -13,7 +13,7 @@ pub struct Args {
     /// The folder to write `report.html` and `tables/` into.
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
-    /// Name this plan in the report and show its records alone; without it, all records.
+    /// Name this plan in the report; every record of the store is shown.
     #[arg(long, value_name = "PLAN")]
     plan: Option<String>,
 }

@@ -71,7 +71,7 @@ pub fn page(
     let plan = words.plan.as_deref().unwrap_or("micro");
     write!(
         out,
-        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures --plan {0}\n</code></pre>\n\
+        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures\n</code></pre>\n\
          <p>The first command computes the cells of the plan that have no record yet, and <code>ptsbench plan {0}</code> \
          shows them beforehand. The other two read records alone; equal records give equal bytes.</p>\n",
         escape(plan)

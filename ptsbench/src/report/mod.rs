@@ -7,12 +7,13 @@
 //! `suite` looks records up, `tables` and `figures` decide what is shown, `table` and `figure` are the models of what is
 //! shown, and the other files each write one format.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::cell::{Granularity, Inputs};
+use crate::cell::{Granularity, Inputs, Key};
 use crate::record::{Record, SCHEMA};
 
 pub mod csv;
@@ -188,6 +189,26 @@ pub fn figures(records: &[Record]) -> Vec<Figure> {
         .iter()
         .flat_map(figures::figures)
         .collect()
+}
+
+/// The records whose keys a plan has; an error where there are none.
+pub fn of_plan(
+    records: Vec<Record>,
+    plan: &str,
+    keys: &BTreeSet<Key>,
+) -> Result<Vec<Record>, ReportError> {
+    let count = records.len();
+    let chosen: Vec<Record> = records
+        .into_iter()
+        .filter(|r| keys.contains(&r.key))
+        .collect();
+    if chosen.is_empty() {
+        return Err(ReportError::NotOfPlan {
+            plan: plan.to_owned(),
+            records: count,
+        });
+    }
+    Ok(chosen)
 }
 
 /// Reads the records below `store`, in the order of their keys; failures are passed over.
@@ -386,6 +407,16 @@ mod tests {
             error.contains("schema is 99, this program reads 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_plan_chooses_its_records() {
+        let records = fixture::records();
+        let keys: BTreeSet<Key> = records[..2].iter().map(|r| r.key.clone()).collect();
+        let chosen = of_plan(records.clone(), "micro", &keys).expect("two of them");
+        assert_eq!(chosen, records[..2]);
+        let error = of_plan(records, "micro", &BTreeSet::new()).expect_err("none");
+        assert!(error.to_string().contains("ptsbench run micro"), "{error}");
     }
 
     #[test]
