@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, CatalogError, Spec, Visit};

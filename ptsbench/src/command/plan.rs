@@ -172,6 +172,10 @@ mod tests {
             plan: "smoke".into(),
             set: vec!["fit.few.steps=10".into()],
             store: store.into(),
+            weights: Weights {
+                files: Vec::new(),
+                assets: PathBuf::new(),
+            },
             json,
         };
         let mut out = Vec::new();
