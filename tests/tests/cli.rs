@@ -8,7 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use model_zoo::weights::{Container, Named, Source, write};
+use burn::tensor::{Device, Tensor};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::weights::{Container, Named, Source, save, write};
 use ptsbench_tests::{program, workspace_root};
 
 const MODEL: &str = "assets/micro/micro_resnet8.safetensors";
@@ -126,11 +129,8 @@ impl Said {
         let mut entry = format!("$ ptsbench {line}\n    exit code {code}\n");
         for said in text.lines() {
             // Times differ, and so do devices.
-            let said = match said.split_once(" s; all: ") {
-                Some(_) => continue,
-                None => said,
-            };
-            if said.starts_with("device ") {
+            let said = said.split("; all: ").next().unwrap_or_default();
+            if said.starts_with("device ") || said.ends_with(" s") {
                 continue;
             }
             entry += &format!("    {said}\n");
@@ -214,7 +214,7 @@ fn bad_arguments_are_explained() {
     );
     bad("list models nothing*", &["nothing*"]);
     bad("list modles", &["models"]);
-    bad("run plan.toml --threads 0", &["--threads", "0"]);
+    bad("run plan.toml --threads 0", &["--threads", "at least 1"]);
     bad("run plan.toml --threads two", &["--threads", "two"]);
     bad("run plan.toml --device gpu", &["cuda"]);
     bad("run plan.toml --weights micro_resnet8", &["MODEL=FILE"]);
@@ -389,31 +389,31 @@ fn bad_weights_are_explained() {
     );
     desk.write("empty.safetensors", b"");
     fs::create_dir(desk.path("folder.safetensors")).unwrap();
-    let save = |name: &str, change: &dyn Fn(&mut Vec<Named>)| {
+    let keep = |name: &str, change: &dyn Fn(&mut Vec<Named>)| {
         let mut tensors = tensors();
         change(&mut tensors);
         write(&desk.path(name), &tensors, &BTreeMap::new()).unwrap();
     };
     // The first layer's weight, which every command needs.
     let first = |t: &[Named]| t.iter().position(|t| t.key == "conv1.weight").unwrap();
-    save("missing.safetensors", &|t| drop(t.remove(first(t))));
-    save("extra.safetensors", &|t| {
+    keep("missing.safetensors", &|t| drop(t.remove(first(t))));
+    keep("extra.safetensors", &|t| {
         t.push(Named {
             key: "head.weight".into(),
             shape: vec![1],
             values: vec![0.0],
         });
     });
-    save("misshapen.safetensors", &|t| {
+    keep("misshapen.safetensors", &|t| {
         let at = first(t);
         t[at].shape = vec![1];
         t[at].values.truncate(1);
     });
-    save("nan.safetensors", &|t| {
+    keep("nan.safetensors", &|t| {
         let at = first(t);
         t[at].values[0] = f32::NAN;
     });
-    save("other.safetensors", &|t| {
+    keep("other.safetensors", &|t| {
         for tensor in t {
             tensor.key = format!("model.{}", tensor.key);
         }
@@ -444,9 +444,32 @@ fn bad_weights_are_explained() {
     }
     // Sound weights, of a network whose classes are not the task's.
     desk.plan("classes.toml", "micro_resnet8", "cifar_resnet32");
-    let line = "run classes.toml --device flex --weights cifar_resnet32=assets/micro/micro_resnet8.safetensors";
-    said.bad(&desk, line, &["cifar_resnet32"]);
+    save_fresh("cifar_resnet32", &desk.path("cifar.safetensors"));
+    let line =
+        "run classes.toml --device flex --weights cifar_resnet32=cifar.safetensors --store classes";
+    said.bad(
+        &desk,
+        line,
+        &[
+            "`cifar_resnet32` gives 100 classes",
+            "`micro` has 20 classes",
+        ],
+    );
     said.compare("bad_weights");
+}
+
+/// Writes a network's weights as they are before any training.
+fn save_fresh(model: &str, file: &Path) {
+    struct Save<'a>(&'a Path);
+    impl Visit for Save<'_> {
+        type Out = ();
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(self, _: &'static Spec, n: N) {
+            save(&n, |path| n.key(path), self.0, &BTreeMap::new()).unwrap();
+        }
+    }
+    catalog::find(model)
+        .unwrap()
+        .open(&Device::flex(), Save(file));
 }
 
 /// The one record file whose text holds all these words.

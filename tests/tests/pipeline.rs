@@ -19,7 +19,7 @@ use ptsbench::pipeline::{Bench, open_dense};
 use ptsbench::plan::{Plan, Planned};
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::{self, Work, output_error};
-use ptsbench::record::{Environment, Record, Timing};
+use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
 use ptsbench::registry::Zoo;
 use ptsbench::seed::Seed;
 use ptsbench::select::{Masks, select};
@@ -96,7 +96,19 @@ fn patterns_leave_their_share_and_skip_what_they_do_not_divide() {
         assert_eq!(record.cost.zeros, zeros);
         assert!(record.cost.sparse_macs < record.cost.macs);
         assert_eq!(record.units.is_empty(), sparsity.reconstruction.is_none());
-        for unit in &record.units {
+        // A unit of a layer that stays dense has nothing to recover, and its loss is rounding alone.
+        let pruned = |unit: &UnitOutcome| {
+            let inside = format!("{}.", unit.path);
+            let of_unit = |path: &str| path == unit.path || path.starts_with(&inside);
+            let mut layers = record.layers.iter();
+            layers.any(|layer| layer.zeros > 0 && of_unit(&layer.path))
+        };
+        let units: Vec<_> = record.units.iter().filter(|unit| pruned(unit)).collect();
+        if sparsity.reconstruction.is_some() {
+            let layers = record.layers.iter().filter(|layer| layer.zeros > 0);
+            assert_eq!(units.len(), layers.count());
+        }
+        for unit in units {
             assert!(
                 unit.loss_after < unit.loss_before,
                 "{}: {unit:?}",
@@ -352,39 +364,35 @@ fn a_cell_measured_twice_gives_one_record() {
     assert_eq!(first, plain(measure(grid)));
 }
 
+/// Section 0.2: by the released rule each layer by itself keeps `trunc((1 - P) n)` weights, float error included, and
+/// weights equal to the threshold go as well; a global selection takes one weight more than `trunc(P N)`.
 #[test]
 fn the_released_rule_counts_as_it_did() {
+    const RATE: f64 = 0.9;
     let grid = |rule: &str| {
         measure(&format!(
             "[[grid]]\nname = 'rule'\ntrack = 'allocation'\nmodels = ['micro_resnet8']\nrule = '{rule}'\n\
-             rates = [0.7]\nallocators = ['uniform', 'l2norm']\n"
+             rates = [{RATE}]\nallocators = ['uniform', 'l2norm']\n"
         ))
     };
     let (exact, released) = (grid("exact"), grid("msbench"));
-    assert_eq!(exact[0], {
-        let mut dense = released[0].clone();
-        dense.timing = exact[0].timing.clone();
-        dense
-    });
+    assert_eq!(exact[0].key, released[0].key, "a dense cell has no rule");
     for (exact, released) in exact.iter().zip(&released).skip(1) {
         assert_ne!(exact.key, released.key);
-        assert_eq!(exact.cost.zeros, budget(0.7, exact.cost.weights));
-        let name = &exact.cell.sparsity.as_ref().unwrap().allocation;
-        let name = &name.as_ref().unwrap().name;
+        assert_eq!(exact.cost.zeros, budget(RATE, exact.cost.weights));
         println!(
-            "{name}: {} zeros by the exact rule, {} by the released one",
-            exact.cost.zeros, released.cost.zeros
+            "{}: {} zeros; by the released rule {}",
+            exact.cell, exact.cost.zeros, released.cost.zeros
         );
-        if name == "uniform" {
-            // Section 0.2: each layer by itself keeps trunc((1 - P) n); weights equal to the threshold go as well.
+        assert!(released.cost.zeros > exact.cost.zeros);
+        let part = exact.cell.sparsity.as_ref().unwrap().allocation.as_ref();
+        if part.unwrap().name == "uniform" {
             for layer in &released.layers {
-                let count = keep_trunc(0.7, layer.weights as usize) as u64;
-                assert!(layer.zeros >= count, "{}", layer.path);
-                assert!(layer.zeros <= count + 2, "{}: ties are rare", layer.path);
+                let count = keep_trunc(RATE, layer.weights as usize) as u64;
+                let ties = layer.zeros.checked_sub(count);
+                assert!(ties.is_some_and(|ties| ties <= 1), "{layer:?}: {count}");
             }
         }
-        assert_ne!(exact.cost.zeros, released.cost.zeros, "{name}");
-        assert!(exact.cost.zeros.abs_diff(released.cost.zeros) <= 2 * exact.layers.len() as u64);
     }
 }
 
