@@ -426,13 +426,21 @@ impl Store {
         Ok(found)
     }
 
-    /// Removes temporary files of dead writers, and checkpoints of cells that have a record.
+    /// Removes temporary files of dead writers, and claims of dead owners and checkpoints of cells that have a record.
     fn clean(&self) -> Result<(), StoreError> {
         for file in self.files()? {
-            if let Found::Temporary(path) = file
-                && disk::is_abandoned(&path)
-            {
-                let _ = fs::remove_file(path);
+            match file {
+                Found::Temporary(path) if disk::is_abandoned(&path) => {
+                    let _ = fs::remove_file(path);
+                }
+                // Nobody takes a cell that has a record, so no claim can be made here in the meantime.
+                Found::Claim(key) if self.path(&key).exists() => {
+                    let path = self.file(&key, "claim");
+                    if matches!(claim::holder(&path), Ok(None)) {
+                        let _ = fs::remove_file(path);
+                    }
+                }
+                _ => {}
             }
         }
         for path in list(&self.root.join(WORK))? {
@@ -999,6 +1007,33 @@ pub(crate) mod tests {
         assert!(kept.iter().all(|path| path.exists()));
         if cfg!(target_os = "linux") {
             assert!(gone.iter().all(|path| !path.exists()));
+        }
+    }
+
+    #[test]
+    fn a_dead_owners_claim_goes_once_the_cell_has_a_record() {
+        let (_folder, store) = store();
+        let leave = |key: &Key, later: u64| {
+            let mut process = Process::this().clone();
+            process.started += later;
+            let owner = Owner {
+                process,
+                serial: 0,
+                since_unix: now_unix(),
+            };
+            let path = store.file(key, "claim");
+            store.write_atomic(&path, &pretty(&owner)).unwrap();
+            path
+        };
+        store.put(&sample(0)).unwrap();
+        store.put(&sample(1)).unwrap();
+        let living = leave(&sample(0).key, 0);
+        let dead = leave(&sample(1).key, 1);
+        let open = leave(&sample(2).key, 1);
+        Store::open(store.root()).unwrap();
+        assert!(living.exists() && open.exists());
+        if cfg!(target_os = "linux") {
+            assert!(!dead.exists());
         }
     }
 

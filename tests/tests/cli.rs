@@ -451,7 +451,7 @@ fn bad_weights_are_explained() {
         &desk,
         line,
         &[
-            "`cifar_resnet32` gives 100 classes",
+            "`cifar_resnet32` gives 10 classes",
             "`micro` has 20 classes",
         ],
     );

@@ -29,7 +29,7 @@ batch = 16
 optimizer = "adam"
 lr = 0.0005
 bias_lr = 0.0005
-steps = 20
+steps = 10
 
 [[grid]]
 name = "allocation"
@@ -49,17 +49,22 @@ granularity = ["single", "layer", "block"]
 
 const CELLS: usize = 8;
 
-/// A folder with the plan; stores lie in it too.
+/// A folder with the plan, and how it is run; stores lie in it too.
 struct Desk {
     folder: tempfile::TempDir,
     threads: usize,
+    steps: usize,
 }
 
 impl Desk {
-    fn new(threads: usize) -> Desk {
+    fn new(threads: usize, steps: usize) -> Desk {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("plan.toml"), PLAN).unwrap();
-        Desk { folder, threads }
+        Desk {
+            folder,
+            threads,
+            steps,
+        }
     }
 
     fn store(&self, name: &str) -> PathBuf {
@@ -73,7 +78,8 @@ impl Desk {
             .arg(self.folder.path().join("plan.toml"))
             .arg("--store")
             .arg(self.store(store))
-            .args(["--device", "flex", "--threads", &self.threads.to_string()]);
+            .args(["--device", "flex", "--threads", &self.threads.to_string()])
+            .args(["--set", &format!("fit.few.steps={}", self.steps)]);
         command
     }
 
@@ -200,7 +206,7 @@ fn killed(threads: usize) -> BTreeMap<String, String> {
         Ok(number) => number.parse().expect("PTSBENCH_KILLS is a number"),
         Err(_) => 4,
     };
-    let desk = Desk::new(threads);
+    let desk = Desk::new(threads, 40);
     let start = Instant::now();
     desk.finish("undisturbed");
     let whole = start.elapsed();
@@ -275,7 +281,7 @@ fn a_killed_plan_goes_on_and_ends_with_the_same_records() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_keeps_what_is_finished_and_says_how_to_go_on() {
-    let desk = Desk::new(1);
+    let desk = Desk::new(1, 15);
     let child = desk.start("records");
     let store = desk.store("records");
     // A unit's checkpoint says that a cell is at work and that there is something to keep.
@@ -321,7 +327,7 @@ fn an_interrupt_keeps_what_is_finished_and_says_how_to_go_on() {
 
 #[test]
 fn two_processes_share_a_store() {
-    let desk = Desk::new(1);
+    let desk = Desk::new(1, 15);
     let children = [desk.start("shared"), desk.start("shared")];
     let texts = children.map(|child| said(&child.wait_with_output().unwrap(), 0));
     let measured = texts
