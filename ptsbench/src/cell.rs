@@ -372,7 +372,7 @@ mod tests {
         let json: Value = serde_json::from_str(&cell.canonical()).unwrap();
         let mut paths = Vec::new();
         leaves(&json, String::new(), &mut paths);
-        assert_eq!(paths.len(), 23, "{paths:#?}");
+        assert_eq!(paths.len(), 24, "{paths:#?}");
         for path in paths {
             let mut readable = 0;
             for other in alternatives(json.pointer(&path).unwrap()) {

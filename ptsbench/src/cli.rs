@@ -1,5 +1,7 @@
 //! The command line: clap types only. What a command does lives in `command/`, one file each.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::command::{completions, doctor, figures, inspect, list, micro_zoo, plan, report, run};
@@ -44,17 +46,18 @@ pub enum Command {
 
 impl Cli {
     /// Runs the command.
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(args) => run::run(args),
-            Command::Plan(args) => plan::run(args),
-            Command::List(args) => list::run(args),
-            Command::Inspect(args) => inspect::run(args),
-            Command::Report(args) => report::run(args),
-            Command::Figures(args) => figures::run(args),
-            Command::Doctor(args) => doctor::run(args),
-            Command::MicroZoo(args) => micro_zoo::run(args),
-            Command::Completions(args) => completions::run(args),
+            Command::Run(args) => return run::run(args),
+            Command::Plan(args) => plan::run(args)?,
+            Command::List(args) => list::run(args)?,
+            Command::Inspect(args) => inspect::run(args)?,
+            Command::Report(args) => report::run(args)?,
+            Command::Figures(args) => figures::run(args)?,
+            Command::Doctor(args) => doctor::run(args)?,
+            Command::MicroZoo(args) => micro_zoo::run(args)?,
+            Command::Completions(args) => completions::run(args)?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

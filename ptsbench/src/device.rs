@@ -1,1 +1,218 @@
-//! (being written)
+//! The device that computes: chosen by name, probed before it is touched.
+//!
+//! Burn's CUDA device panics on first use where there is no driver, so the driver's library is looked for first. Nothing
+//! falls back silently: `auto` says what it took and why.
+
+use std::fmt;
+
+use burn::tensor::Device;
+
+/// What `--device` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Choice {
+    /// CUDA if there is a driver, then a real GPU, then the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Flex,
+    /// Any GPU through WebGPU.
+    Wgpu,
+    /// NVIDIA.
+    Cuda,
+}
+
+/// A device, what it is called in records, and why it was taken.
+#[derive(Clone)]
+pub struct Chosen {
+    /// The device.
+    pub device: Device,
+    /// `flex`, `wgpu` or `cuda`.
+    pub name: &'static str,
+    /// Why it was taken.
+    pub why: String,
+}
+
+impl fmt::Display for Chosen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "device {}: {}", self.name, self.why)
+    }
+}
+
+/// Why a device cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// The program was built without it.
+    #[error(
+        "this program was built without {name}; build it with `--features {feature}`, or use `--device flex`"
+    )]
+    NotBuilt {
+        /// The device.
+        name: &'static str,
+        /// The cargo feature.
+        feature: &'static str,
+    },
+    /// The machine does not offer it.
+    #[error(
+        "no {name} device: {reason}; `ptsbench doctor` shows what there is, `--device flex` uses the CPU"
+    )]
+    Missing {
+        /// The device.
+        name: &'static str,
+        /// What is not there.
+        reason: String,
+    },
+}
+
+/// The device that `choice` names.
+pub fn choose(choice: Choice) -> Result<Chosen, DeviceError> {
+    match choice {
+        Choice::Flex => Ok(flex("asked for".to_owned())),
+        Choice::Cuda => cuda().map(|found| found.because("asked for")),
+        Choice::Wgpu => wgpu().map(|found| found.because("asked for")),
+        Choice::Auto => {
+            let no_cuda = match cuda() {
+                Ok(found) => return Ok(found),
+                Err(error) => short(&error),
+            };
+            let no_gpu = match wgpu() {
+                Ok(found) => return Ok(found),
+                Err(error) => short(&error),
+            };
+            Ok(flex(format!(
+                "CUDA {no_cuda}; wgpu {no_gpu}; so the CPU, {} threads",
+                rayon::current_num_threads()
+            )))
+        }
+    }
+}
+
+/// What the machine and the program offer, line by line, for `ptsbench doctor`.
+pub fn describe() -> Vec<(String, String)> {
+    let line = |name: &str, result: Result<Chosen, DeviceError>| {
+        let text = match result {
+            Ok(found) => found.why,
+            Err(error) => short(&error),
+        };
+        (name.to_owned(), text)
+    };
+    vec![
+        line("device cuda", cuda()),
+        line("device wgpu", wgpu()),
+        line("device flex", Ok(flex("the CPU, always there".to_owned()))),
+    ]
+}
+
+impl Chosen {
+    fn because(mut self, reason: &str) -> Self {
+        self.why = format!("{reason}; {}", self.why);
+        self
+    }
+}
+
+fn short(error: &DeviceError) -> String {
+    match error {
+        DeviceError::NotBuilt { .. } => "is not built in".to_owned(),
+        DeviceError::Missing { reason, .. } => reason.clone(),
+    }
+}
+
+fn flex(why: String) -> Chosen {
+    Chosen {
+        device: Device::flex(),
+        name: "flex",
+        why,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Result<Chosen, DeviceError> {
+    Err(DeviceError::NotBuilt {
+        name: "CUDA",
+        feature: "cuda",
+    })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Chosen, DeviceError> {
+    let missing = |reason: String| DeviceError::Missing {
+        name: "CUDA",
+        reason,
+    };
+    // The driver's module makes this file; without it no driver can answer, whatever libraries lie around.
+    let version = std::fs::read_to_string("/proc/driver/nvidia/version")
+        .map_err(|_| missing("has no NVIDIA driver on this machine".to_owned()))?;
+    if Device::enumerate(burn::tensor::DeviceType::Cuda)
+        .into_vec()
+        .is_empty()
+    {
+        return Err(missing("finds a driver but no device".to_owned()));
+    }
+    let line = version.lines().next().unwrap_or_default().trim().to_owned();
+    Ok(Chosen {
+        device: Device::cuda(0),
+        name: "cuda",
+        why: line,
+    })
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Result<Chosen, DeviceError> {
+    Err(DeviceError::NotBuilt {
+        name: "wgpu",
+        feature: "wgpu",
+    })
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Result<Chosen, DeviceError> {
+    use burn::tensor::DeviceKind;
+    // Kinds of real hardware only: a software adapter is slower than Flex, and SPIR-V builds are wrong or crash on it.
+    let kinds = [
+        (DeviceKind::DiscreteGpu(0), "a discrete GPU"),
+        (DeviceKind::IntegratedGpu(0), "an integrated GPU"),
+    ];
+    for (kind, what) in kinds {
+        // The adapter is asked for on first use, and Burn panics where it is missing.
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let found = std::panic::catch_unwind(|| {
+            let device = Device::wgpu(kind);
+            device.sync().map(|()| device)
+        });
+        std::panic::set_hook(quiet);
+        if let Ok(Ok(device)) = found {
+            return Ok(Chosen {
+                device,
+                name: "wgpu",
+                why: what.to_owned(),
+            });
+        }
+    }
+    Err(DeviceError::Missing {
+        name: "wgpu",
+        reason: "finds no GPU adapter".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_says_what_it_took_and_why() {
+        let chosen = choose(Choice::Auto).expect("the CPU is always there");
+        let text = chosen.to_string();
+        assert!(text.starts_with("device "), "{text}");
+        assert!(text.len() > "device flex: ".len(), "{text}");
+        assert_eq!(choose(Choice::Flex).unwrap().name, "flex");
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_device_that_is_not_built_in_says_how_to_get_it() {
+        let Err(error) = choose(Choice::Cuda) else {
+            panic!("built without CUDA")
+        };
+        assert!(error.to_string().contains("--features cuda"), "{error}");
+    }
+}

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod progress;
 pub mod reconstruct;
 pub mod record;
+pub mod registry;
 pub mod report;
 pub mod seed;
 pub mod select;

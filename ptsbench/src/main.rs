@@ -8,7 +8,7 @@ use ptsbench::interrupt::{self, Interrupted};
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
             eprintln!("{error:#}");
             ExitCode::from(interrupt::EXIT_CODE)

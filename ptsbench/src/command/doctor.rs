@@ -15,7 +15,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    examine(&args, &[], &mut std::io::stdout().lock())
+    examine(
+        &args,
+        &crate::device::describe(),
+        &mut std::io::stdout().lock(),
+    )
 }
 
 /// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.
@@ -86,7 +90,8 @@ fn features() -> String {
 }
 
 /// The instruction sets that decide how fast the CPU path is.
-fn processor() -> String {
+/// The processor's name, where the system tells.
+pub fn processor() -> String {
     #[cfg(target_arch = "x86_64")]
     let sets = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
@@ -114,4 +119,48 @@ fn join(flags: &[(&str, bool)]) -> String {
         .map(|(name, _)| *name)
         .collect();
     present.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::sample;
+
+    #[test]
+    fn a_sound_store_passes_and_a_broken_record_fails_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = Args {
+            store: folder.path().join("records"),
+        };
+        let devices = [("device flex".to_string(), "always there".to_string())];
+        let examined = |args: &Args| {
+            let mut out = Vec::new();
+            let result = examine(args, &devices, &mut out);
+            (result, String::from_utf8(out).unwrap())
+        };
+        let (result, text) = examined(&args);
+        assert!(
+            result.is_ok() && text.contains("(no such folder yet)"),
+            "{text}"
+        );
+
+        let store = Store::open(&args.store).unwrap();
+        store.put(&sample(0)).unwrap();
+        store.put(&sample(1)).unwrap();
+        let (result, text) = examined(&args);
+        assert!(result.is_ok(), "{text}");
+        assert!(
+            text.contains("2 sound records") && text.contains("always there"),
+            "{text}"
+        );
+
+        let path = store.path(&sample(1).key);
+        std::fs::write(&path, "{").unwrap();
+        let (result, text) = examined(&args);
+        assert!(result.unwrap_err().to_string().contains("1 broken files"));
+        assert!(
+            text.contains("1 sound records") && text.contains(&path.display().to_string()),
+            "{text}"
+        );
+    }
 }

@@ -2,25 +2,23 @@
 
 use std::path::PathBuf;
 
+use super::report::Selection;
 use crate::report;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of records.
-    #[arg(long, default_value = "out/records", value_name = "DIR")]
-    store: PathBuf,
-    /// The folder to write `figures/` into.
+    /// Which records
+    #[command(flatten)]
+    records: Selection,
+    /// The folder to write `figures/` into
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
-    /// Draw the records of this plan alone; without it, all records.
-    #[arg(long, value_name = "PLAN")]
-    plan: Option<String>,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let records = report::load_records(&args.store)?;
+    let (records, _) = args.records.read()?;
     for path in report::write_figures(&records, &args.out)? {
         println!("{}", path.display());
     }

@@ -79,7 +79,7 @@ impl Visit for Train<'_> {
         spec: &'static Spec,
         network: N,
     ) -> anyhow::Result<()> {
-        let (name, recipe, device) = (spec.name, Recipe::MICRO, Device::flex());
+        let (name, recipe, device) = (spec.name, Recipe::micro(spec.name), Device::flex());
         let checkpoint = self
             .args
             .work

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::run::Weights;
 use crate::plan::{Plan, Planned, Registry};
 use crate::progress::{Estimator, human};
 use crate::store::{State, Store};
@@ -24,11 +25,18 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Where weights come from
+    #[command(flatten)]
+    pub weights: Weights,
 }
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<()> {
+    show(
+        &args,
+        &args.weights.registry()?,
+        &mut std::io::stdout().lock(),
+    )
 }
 
 /// Prints the plan's cells.
@@ -150,4 +158,93 @@ fn describe(state: &State, planned: &Planned, estimator: &Estimator) -> serde_js
         value["estimated_s"] = json!(seconds);
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::Fake;
+    use crate::store::Attempt;
+    use crate::store::tests::sample;
+
+    fn shown(store: &std::path::Path, json: bool) -> String {
+        let args = Args {
+            plan: "smoke".into(),
+            set: vec!["fit.few.steps=10".into()],
+            store: store.into(),
+            weights: Weights {
+                files: Vec::new(),
+                assets: PathBuf::new(),
+            },
+            json,
+        };
+        let mut out = Vec::new();
+        show(&args, &Fake, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_state_shows_and_the_rest_has_a_time_once_there_are_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("records");
+        let text = shown(&root, false);
+        assert!(text.starts_with("smoke: Smoke test\n"), "{text}");
+        assert!(
+            text.contains("3 cells: 0 done, 0 failed, 0 claimed, 3 open"),
+            "{text}"
+        );
+        assert!(text.contains("no time can be told"), "{text}");
+        assert!(!root.exists(), "looking creates nothing");
+
+        let cells = Plan::load("smoke", &["fit.few.steps=10".into()])
+            .unwrap()
+            .expand(&Fake)
+            .unwrap();
+        let store = Store::open(&root).unwrap();
+        let mut dense = sample(0);
+        dense.cell = cells[0].cell.clone();
+        dense.key = cells[0].key.clone();
+        dense.timing.prepare_s = 1.0;
+        dense.timing.evaluate_s = 59.0;
+        store.put(&dense).unwrap();
+        store
+            .fail(&cells[1].key, &cells[1].cell, "out of luck")
+            .unwrap();
+        let Attempt::Claimed(_claim) = store.claim(&cells[2].key).unwrap() else {
+            panic!("a free cell could not be claimed")
+        };
+        let text = shown(&root, false);
+        assert!(
+            text.contains("1 done, 1 failed, 1 claimed, 0 open"),
+            "{text}"
+        );
+        assert!(text.contains("(out of luck)"), "{text}");
+        assert!(
+            text.contains("no time can be told"),
+            "no reconstruction was timed: {text}"
+        );
+
+        // Reconstruction of the same grain at half the steps: twice its time is expected.
+        let mut fitted = sample(0);
+        fitted.timing.prepare_s = 1.0;
+        fitted.timing.evaluate_s = 59.0;
+        fitted.timing.reconstruct_s = 30.0;
+        store.put(&fitted).unwrap();
+        let text = shown(&root, false);
+        assert!(
+            text.contains("the rest takes about 2 min 00 s by the timings of 2 records"),
+            "{text}"
+        );
+
+        let value: serde_json::Value = serde_json::from_str(&shown(&root, true)).unwrap();
+        assert_eq!(value["rest"]["seconds"], 120.0);
+        let states: Vec<_> = value["cells"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| &c["state"])
+            .collect();
+        assert_eq!(states, ["done", "failed", "claimed"]);
+        assert_eq!(value["cells"][2]["key"], cells[2].key.as_str());
+    }
 }

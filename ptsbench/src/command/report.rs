@@ -1,32 +1,129 @@
 //! `ptsbench report`: tables and one page, from records alone.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::report::{self, Words};
+use crate::plan::{Lookup, Plan, Registry};
+use crate::record::Record;
+use crate::registry::Zoo;
+use crate::report::{self, ReportError, Words};
+use crate::store::Store;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of records.
-    #[arg(long, default_value = "out/records", value_name = "DIR")]
-    store: PathBuf,
-    /// The folder to write `report.html` and `tables/` into.
+    /// Which records
+    #[command(flatten)]
+    records: Selection,
+    /// The folder to write `report.html` and `tables/` into
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
-    /// Name this plan in the report and show its records alone; without it, all records.
-    #[arg(long, value_name = "PLAN")]
-    plan: Option<String>,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let records = report::load_records(&args.store)?;
-    let words = Words {
-        plan: args.plan,
-        notes: Vec::new(),
-    };
+    let (records, words) = args.records.read()?;
     for path in report::write_report(&records, &words, &args.out)? {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// The records that a report is made of.
+#[derive(Debug, clap::Args)]
+pub struct Selection {
+    /// The folder of records
+    #[arg(long, default_value = "out/records", value_name = "DIR")]
+    store: PathBuf,
+    /// Only the records of this plan, a file or the name of a preset [default: all records]
+    #[arg(long, value_name = "PLAN")]
+    plan: Option<String>,
+    /// Override one value of the plan, as `run` was told to
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "plan")]
+    set: Vec<String>,
+}
+
+impl Selection {
+    /// Reads them, and the plan's words; needs neither weights nor data.
+    pub fn read(&self) -> anyhow::Result<(Vec<Record>, Words)> {
+        let mut records = Vec::new();
+        for record in Store::view(&self.store)?.iter()? {
+            records.push(record?);
+        }
+        if records.is_empty() {
+            return Err(ReportError::Empty {
+                store: self.store.clone(),
+            }
+            .into());
+        }
+        let Some(name) = &self.plan else {
+            return Ok((records, Words::default()));
+        };
+        let plan = Plan::load(name, &self.set)?;
+        let keys: BTreeSet<_> = plan
+            .expand(&Recorded::new(&records)?)?
+            .into_iter()
+            .map(|planned| planned.key)
+            .collect();
+        let words = Words {
+            plan: Some(name.clone()),
+            notes: plan.footnotes(),
+        };
+        Ok((report::of_plan(records, name, &keys)?, words))
+    }
+}
+
+/// Looks weight files up in records, so that a plan can be expanded where there are none.
+struct Recorded {
+    zoo: Zoo,
+    digests: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Recorded {
+    fn new(records: &[Record]) -> anyhow::Result<Self> {
+        let mut digests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for record in records {
+            let of_model = digests.entry(record.cell.model.clone()).or_default();
+            of_model.insert(record.cell.weights.clone());
+        }
+        Ok(Self {
+            zoo: Zoo::default(),
+            digests,
+        })
+    }
+}
+
+impl Registry for Recorded {
+    fn weights(&self, model: &str) -> Lookup<String> {
+        let mut found = self.digests.get(model).into_iter().flatten();
+        match (found.next(), found.next()) {
+            (Some(digest), None) => Ok(digest.clone()),
+            // No record has this model: whatever its digest, none will match.
+            (None, _) => Ok(String::new()),
+            (Some(_), Some(_)) => Err(format!(
+                "the store has records of `{model}` with two different weight files; keep them in two stores, or leave --plan out"
+            )
+            .into()),
+        }
+    }
+
+    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
+        self.zoo.models_matching(glob)
+    }
+
+    fn task(&self, name: &str) -> Lookup<(u32, usize)> {
+        self.zoo.task(name)
+    }
+
+    fn allocator_version(&self, name: &str) -> Lookup<u32> {
+        self.zoo.allocator_version(name)
+    }
+
+    fn criterion_version(&self, name: &str) -> Lookup<u32> {
+        self.zoo.criterion_version(name)
+    }
+
+    fn reconstruction_version(&self) -> u32 {
+        self.zoo.reconstruction_version()
+    }
 }

@@ -1,10 +1,200 @@
-//! `ptsbench run` (being written).
+//! `ptsbench run`: compute the cells of a plan that have no record yet.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::device::{self, Choice};
+use crate::interrupt;
+use crate::pipeline::{Bench, MeasureError};
+use crate::plan::{Plan, Planned};
+use crate::progress::{Estimator, Mode, Progress};
+use crate::registry::Zoo;
+use crate::store::{Attempt, State, Store};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// A plan's file, or the name of a preset
+    pub plan: String,
+    /// Override one value of the plan, such as task.samples=200 or grid.0.rates=[0.5]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the records
+    #[arg(long, value_name = "DIR", default_value = "out/records")]
+    pub store: PathBuf,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Choice,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Try cells again that failed before
+    #[arg(long)]
+    pub retry_failed: bool,
+    /// Where weights come from
+    #[command(flatten)]
+    pub weights: Weights,
+}
+
+/// Where weights come from.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Weights {
+    /// A model's weight file; may be repeated
+    #[arg(long = "weights", value_name = "MODEL=FILE", value_parser = model_file)]
+    pub files: Vec<(String, PathBuf)>,
+    /// Folder of the built-in networks
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    pub assets: PathBuf,
+}
+
+impl Weights {
+    /// The registry that looks there.
+    pub fn registry(&self) -> anyhow::Result<Zoo> {
+        let files: HashMap<_, _> = self.files.iter().cloned().collect();
+        Zoo::new(&self.assets, files)
+    }
+}
+
+fn model_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((model, file)) if !model.is_empty() && !file.is_empty() => {
+            Ok((model.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err("give MODEL=FILE, e.g. resnet50=weights/resnet50.safetensors".to_owned()),
+    }
+}
 
 /// Runs the command.
-pub fn run(_: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("--threads comes too late: a pool of threads is running already")?;
+    }
+    let registry = args.weights.registry()?;
+    let plan = Plan::load(&args.plan, &args.set)?;
+    let cells = plan.expand(&registry)?;
+    let store = Store::open(&args.store)?;
+    let chosen = device::choose(args.device)?;
+    interrupt::install("finished cells and units are kept").context("cannot listen for Ctrl-C")?;
+
+    let mut open = Vec::new();
+    let mut skipped = 0;
+    for planned in &cells {
+        match store.state(&planned.key)? {
+            State::Done => {}
+            State::Failed(_) if !args.retry_failed => skipped += 1,
+            _ => open.push(planned),
+        }
+    }
+    eprintln!(
+        "{}: {} cells, {} done, {} to compute{}",
+        plan.name,
+        cells.len(),
+        cells.len() - open.len() - skipped,
+        open.len(),
+        match skipped {
+            0 => String::new(),
+            n => format!(", {n} failed before (--retry-failed tries them again)"),
+        }
+    );
+    if open.is_empty() {
+        return Ok(outcome(skipped));
+    }
+    eprintln!("{chosen}");
+
+    let mut estimator = Estimator::default();
+    for record in store.iter()? {
+        estimator.learn(&record?);
+    }
+    let weight = open
+        .iter()
+        .map(|planned| estimator.weight(&planned.cell))
+        .sum();
+    let progress = Progress::new(open.len(), Mode::Auto).with_total_weight(weight);
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &progress,
+    };
+    let mut failed = skipped;
+    for planned in open {
+        progress.cell_started(&planned.cell.to_string(), estimator.weight(&planned.cell));
+        match compute(&bench, &store, &registry, planned)? {
+            Outcome::Done(summary) => progress.cell_finished(&summary),
+            Outcome::Failed(error) => {
+                failed += 1;
+                progress.cell_finished(&format!("failed: {error}"));
+            }
+            Outcome::Interrupted => {
+                let left = cells.len() - count_done(&store, &cells)?;
+                progress.note(&format!(
+                    "interrupted; {left} cells are left. The same command goes on where this one stopped"
+                ));
+                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            }
+        }
+    }
+    Ok(outcome(failed))
+}
+
+enum Outcome {
+    Done(String),
+    Failed(String),
+    Interrupted,
+}
+
+/// Computes one cell unless somebody else has done or is doing it.
+fn compute(
+    bench: &Bench<'_>,
+    store: &Store,
+    registry: &Zoo,
+    planned: &Planned,
+) -> anyhow::Result<Outcome> {
+    let claim = match store.claim(&planned.key)? {
+        Attempt::Claimed(claim) => claim,
+        Attempt::Done => return Ok(Outcome::Done("done by another process".into())),
+        Attempt::Held { by, .. } => return Ok(Outcome::Done(format!("left to {by}"))),
+    };
+    let file = registry
+        .file(&planned.cell.model)
+        .map_err(|error| anyhow::anyhow!(error))?;
+    let work = store.work_dir(&planned.key)?;
+    let measured = bench.measure(&planned.cell, &file, &work);
+    let outcome = match measured {
+        Ok(record) => {
+            store.clear_failure(&planned.key)?;
+            store.put(&record)?;
+            let units: f64 =
+                record.timing.prepare_s + record.timing.reconstruct_s + record.timing.evaluate_s;
+            Outcome::Done(format!("top-1 {:.2} %, {units:.1} s", record.score.value))
+        }
+        Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
+        Err(error) => {
+            let text = error.to_string();
+            store.fail(&planned.key, &planned.cell, &text)?;
+            Outcome::Failed(text)
+        }
+    };
+    drop(claim);
+    Ok(outcome)
+}
+
+fn count_done(store: &Store, cells: &[Planned]) -> anyhow::Result<usize> {
+    let mut done = 0;
+    for planned in cells {
+        done += usize::from(store.state(&planned.key)? == State::Done);
+    }
+    Ok(done)
+}
+
+fn outcome(failed: usize) -> ExitCode {
+    if failed > 0 {
+        eprintln!("{failed} cells failed; `ptsbench plan` shows which and why");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }

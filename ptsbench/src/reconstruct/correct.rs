@@ -173,7 +173,7 @@ fn exact(dense: &[f64], keep: &[bool]) -> Option<(f64, f64)> {
     }
     let radicand = ((variance + mu * mu) * ratio - (mu * ratio).powi(2)) / v;
     let lambda = radicand.sqrt(); // NaN below 0
-    (radicand > 0.0 && (0.25..=4.0).contains(&lambda)).then(|| (lambda, mu * ratio - lambda * m))
+    (radicand > 0.0 && (0.25..=4.0).contains(&lambda)).then_some((lambda, mu * ratio - lambda * m))
 }
 
 /// The second line of Eq. 1: `b_d + E f(W_d, X_d) - E f(W', X_d)`.

@@ -79,7 +79,7 @@ pub struct Bar {
     pub spread: Option<f64>,
     /// Its colour.
     pub style: Style,
-    /// Words at its end.
+    /// Words beside it, in a column to the right of the plot.
     pub label: Option<String>,
 }
 
@@ -169,8 +169,17 @@ const MARGIN: f64 = 20.0;
 const FONT: &str = "sans-serif";
 /// Room for viewers whose font is wider than the one measured.
 const WIDER: f64 = 1.12;
+/// How far both backends put the middle of capitals above the place given, in em. The bitmap backend's baseline lies
+/// 0.12 em below that place; the SVG backend's half an x-height, which depends on the viewer's font, so it is replaced.
+const CENTRE: f64 = 0.23;
+const SVG_MIDDLE: &str = "dy=\"0.5ex\"";
+const SVG_BASELINE: &str = "dy=\"0.12em\"";
+/// Height of a line of the title.
+const TITLE_LINE: f64 = 22.0;
 /// Height of a line of text.
 const LINE: f64 = 17.0;
+/// Space between a plot and the names of its rows, and to the left of a plot without names.
+const NO_NAMES: f64 = 8.0;
 /// Space between two panels.
 const GAP: f64 = 26.0;
 /// Height of a line panel's plot.
@@ -279,17 +288,19 @@ impl<DB: DrawingBackend> Canvas<'_, DB> {
         }
     }
 
-    /// Text whose vertical middle is at y.
+    /// Text whose capitals are centred on y.
     fn text(&self, text: &str, place: (f64, f64), em: f64, colour: RGBColor, h: HPos) -> Drawn<DB> {
         // plotters takes the height of a line, 1.24 em, for the size of a font.
         let style = (FONT, em * SCALE * 1.24)
             .into_font()
             .color(&colour)
             .pos(Pos::new(h, VPos::Center));
-        self.0.draw(&Text::new(text.to_owned(), at(place), style))
+        let place = at((place.0, place.1 + CENTRE * em));
+        self.0.draw(&Text::new(text.to_owned(), place, style))
     }
 
     fn upright_text(&self, text: &str, place: (f64, f64), em: f64, colour: RGBColor) -> Drawn<DB> {
+        let place = (place.0 + CENTRE * em, place.1);
         let style = (FONT, em * SCALE * 1.24)
             .into_font()
             .transform(FontTransform::Rotate270)
@@ -338,7 +349,7 @@ impl Bars {
             .fold(0.0, f64::max)
     }
 
-    /// Room to the right of the plot for words at the ends of bars.
+    /// Room to the right of the plot for the words beside bars.
     fn ends_width(&self) -> f64 {
         let labels = self
             .rows
@@ -346,7 +357,7 @@ impl Bars {
             .flat_map(|r| &r.bars)
             .filter_map(|b| b.label.as_deref());
         labels
-            .map(|l| width(l, size::TEXT) + 8.0)
+            .map(|l| width(l, size::TEXT) + 12.0)
             .fold(0.0, f64::max)
     }
 }
@@ -357,18 +368,20 @@ fn bar_height(bars: usize) -> f64 {
 
 impl Figure {
     fn head_height(&self) -> f64 {
-        let subtitle = wrap(&self.subtitle, size::TEXT, WIDTH - 2.0 * MARGIN).len() as f64;
+        let room = WIDTH - 2.0 * MARGIN;
+        let title = wrap(&self.title, size::TITLE, room).len() as f64;
+        let subtitle = wrap(&self.subtitle, size::TEXT, room).len() as f64;
         let legend = if self.legend.is_empty() {
             0.0
         } else {
-            LINE + 8.0
+            LINE + 10.0
         };
-        MARGIN + 22.0 + subtitle * LINE + legend + 6.0
+        MARGIN + title * TITLE_LINE + subtitle * LINE + legend + 8.0
     }
 
     fn panel_title_height(&self) -> f64 {
         if self.panels.iter().all(|p| p.title.is_empty()) {
-            4.0
+            12.0
         } else {
             26.0
         }
@@ -442,7 +455,9 @@ impl Figure {
             xml(&self.title),
             xml(&self.description)
         );
-        Ok(text.replacen(">\n", &described, 1))
+        Ok(text
+            .replacen(">\n", &described, 1)
+            .replace(SVG_MIDDLE, SVG_BASELINE))
     }
 
     /// The figure as PNG; `scratch` is a folder that can be written.
@@ -473,50 +488,19 @@ impl Figure {
         area.fill(&theme::PAPER)?;
         let canvas = Canvas(area);
         let mut y = MARGIN + 8.0;
-        canvas.text(
-            &self.title,
-            (MARGIN, y),
-            size::TITLE,
-            theme::INK,
-            HPos::Left,
-        )?;
-        y += 22.0;
+        for line in wrap(&self.title, size::TITLE, WIDTH - 2.0 * MARGIN) {
+            canvas.text(&line, (MARGIN, y), size::TITLE, theme::INK, HPos::Left)?;
+            y += TITLE_LINE;
+        }
         for line in wrap(&self.subtitle, size::TEXT, WIDTH - 2.0 * MARGIN) {
             canvas.text(&line, (MARGIN, y), size::TEXT, theme::MUTED, HPos::Left)?;
             y += LINE;
         }
-        self.draw_legend(&canvas, y + 4.0)?;
+        self.draw_legend(&canvas, y + 6.0)?;
 
         let top = self.head_height() + self.panel_title_height() + self.references_height();
         let bottom = top + self.plot_height();
-        let count = self.panels.len().max(1) as f64;
-        let share = (WIDTH - 2.0 * MARGIN - (count - 1.0) * GAP) / count;
-        // Names of rows are as wide in every panel, so that plots are too.
-        let names = self.panels.iter().map(|p| match &p.body {
-            Body::Bars(bars) => bars.labels_width() + 8.0,
-            Body::Lines(lines) => {
-                lines
-                    .y
-                    .ticks
-                    .iter()
-                    .map(|(_, w)| width(w, size::TEXT))
-                    .fold(0.0, f64::max)
-                    + 28.0
-            }
-        });
-        let names = names.fold(0.0, f64::max);
-        for (index, panel) in self.panels.iter().enumerate() {
-            let start = MARGIN + index as f64 * (share + GAP);
-            let ends = match &panel.body {
-                Body::Bars(bars) => bars.ends_width().max(8.0),
-                Body::Lines(lines) => lines.ends_width(),
-            };
-            let frame = Frame {
-                left: start + names,
-                right: start + share - ends,
-                top,
-                bottom,
-            };
+        for (panel, (start, frame)) in self.panels.iter().zip(self.frames(top, bottom)) {
             if !panel.title.is_empty() {
                 let y = self.head_height() + 10.0;
                 canvas.text(
@@ -528,11 +512,67 @@ impl Figure {
                 )?;
             }
             match &panel.body {
-                Body::Bars(bars) => bars.draw(&canvas, frame)?,
+                Body::Bars(bars) => bars.draw(&canvas, frame, frame.left - start > NO_NAMES)?,
                 Body::Lines(lines) => lines.draw(&canvas, frame, start)?,
             }
         }
         Ok(())
+    }
+
+    /// Where each panel begins and where its plot lies; all plots are equally wide.
+    fn frames(&self, top: f64, bottom: f64) -> Vec<(f64, Frame)> {
+        let names: Vec<f64> = (0..self.panels.len())
+            .map(|i| self.names_width(i))
+            .collect();
+        let ends = |panel: &Panel| match &panel.body {
+            Body::Bars(bars) => bars.ends_width().max(10.0),
+            Body::Lines(lines) => lines.ends_width(),
+        };
+        let ends: Vec<f64> = self.panels.iter().map(ends).collect();
+        let count = self.panels.len() as f64;
+        let taken: f64 = names.iter().chain(&ends).sum::<f64>() + (count - 1.0) * GAP;
+        let plot = (WIDTH - 2.0 * MARGIN - taken) / count;
+        let mut start = MARGIN;
+        let mut frames = Vec::new();
+        for (names, ends) in names.into_iter().zip(ends) {
+            let left = start + names;
+            let frame = Frame {
+                left,
+                right: left + plot,
+                top,
+                bottom,
+            };
+            frames.push((start, frame));
+            start = left + plot + ends + GAP;
+        }
+        frames
+    }
+
+    /// Room to the left of a panel's plot. Names of rows stand once where all panels share them.
+    fn names_width(&self, panel: usize) -> f64 {
+        let rows = |p: &Panel| match &p.body {
+            Body::Bars(bars) => bars.rows.iter().map(|r| r.label.clone()).collect(),
+            Body::Lines(_) => Vec::new(),
+        };
+        match &self.panels[panel].body {
+            Body::Bars(bars) => {
+                let shared =
+                    panel > 0 && rows(&self.panels[panel]) == rows(&self.panels[panel - 1]);
+                if shared {
+                    NO_NAMES
+                } else {
+                    bars.labels_width() + NO_NAMES
+                }
+            }
+            Body::Lines(lines) => {
+                let ticks = lines
+                    .y
+                    .ticks
+                    .iter()
+                    .map(|(_, words)| width(words, size::TEXT));
+                ticks.fold(0.0, f64::max) + 28.0
+            }
+        }
     }
 
     fn draw_legend<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>, y: f64) -> Drawn<DB> {
@@ -579,7 +619,12 @@ fn draw_x_axis<DB: DrawingBackend>(
 }
 
 impl Bars {
-    fn draw<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>, frame: Frame) -> Drawn<DB> {
+    fn draw<DB: DrawingBackend>(
+        &self,
+        canvas: &Canvas<'_, DB>,
+        frame: Frame,
+        names: bool,
+    ) -> Drawn<DB> {
         for (position, _) in &self.x.ticks {
             let x = frame.x(&self.x, *position);
             canvas.line((x, frame.top), (x, frame.bottom), theme::GRID, 1.0)?;
@@ -587,13 +632,10 @@ impl Bars {
         let row_height = self.row_height();
         for (index, row) in self.rows.iter().enumerate() {
             let middle = frame.top + 3.0 + (index as f64 + 0.5) * row_height;
-            canvas.text(
-                &row.label,
-                (frame.left - 8.0, middle),
-                size::TEXT,
-                theme::INK,
-                HPos::Right,
-            )?;
+            if names {
+                let place = (frame.left - NO_NAMES, middle);
+                canvas.text(&row.label, place, size::TEXT, theme::INK, HPos::Right)?;
+            }
             let height = bar_height(row.bars.len());
             let mut y = middle - height * row.bars.len() as f64 / 2.0;
             for bar in &row.bars {
@@ -604,23 +646,17 @@ impl Bars {
                     bar.style.colour,
                 )?;
                 let centre = y + height / 2.0;
-                let mut right = end;
                 if let Some(spread) = bar.spread {
                     let from = frame.x(&self.x, (bar.value - spread).max(self.x.min));
-                    right = frame.x(&self.x, bar.value + spread);
+                    let right = frame.x(&self.x, (bar.value + spread).min(self.x.max));
                     canvas.line((from, centre), (right, centre), theme::INK, 1.25)?;
                     for x in [from, right] {
                         canvas.line((x, centre - 3.0), (x, centre + 3.0), theme::INK, 1.25)?;
                     }
                 }
                 if let Some(label) = &bar.label {
-                    canvas.text(
-                        label,
-                        (right + 6.0, centre),
-                        size::TEXT,
-                        theme::INK,
-                        HPos::Left,
-                    )?;
+                    let place = (frame.right + self.ends_width(), centre);
+                    canvas.text(label, place, size::TEXT, theme::INK, HPos::Right)?;
                 }
                 y += height;
             }

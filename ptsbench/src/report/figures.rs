@@ -315,14 +315,14 @@ fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
             let Ok(after) = top1_after(model, allocator, rate, configuration) else {
                 continue;
             };
-            let label = if index == 0 { "Base (see note)" } else { name };
+            let label = if index == 0 { "Base" } else { name };
             rows.push(BarRow {
                 label: label.to_owned(),
                 bars: vec![Bar {
                     value: after.value,
                     spread: after.spread,
                     style: after_style,
-                    label: Some(format!("{:.1} ({:+.1})", after.value, after.value - before)),
+                    label: Some(signed(after.value, after.value - before)),
                 }],
             });
         }
@@ -371,6 +371,11 @@ fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
         legend: vec![("Pruned".to_owned(), before_style), ("Pruned and reconstructed".to_owned(), after_style)],
         panels,
     })
+}
+
+/// A value and its gain, with a true minus sign.
+fn signed(value: f64, gain: f64) -> String {
+    format!("{value:.1} ({gain:+.1})").replace('-', "\u{2212}")
 }
 
 fn list(names: &[String]) -> String {

@@ -27,9 +27,9 @@ pub fn page(
     out.push_str(
         "</style>\n</head>\n<body>\n<header>\n<h1>PTSBench report</h1>\n<p class=\"lead\">",
     );
-    out.push_str(&escape(&lead(records, words)));
+    out.push_str(&sentence(&lead(records, words)));
     out.push_str("</p>\n<nav><a href=\"#run\">What was run</a> <a href=\"#tables\">Tables</a> ");
-    out.push_str("<a href=\"#figures\">Figures</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">Again</a></nav>\n</header>\n<main>\n");
+    out.push_str("<a href=\"#figures\">Figures</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">How to make this again</a></nav>\n</header>\n<main>\n");
 
     out.push_str("<section id=\"run\">\n<h2>What was run</h2>\n");
     for suite in suite::suites(records) {
@@ -65,13 +65,13 @@ pub fn page(
     }
     out.push_str("</section>\n<section id=\"notes\">\n<h2>Notes</h2>\n<ul>\n");
     for note in notes(words) {
-        writeln!(out, "<li>{}</li>", escape(&note)).expect("a string");
+        writeln!(out, "<li>{}</li>", sentence(&note)).expect("a string");
     }
     out.push_str("</ul>\n</section>\n<section id=\"again\">\n<h2>How to make this again</h2>\n");
     let plan = words.plan.as_deref().unwrap_or("micro");
     write!(
         out,
-        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures --plan {0}\n</code></pre>\n\
+        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures\n</code></pre>\n\
          <p>The first command computes the cells of the plan that have no record yet, and <code>ptsbench plan {0}</code> \
          shows them beforehand. The other two read records alone; equal records give equal bytes.</p>\n",
         escape(plan)
@@ -169,10 +169,13 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
 
 /// A table in a container of its own that scrolls.
 pub fn render(table: &Table) -> String {
+    // The title stands outside the container, or it would be as wide as the table and scroll with it.
     let mut out = format!(
-        "<div class=\"table\" id=\"{}\">\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{1}\">\n<table>\n<caption>{1}</caption>\n<thead><tr>",
+        "<div class=\"table\">\n<h3 id=\"{0}\">{1}</h3>\n\
+         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{0}\">\n\
+         <table aria-labelledby=\"{0}\">\n<thead><tr>",
         escape(&table.id),
-        escape(&table.title)
+        sentence(&table.title)
     );
     for column in &table.columns {
         write!(
@@ -210,12 +213,12 @@ pub fn render(table: &Table) -> String {
     if !table.footnotes().is_empty() {
         out.push_str("<ol class=\"footnotes\">\n");
         for footnote in table.footnotes() {
-            writeln!(out, "<li>{}</li>", escape(footnote)).expect("a string");
+            writeln!(out, "<li>{}</li>", sentence(footnote)).expect("a string");
         }
         out.push_str("</ol>\n");
     }
     for note in &table.notes {
-        writeln!(out, "<p class=\"note\">{}</p>", escape(note)).expect("a string");
+        writeln!(out, "<p class=\"note\">{}</p>", sentence(note)).expect("a string");
     }
     out.push_str("</div>\n");
     out
@@ -273,6 +276,18 @@ fn escape(text: &str) -> String {
     out
 }
 
+/// A sentence, with text between backticks as code.
+fn sentence(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(index, part)| {
+        if index % 2 == 1 {
+            format!("<code>{}</code>", escape(part))
+        } else {
+            escape(part)
+        }
+    });
+    parts.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{figures, fixture, table::tests::sample, tables};
@@ -320,6 +335,8 @@ mod tests {
         assert_eq!(page.matches("<svg").count(), 4);
         assert!(page.contains("Levels are not &lt;comparable&gt;."));
         assert!(page.contains("ptsbench run micro"));
-        assert!(page.contains("68 measurements of the plan `micro`, 3 dense and 65 sparse."));
+        assert!(
+            page.contains("68 measurements of the plan <code>micro</code>, 3 dense and 65 sparse.")
+        );
     }
 }

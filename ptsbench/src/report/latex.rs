@@ -56,8 +56,20 @@ fn entry(entry: &Entry) -> String {
     }
 }
 
-/// Escapes LaTeX's special characters and names the others that a plain font encoding lacks.
+/// Sets text between backticks in typewriter type and escapes the rest.
 fn escape(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(index, part)| {
+        if index % 2 == 1 {
+            format!("\\texttt{{{}}}", escape_characters(part))
+        } else {
+            escape_characters(part)
+        }
+    });
+    parts.collect()
+}
+
+/// Escapes LaTeX's special characters and names the others that a plain font encoding lacks.
+fn escape_characters(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -91,6 +103,7 @@ mod tests {
             "\\textbackslash{}\\textasciitilde{}\\textasciicircum{}\\textless{}\\textbar{}"
         );
         assert_eq!(escape("1 ± 2 – 3"), "1 $\\pm$ 2 -- 3");
+        assert_eq!(escape("plan `a_b`."), "plan \\texttt{a\\_b}.");
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! Records and published numbers in; tables, figures and one page out.
 //!
-//! Everything here is a pure function of its arguments but [`load_records`] and the two `write_*` functions at the end.
+//! Everything here is a pure function of its arguments but the two `write_*` functions at the end.
 //! No number in a table or figure comes from anywhere but records and `assets/published`, and none depends on time or
 //! machine: equal records give equal bytes.
 //!
 //! `suite` looks records up, `tables` and `figures` decide what is shown, `table` and `figure` are the models of what is
 //! shown, and the other files each write one format.
 
-use std::io;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::cell::{Granularity, Inputs};
-use crate::record::{Record, SCHEMA};
+use crate::cell::{Granularity, Inputs, Key};
+use crate::record::Record;
+use crate::store::{StoreError, write_atomic};
 
 pub mod csv;
 pub mod figure;
@@ -138,22 +139,9 @@ pub enum ReportError {
         /// Records in the store.
         records: usize,
     },
-    /// A record cannot be read.
-    #[error("cannot read {}: {reason}; `ptsbench doctor` lists every damaged record, deleting one makes `ptsbench run` compute it again", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}; check the folder and the space left, or choose another with --out", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error("{0}; or choose another folder with --out")]
+    Write(#[from] StoreError),
     /// A figure cannot be drawn.
     #[error("cannot draw the figure `{figure}`: {reason}")]
     Draw {
@@ -190,51 +178,24 @@ pub fn figures(records: &[Record]) -> Vec<Figure> {
         .collect()
 }
 
-/// Reads the records below `store`, in the order of their keys; failures are passed over.
-pub fn load_records(store: &Path) -> Result<Vec<Record>, ReportError> {
-    let unreadable = |path: &Path, error: &dyn std::fmt::Display| ReportError::Record {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let entries = |folder: &Path| -> Result<Vec<PathBuf>, ReportError> {
-        let entries = folder
-            .read_dir()
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let entries = entries.map_err(|error| unreadable(folder, &error))?;
-        Ok(entries.into_iter().map(|entry| entry.path()).collect())
-    };
-    let is_record = |path: &Path| {
-        let name = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .unwrap_or_default();
-        name.ends_with(".json") && !name.ends_with(".failed.json")
-    };
-    let mut records = Vec::new();
-    if store.is_dir() {
-        for folder in entries(store)?.into_iter().filter(|p| p.is_dir()) {
-            for path in entries(&folder)?.into_iter().filter(|p| is_record(p)) {
-                let bytes = std::fs::read(&path).map_err(|error| unreadable(&path, &error))?;
-                let record: Record =
-                    serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, &error))?;
-                if record.schema != SCHEMA {
-                    let reason = format!(
-                        "its schema is {}, this program reads {SCHEMA}",
-                        record.schema
-                    );
-                    return Err(unreadable(&path, &reason));
-                }
-                records.push(record);
-            }
-        }
-    }
-    if records.is_empty() {
-        return Err(ReportError::Empty {
-            store: store.to_owned(),
+/// The records whose keys a plan has; an error where there are none.
+pub fn of_plan(
+    records: Vec<Record>,
+    plan: &str,
+    keys: &BTreeSet<Key>,
+) -> Result<Vec<Record>, ReportError> {
+    let count = records.len();
+    let chosen: Vec<Record> = records
+        .into_iter()
+        .filter(|r| keys.contains(&r.key))
+        .collect();
+    if chosen.is_empty() {
+        return Err(ReportError::NotOfPlan {
+            plan: plan.to_owned(),
+            records: count,
         });
     }
-    records.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(records)
+    Ok(chosen)
 }
 
 /// Writes `report.html` and `tables/*` below `out` and returns their paths.
@@ -254,12 +215,12 @@ pub fn write_report(
         ];
         for (extension, text) in formats {
             let path = out.join("tables").join(format!("{}.{extension}", table.id));
-            write_file(&path, text.as_bytes())?;
+            write_atomic(&path, text.as_bytes())?;
             written.push(path);
         }
     }
     let path = out.join("report.html");
-    write_file(&path, page.as_bytes())?;
+    write_atomic(&path, page.as_bytes())?;
     written.push(path);
     Ok(written)
 }
@@ -270,47 +231,18 @@ pub fn write_figures(records: &[Record], out: &Path) -> Result<Vec<PathBuf>, Rep
     for figure in figures(records) {
         let folder = out.join("figures");
         let svg = folder.join(format!("{}.svg", figure.id));
-        write_file(&svg, figure.svg()?.as_bytes())?;
+        write_atomic(&svg, figure.svg()?.as_bytes())?;
         let png = folder.join(format!("{}.png", figure.id));
-        write_file(&png, &figure.png(&folder)?)?;
+        write_atomic(&png, &figure.png(&folder)?)?;
         written.extend([svg, png]);
     }
     Ok(written)
-}
-
-/// Writes a file whole or not at all, making its folder.
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), ReportError> {
-    let write = || {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = folder.join(format!(".{name}.{}.partial", std::process::id()));
-        std::fs::write(&partial, bytes)
-            .and_then(|()| std::fs::rename(&partial, path))
-            .inspect_err(|_| {
-                // Whether the partial file can be removed does not change what went wrong.
-                let _ = std::fs::remove_file(&partial);
-            })
-    };
-    write().map_err(|source| ReportError::Write {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-
-    fn save(records: &[Record], store: &Path) {
-        for record in records {
-            let folder = store.join(&record.key.as_str()[..2]);
-            std::fs::create_dir_all(&folder).expect("a temporary folder");
-            let text = serde_json::to_string_pretty(record).expect("a record");
-            std::fs::write(folder.join(format!("{}.json", record.key)), text).expect("written");
-        }
-    }
 
     fn bytes_below(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut found = BTreeMap::new();
@@ -330,7 +262,6 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let mut outputs = Vec::new();
         for run in 0..2 {
-            let store = root.path().join(format!("store{run}"));
             let mut records = fixture::records();
             for record in &mut records {
                 // What differs from run to run must not show.
@@ -339,9 +270,7 @@ mod tests {
                 record.environment.processor = format!("processor {run}");
                 record.environment.threads = 1 + run as usize;
             }
-            save(&records, &store);
             let out = root.path().join("out");
-            let records = load_records(&store).expect("readable");
             write_report(&records, &Words::default(), &out).expect("written");
             write_figures(&records, &out).expect("written");
             outputs.push(bytes_below(&out));
@@ -359,43 +288,13 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_passed_over_and_damage_is_named() {
-        let store = tempfile::tempdir().expect("a temporary folder");
-        let records = &fixture::records()[..3];
-        save(records, store.path());
-        let folder = store.path().join("ab");
-        std::fs::create_dir_all(&folder).expect("made");
-        std::fs::write(folder.join("ab12.failed.json"), "{\"error\": \"NaN\"}").expect("written");
-        assert_eq!(load_records(store.path()).expect("readable").len(), 3);
-
-        let damaged = folder.join("ab13.json");
-        std::fs::write(&damaged, "{\"schema\": 1,").expect("written");
-        let error = load_records(store.path()).expect_err("damaged").to_string();
-        assert!(
-            error.contains("ab13.json") && error.contains("ptsbench doctor"),
-            "{error}"
-        );
-
-        let mut future = serde_json::to_value(&records[0]).expect("a record");
-        future["schema"] = 99.into();
-        std::fs::write(&damaged, future.to_string()).expect("written");
-        let error = load_records(store.path())
-            .expect_err("another schema")
-            .to_string();
-        assert!(
-            error.contains("schema is 99, this program reads 1"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn an_empty_store_says_how_to_fill_it() {
-        let store = tempfile::tempdir().expect("a temporary folder");
-        for path in [store.path().to_owned(), store.path().join("nowhere")] {
-            let error = load_records(&path).expect_err("empty").to_string();
-            assert!(error.contains("ptsbench run micro"), "{error}");
-            assert!(error.contains(&path.display().to_string()), "{error}");
-        }
+    fn a_plan_chooses_its_records() {
+        let records = fixture::records();
+        let keys: BTreeSet<Key> = records[..2].iter().map(|r| r.key.clone()).collect();
+        let chosen = of_plan(records.clone(), "micro", &keys).expect("two of them");
+        assert_eq!(chosen, records[..2]);
+        let error = of_plan(records, "micro", &BTreeSet::new()).expect_err("none");
+        assert!(error.to_string().contains("ptsbench run micro"), "{error}");
     }
 
     #[test]

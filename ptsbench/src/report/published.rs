@@ -165,9 +165,9 @@ impl Published {
     }
 }
 
-/// The name under which [`ByRate`] holds a rate.
+/// The name under which [`ByRate`] holds a rate: percent with at most two decimals.
 pub fn percent(rate: f64) -> String {
-    format!("{:.0}", 100.0 * rate)
+    format!("{}", (1e4 * rate).round() / 100.0)
 }
 
 #[cfg(test)]
@@ -221,5 +221,6 @@ mod tests {
     fn rates_are_named_in_percent() {
         assert_eq!(overall::RATES.map(percent), ["50", "60", "70", "80"]);
         assert_eq!(percent(0.7 + 1e-12), "70");
+        assert_eq!(percent(0.875), "87.5");
     }
 }

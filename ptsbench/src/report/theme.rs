@@ -59,7 +59,7 @@ pub fn allocator(name: &str, place: usize) -> Style {
         "erk" => (VERMILLION, Marker::Triangle),
         "fcpts_l2norm" => (SKY, Marker::Diamond),
         "fcpts_erk" => (ORANGE, Marker::Diamond),
-        _ if place % 2 == 0 => (GREEN, Marker::Diamond),
+        _ if place.is_multiple_of(2) => (GREEN, Marker::Diamond),
         _ => (PURPLE, Marker::Square),
     };
     Style { colour, marker }

@@ -226,8 +226,8 @@ pub(super) fn take(
     let file = OpenOptions::new()
         .write(true)
         .open(path)
-        .map_err(|source| StoreError::writing(path, source))?;
-    let heart = beat(file).map_err(|source| StoreError::writing(path, source))?;
+        .map_err(|reason| StoreError::writing(path, reason))?;
+    let heart = beat(file).map_err(|reason| StoreError::writing(path, reason))?;
     Ok(Attempt::Claimed(Claim {
         path: path.to_path_buf(),
         lock: lock_path.to_path_buf(),
@@ -261,7 +261,7 @@ fn read(path: &Path) -> Result<Option<Owner>, StoreError> {
                 remedy: "if no other run is using the store, remove the file",
             }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StoreError::reading(path, source)),
+        Err(reason) => Err(StoreError::reading(path, reason)),
     }
 }
 
@@ -272,7 +272,7 @@ fn lock(path: &Path) -> Result<Option<File>, StoreError> {
         .create(true)
         .truncate(false)
         .open(path)
-        .map_err(|source| StoreError::writing(path, source))?;
+        .map_err(|reason| StoreError::writing(path, reason))?;
     let start = Instant::now();
     loop {
         match file.try_lock() {
@@ -289,7 +289,7 @@ fn lock(path: &Path) -> Result<Option<File>, StoreError> {
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
                 return Ok(None);
             }
-            Err(TryLockError::Error(source)) => return Err(StoreError::writing(path, source)),
+            Err(TryLockError::Error(reason)) => return Err(StoreError::writing(path, reason)),
         }
     }
 }

@@ -63,7 +63,7 @@ pub fn write_atomic_on(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(),
     let temporary = write_temporary(disk, path, bytes)?;
     disk.rename(&temporary.0, path)
         .and_then(|()| disk.sync_folder(folder_of(path)))
-        .map_err(|source| StoreError::writing(path, source))
+        .map_err(|reason| StoreError::writing(path, reason))
 }
 
 /// Writes a file whole, unless the name is taken: then nothing changes and the answer is false.
@@ -82,7 +82,7 @@ pub(super) fn write_once(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<b
         Err(error) => Err(error),
     };
     done.and_then(|done| disk.sync_folder(folder_of(path)).map(|()| done))
-        .map_err(|source| StoreError::writing(path, source))
+        .map_err(|reason| StoreError::writing(path, reason))
 }
 
 /// Whether the error says that the disk, or the user's share of it, is full.
@@ -106,7 +106,7 @@ impl Drop for Temporary {
 fn write_temporary(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<Temporary, StoreError> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let folder = folder_of(path);
-    fs::create_dir_all(folder).map_err(|source| StoreError::writing(folder, source))?;
+    fs::create_dir_all(folder).map_err(|reason| StoreError::writing(folder, reason))?;
     let me = Process::this();
     let temporary = Temporary(folder.join(format!(
         "{PREFIX}{}-{}-{}-{}-{}",
@@ -117,7 +117,7 @@ fn write_temporary(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<Tempora
         COUNT.fetch_add(1, Ordering::Relaxed)
     )));
     disk.write(&temporary.0, bytes)
-        .map_err(|source| StoreError::writing(path, source))?;
+        .map_err(|reason| StoreError::writing(path, reason))?;
     Ok(temporary)
 }
 

@@ -1,0 +1,52 @@
+# Verbs only: each target is a cargo or ptsbench command. `make help` lists them.
+
+CARGO ?= cargo
+RUST := 1.95
+OUT ?= out
+PLAN ?= micro
+# The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
+PTSBENCH = $(CARGO) build --release --workspace --quiet && "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/ptsbench"
+
+.PHONY: help rust build bench-all figures test check test-kernels micro-zoo check-gpu clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+rust:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is not installed; install Rust $(RUST) or newer (https://rustup.rs), then run make again" >&2; exit 1; }
+	@have=$$(rustc --version | cut -d' ' -f2 | cut -d- -f1); \
+	  [ "$$(printf '%s\n%s\n' $(RUST) "$$have" | sort -V | head -n 1)" = "$(RUST)" ] || \
+	  { echo "Rust $$have is too old; install $(RUST) or newer (rustup update stable), then run make again" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "there is no C compiler and linker (cc); install one, e.g. gcc or clang, then run make again" >&2; exit 1; }
+
+build: rust ## compile everything (about 10 minutes the first time)
+	$(CARGO) build --release --workspace
+
+bench-all: build ## run the micro suite and write out/report.html, out/tables and out/figures
+	$(PTSBENCH) run $(PLAN) --store $(OUT)/records
+	$(PTSBENCH) report --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+	$(PTSBENCH) figures --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+
+figures: rust ## draw all tables and figures again, from the records alone
+	$(PTSBENCH) report --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+	$(PTSBENCH) figures --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+
+test: rust ## format, lints, and every test
+	@scripts/test
+
+check: rust ## format and lints alone
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+test-kernels: rust ## the kernels' tests alone
+	$(CARGO) test --release -p ptsbench-tests -p kernels --lib
+
+micro-zoo: rust ## train the built-in networks again (about half an hour; an interrupted run goes on)
+	$(PTSBENCH) micro-zoo
+
+check-gpu: rust ## compile-check the GPU builds
+	$(CARGO) check --release --workspace --features ptsbench/wgpu
+	$(CARGO) check --release --workspace --features ptsbench/cuda,ptsbench/vulkan,ptsbench/autotune
+
+clean: ## delete results (not the compiled program)
+	rm -rf $(OUT)

@@ -1,0 +1,118 @@
+//! The plain table of every cell.
+
+use super::super::suite::{Configuration, Suite, allocation};
+use super::super::table::{Column, Entry, Table};
+use super::super::{METHODS, TRACK2, allocator_name};
+use super::rate_name;
+use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule};
+use crate::record::Record;
+
+/// Every cell.
+pub(super) fn cells(suite: &Suite<'_>) -> Table {
+    let mut table = Table::new(
+        format!("{}_cells", suite.id),
+        "All cells",
+        vec![
+            Column::words("Network"),
+            Column::words("Pattern"),
+            Column::words("Allocation"),
+            Column::words("Criterion"),
+            Column::words("Reconstruction"),
+            Column::words("Seed"),
+            Column::numbers("Top-1, %"),
+            Column::numbers("Correct"),
+            Column::numbers("Images"),
+            Column::numbers("Prunable weights"),
+            Column::numbers("Zeros"),
+            Column::numbers("Zeros, %"),
+            Column::numbers("Multiply-adds left, %"),
+            Column::words("Key"),
+        ],
+    );
+    for model in &suite.models {
+        let mut records = model.records().to_vec();
+        records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
+        for (index, record) in records.into_iter().enumerate() {
+            let sparsity = record.cell.sparsity.as_ref();
+            let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
+            let none = || "none".to_owned();
+            let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
+            if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
+                criterion.push_str(", released counting");
+            }
+            let allocator = sparsity.and_then(|s| s.allocation.as_ref());
+            let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+            table.push(
+                index == 0,
+                vec![
+                    Entry::text(&model.label),
+                    Entry::text(pattern(record)),
+                    Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
+                    Entry::text(criterion),
+                    Entry::text(reconstruction.map_or_else(none, configuration)),
+                    Entry::text(
+                        reconstruction.map_or_else(none, |r| r.calibration.seed.to_string()),
+                    ),
+                    Entry::number(record.score.value, 2),
+                    Entry::Count(record.score.correct),
+                    Entry::Count(record.score.total),
+                    Entry::Count(record.cost.weights),
+                    Entry::Count(record.cost.zeros),
+                    Entry::number(share(record.cost.zeros, record.cost.weights), 3),
+                    Entry::number(share(record.cost.sparse_macs, record.cost.macs), 2),
+                    Entry::text(record.key.short()),
+                ],
+            );
+        }
+    }
+    table
+}
+
+fn pattern(record: &Record) -> String {
+    match record.cell.sparsity.as_ref().map(|s| s.pattern) {
+        None => "dense".to_owned(),
+        Some(Pattern::Unstructured { rate }) => rate_name(rate),
+        Some(Pattern::NofM { n, m }) => format!("{n}:{m}"),
+        Some(Pattern::TransposableNofM { n, m }) => format!("{n}:{m} transposable"),
+    }
+}
+
+fn configuration(r: &Reconstruction) -> String {
+    let granularity = match r.granularity {
+        Granularity::Single => "single",
+        Granularity::Layer => "layer",
+        Granularity::Block => "block",
+    };
+    let inputs = match r.inputs {
+        Inputs::Dense => "dense input",
+        Inputs::Sparse => "sparse input",
+    };
+    let correction = if r.correction {
+        "correction"
+    } else {
+        "no correction"
+    };
+    format!("{granularity}, {inputs}, {correction}")
+}
+
+/// Reading order of a network's cells: dense, then without and with reconstruction, by allocator, rate and configuration.
+fn order(record: &Record) -> (u8, usize, &str, u64, Option<usize>, u64) {
+    let Some(sparsity) = &record.cell.sparsity else {
+        return (0, 0, "", 0, None, 0);
+    };
+    let reconstruction = sparsity.reconstruction.as_ref();
+    let allocator = sparsity.allocation.as_ref().map_or("", |a| a.name.as_str());
+    let place = METHODS
+        .iter()
+        .position(|(_, name)| *name == allocator)
+        .unwrap_or(METHODS.len());
+    let rate = allocation(record).map_or(0, |(_, rate)| (rate * 1e6).round() as u64);
+    (
+        1 + u8::from(reconstruction.is_some()),
+        place,
+        allocator,
+        rate,
+        reconstruction.and_then(|r| TRACK2.iter().position(|(_, c)| *c == Configuration::of(r))),
+        reconstruction.map_or(0, |r| r.calibration.seed),
+    )
+}

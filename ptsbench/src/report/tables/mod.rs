@@ -1,0 +1,456 @@
+//! The tables of a suite: the paper's with ours beside them, and plain ones. One file per track, shared pieces here.
+//!
+//! Every value is in percent. Where the paper's table has no value, or we have no record, the entry is missing with its
+//! reason; timing and environment never appear, so that equal plans give equal bytes.
+
+use super::Words;
+use super::published::{MethodRow, Published, percent};
+use super::suite::{Found, Measured, Model, Suite};
+use super::table::{Column, Entry, Table};
+use crate::overall;
+
+mod cells;
+mod track1;
+mod track2;
+mod track4;
+
+pub use track2::top1_after;
+pub use track4::mean_loss;
+
+const SPREAD: &str = "± is the sample standard deviation over seeds; a value without it comes from one run. \
+                      Differences are ours minus the paper's, in points, taken before rounding.";
+
+/// All tables of a suite, in the order of the report. A table none of whose rows has a record is left out.
+pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Table> {
+    let mut tables = Vec::new();
+    if !suite.allocators(false).is_empty() {
+        let table = track1::table2(suite, published);
+        tables.push(compact(&table, Vec::new()));
+        tables.push(table);
+    }
+    for allocator in suite.allocators(true) {
+        let table = track2::table4(suite, published, &allocator);
+        tables.push(compact(&table, track2::fit_notes(suite, &allocator)));
+        tables.push(table);
+        tables.push(track2::table4_bases(suite, &allocator));
+        tables.push(track2::table4_top1(suite, &allocator));
+    }
+    if !suite.allocators(false).is_empty() {
+        tables.push(track4::sizes(suite));
+        tables.push(track4::overall_metrics(suite, published));
+    }
+    tables.push(cells::cells(suite));
+    for table in &mut tables {
+        table.notes.extend(words.notes(&suite.task.name));
+        let limited = suite.records().find(|r| r.score.total < r.score.available);
+        if let Some(record) = limited {
+            table.notes.push(format!(
+                "Limited run: {} of {} images.",
+                record.score.total, record.score.available
+            ));
+        }
+    }
+    tables
+}
+
+fn compared_columns(first: &str) -> Vec<Column> {
+    vec![
+        Column::words(first),
+        Column::words("Rate"),
+        Column::measured("Ours"),
+        Column::numbers("Paper"),
+        Column::numbers("Difference"),
+        Column::numbers("Runs"),
+    ]
+}
+
+/// What stands in a row of ours, the paper's, the difference and the runs.
+struct Compared<'a> {
+    head: [&'a str; 2],
+    begins_group: bool,
+    ours: Found<Measured>,
+    paper: Found<f64>,
+    /// Why the two cannot be subtracted, where they cannot.
+    incomparable: Option<&'a str>,
+    decimals: usize,
+}
+
+fn compare(table: &mut Table, row: Compared<'_>) {
+    let Compared {
+        head,
+        ours,
+        paper,
+        decimals,
+        ..
+    } = row;
+    let difference = match (&ours, &paper, row.incomparable) {
+        (Ok(ours), Ok(paper), None) => Entry::difference(ours.value - paper, decimals),
+        (Err(reason), ..) | (_, Err(reason), _) => table.missing(reason),
+        (.., Some(reason)) => table.missing(reason),
+    };
+    let entries = vec![
+        Entry::text(head[0]),
+        Entry::text(head[1]),
+        measured(table, &ours, decimals),
+        entry(table, paper, decimals),
+        difference,
+        runs(table, &ours),
+    ];
+    table.push(row.begins_group, entries);
+}
+
+fn entry(table: &mut Table, value: Found<f64>, decimals: usize) -> Entry {
+    match value {
+        Ok(value) => Entry::number(value, decimals),
+        Err(reason) => table.missing(reason),
+    }
+}
+
+fn measured(table: &mut Table, value: &Found<Measured>, decimals: usize) -> Entry {
+    match value {
+        Ok(m) => Entry::measured(m.value, m.spread, decimals),
+        Err(reason) => table.missing(reason),
+    }
+}
+
+fn runs(table: &mut Table, value: &Found<Measured>) -> Entry {
+    match value {
+        Ok(m) => Entry::Count(m.runs as u64),
+        Err(reason) => table.missing(reason),
+    }
+}
+
+/// The mean over `models`, missing where one of them is: a mean over fewer networks is another quantity.
+fn over_models(models: &[&Model<'_>], value: impl Fn(&Model<'_>) -> Found<f64>) -> Found<f64> {
+    let values: Vec<f64> = models.iter().map(|m| value(m)).collect::<Found<_>>()?;
+    overall::mean(&values).ok_or_else(|| "No network.".to_owned())
+}
+
+/// A compared table in the paper's shape: a row of ours and one of the paper's per method, a column per rate.
+fn compact(long: &Table, notes: Vec<String>) -> Table {
+    let mut rates: Vec<String> = Vec::new();
+    for row in &long.rows {
+        let rate = row.entries[1].plain();
+        if !rates.contains(&rate) {
+            rates.push(rate);
+        }
+    }
+    let mut columns = vec![long.columns[0].clone(), Column::words("Source")];
+    columns.extend(rates.iter().map(Column::measured));
+    let mut table = Table::new(format!("{}_compact", long.id), long.title.clone(), columns);
+    for rows in long.rows.chunk_by(|_, next| !next.begins_group) {
+        for (source, place) in [("ours", 2), ("paper", 3)] {
+            let mut entries = vec![rows[0].entries[0].clone(), Entry::text(source)];
+            for row in rows {
+                entries.push(match &row.entries[place] {
+                    Entry::Missing(index) => table.missing(&long.footnotes()[*index]),
+                    present => present.clone(),
+                });
+            }
+            table.push(source == "ours", entries);
+        }
+    }
+    table.notes.push(format!(
+        "Differences, runs and readings are in `{}`.",
+        long.id
+    ));
+    table.notes.extend(notes);
+    table
+}
+
+fn rate_name(rate: f64) -> String {
+    format!("{} %", percent(rate))
+}
+
+fn networks(models: &[&Model<'_>]) -> String {
+    let names: Vec<&str> = models.iter().map(|m| m.label.as_str()).collect();
+    format!("Networks: {}.", names.join(", "))
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+fn printed_rate(row: Option<&MethodRow>, rate: f64) -> Found<f64> {
+    row.and_then(|row| row.cls.rates.get(&percent(rate)).copied())
+        .ok_or_else(|| "Not printed in the paper.".to_owned())
+}
+
+fn printed_ms(row: Option<&MethodRow>) -> Found<f64> {
+    row.map(|row| row.cls.ms)
+        .ok_or_else(|| "Not printed in the paper.".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TRACK2;
+    use super::super::suite::{Configuration, allocation};
+    use super::super::{fixture, published::published, suite::suites};
+    use super::track4::NO_UNIT;
+    use super::*;
+    use crate::record::Record;
+
+    fn all(records: &[Record]) -> Vec<Table> {
+        let published = published().expect("part of the program");
+        let words = Words::default();
+        suites(records)
+            .iter()
+            .flat_map(|s| tables(s, &published, &words))
+            .collect()
+    }
+
+    fn table<'a>(tables: &'a [Table], id: &str) -> &'a Table {
+        tables
+            .iter()
+            .find(|t| t.id == id)
+            .unwrap_or_else(|| panic!("no table {id}"))
+    }
+
+    fn row<'a>(table: &'a Table, head: [&str; 2]) -> &'a [Entry] {
+        let fits =
+            |entries: &[Entry]| entries[0].plain() == head[0] && entries[1].plain() == head[1];
+        let row = table.rows.iter().find(|r| fits(&r.entries));
+        &row.unwrap_or_else(|| panic!("no row {head:?} in {}", table.id))
+            .entries
+    }
+
+    fn reason(table: &Table, entry: &Entry) -> String {
+        match entry {
+            Entry::Missing(index) => table.footnotes()[*index].clone(),
+            other => panic!("{other:?} is not missing"),
+        }
+    }
+
+    #[test]
+    fn table2_compares_with_the_paper() {
+        let tables = all(&fixture::records());
+        let table = table(&tables, "micro_table2_cls");
+        assert_eq!(table.rows.len(), 25);
+        let l2norm = row(table, ["L2Norm", "80 %"]);
+        assert_eq!(l2norm[3].plain(), "52.53");
+        let Entry::Number {
+            value: ours,
+            spread: None,
+            ..
+        } = l2norm[2]
+        else {
+            panic!("{:?}", l2norm[2])
+        };
+        // Mean over the three networks of the fixture's A^s/A, by hand.
+        let expected: f64 = [(86.2_f64, 4.0), (90.1, 5.0), (92.6, 6.0)]
+            .iter()
+            .map(|&(dense, resistance): &(f64, f64)| {
+                let round = |top1: f64| (top1 / 100.0 * 2000.0).round() / 20.0;
+                let top1 = 5.0 + (dense - 5.0) * (1.0 - 0.8_f64.powf(resistance));
+                100.0 * round(top1) / round(dense) / 3.0
+            })
+            .sum();
+        assert!((ours - expected).abs() < 1e-9, "{ours} {expected}");
+        assert_eq!(l2norm[4], Entry::difference(ours - 52.53, 2));
+        assert_eq!(l2norm[5], Entry::Count(1));
+    }
+
+    #[test]
+    fn methods_without_records_are_dashes_with_a_reason() {
+        let tables = all(&fixture::records());
+        let table = table(&tables, "micro_table2_cls");
+        let fcpts = row(table, ["FCPTS (ERK)", "MS"]);
+        assert_eq!(
+            reason(table, &fcpts[2]),
+            "No record of FCPTS (ERK) in the store."
+        );
+        assert_eq!(fcpts[3].plain(), "94.55");
+        assert_eq!(reason(table, &fcpts[4]), reason(table, &fcpts[2]));
+        assert_eq!(reason(table, &fcpts[5]), reason(table, &fcpts[2]));
+    }
+
+    #[test]
+    fn one_missing_network_makes_the_mean_missing() {
+        let mut records = fixture::records();
+        records.retain(|r| {
+            !(r.cell.model == "micro_resnet20"
+                && allocation(r).is_some_and(|(name, rate)| name == "erk" && rate == 0.6))
+        });
+        let tables = all(&records);
+        let table2 = table(&tables, "micro_table2_cls");
+        for head in [["ERK", "60 %"], ["ERK", "MS"]] {
+            let entries = row(table2, head);
+            assert_eq!(
+                reason(table2, &entries[2]),
+                "No record: micro_resnet20, erk at 60 %.",
+                "{head:?}"
+            );
+        }
+        assert!(matches!(
+            row(table2, ["ERK", "70 %"])[2],
+            Entry::Number { .. }
+        ));
+        assert!(matches!(
+            row(table2, ["L2Norm", "60 %"])[2],
+            Entry::Number { .. }
+        ));
+    }
+
+    #[test]
+    fn table4_has_runs_and_their_spread() {
+        let records = fixture::records();
+        let tables = all(&records);
+        let table4 = table(&tables, "micro_table4_cls");
+        assert_eq!(table4.rows.len(), 14);
+        let base = row(table4, ["w/ Correction", "70 %"]);
+        for twin in ["Sparse Input", "Layer-wise"] {
+            assert_eq!(base[2], row(table4, [twin, "70 %"])[2]);
+        }
+        let Entry::Number {
+            value,
+            spread: Some(spread),
+            ..
+        } = base[2]
+        else {
+            panic!("{:?}", base[2])
+        };
+        assert_eq!(base[5], Entry::Count(2));
+        let score = |reconstructed: bool, seed: u64| {
+            let fits = |r: &&Record| {
+                let Some(s) = r
+                    .cell
+                    .sparsity
+                    .as_ref()
+                    .filter(|_| r.cell.model == "micro_resnet14")
+                else {
+                    return false;
+                };
+                let found = s
+                    .reconstruction
+                    .as_ref()
+                    .map(|r| (Configuration::of(r), r.calibration.seed));
+                let asked = reconstructed.then_some((TRACK2[0].1, seed));
+                allocation(r) == Some(("l2norm", 0.7)) && found == asked
+            };
+            records
+                .iter()
+                .find(fits)
+                .expect("in the fixture")
+                .score
+                .value
+        };
+        let before = score(false, 0);
+        let gains = [0, 1].map(|seed| 100.0 * (score(true, seed) - before) / before);
+        assert!((value - (gains[0] + gains[1]) / 2.0).abs() < 1e-9);
+        assert!((spread - (gains[0] - gains[1]).abs() / 2.0_f64.sqrt()).abs() < 1e-9);
+        assert!(
+            table4
+                .notes
+                .iter()
+                .any(|n| n.contains("only 70 % and 80 % were run")),
+            "{:?}",
+            table4.notes
+        );
+        assert!(
+            table4
+                .notes
+                .iter()
+                .any(|n| n.contains("Adam at learning rate 0.0005, biases alike, for 100 steps"))
+        );
+    }
+
+    #[test]
+    fn a_loss_is_floored_in_table4_alone() {
+        let mut records = fixture::records();
+        for record in &mut records {
+            let reconstructed = record
+                .cell
+                .sparsity
+                .as_ref()
+                .is_some_and(|s| s.reconstruction.is_some());
+            if reconstructed {
+                record.score.value = 1.0;
+            }
+        }
+        let tables = all(&records);
+        let floored = &row(table(&tables, "micro_table4_cls"), ["Single", "80 %"])[2];
+        assert!(
+            matches!(floored, Entry::Number { value: 0.0, .. }),
+            "{floored:?}"
+        );
+        let plain = &row(table(&tables, "micro_table4_bases"), ["Single", "80 %"])[2];
+        assert!(
+            matches!(plain, Entry::Number { value, .. } if *value < -50.0),
+            "{plain:?}"
+        );
+    }
+
+    #[test]
+    fn the_compact_table_has_the_same_values() {
+        let tables = all(&fixture::records());
+        let long = table(&tables, "micro_table2_cls");
+        let compact = table(&tables, "micro_table2_cls_compact");
+        assert_eq!(compact.rows.len(), 10);
+        for (index, rate) in ["50 %", "60 %", "70 %", "80 %", "MS"]
+            .into_iter()
+            .enumerate()
+        {
+            for (source, place) in [("ours", 2), ("paper", 3)] {
+                let short = &row(compact, ["ERK", source])[2 + index];
+                assert_eq!(*short, row(long, ["ERK", rate])[place]);
+            }
+        }
+        let missing = &row(compact, ["FCPTS (ERK)", "ours"])[2];
+        assert_eq!(
+            reason(compact, missing),
+            "No record of FCPTS (ERK) in the store."
+        );
+    }
+
+    #[test]
+    fn what_has_no_unit_is_not_subtracted() {
+        let tables = all(&fixture::records());
+        let overall = table(&tables, "micro_track4_overall");
+        let robust = row(overall, ["L2Norm", "OM_robust, population"]);
+        assert_eq!(robust[3].plain(), "0.286");
+        assert_eq!(reason(overall, &robust[4]), NO_UNIT);
+    }
+
+    #[test]
+    fn every_record_is_in_the_table_of_cells() {
+        let records = fixture::records();
+        let tables = all(&records);
+        assert_eq!(table(&tables, "micro_cells").rows.len(), records.len());
+    }
+
+    #[test]
+    fn the_order_of_records_does_not_matter() {
+        let mut records = fixture::records();
+        let tables = all(&records);
+        records.reverse();
+        assert_eq!(all(&records), tables);
+    }
+
+    #[test]
+    fn plan_notes_stand_under_every_table() {
+        let published = published().expect("part of the program");
+        let words = Words {
+            plan: Some("micro".to_owned()),
+            notes: vec!["From the plan.".to_owned()],
+        };
+        let records = fixture::records();
+        for suite in suites(&records) {
+            for table in tables(&suite, &published, &words) {
+                assert!(
+                    table.notes.contains(&"From the plan.".to_owned()),
+                    "{}",
+                    table.id
+                );
+                assert!(
+                    table
+                        .notes
+                        .contains(&"Limited run: 2000 of 4000 images.".to_owned())
+                );
+            }
+        }
+    }
+}
