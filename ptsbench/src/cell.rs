@@ -2,6 +2,7 @@
 //!
 //! Device, threads, evaluation batch and folders are environment: they are recorded, not hashed.
 
+use kernels::{KernelError, TileLayout, nm_mask, nm_mask_transposable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -83,6 +84,55 @@ pub enum Pattern {
         /// Tile.
         m: usize,
     },
+}
+
+/// A text that is no N:M pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPattern {
+    /// Not of the form.
+    #[error(
+        "`{0}` is not a pattern; write kept:group, such as \"2:4\", or \"t2:4\" for its transposable form"
+    )]
+    Form(String),
+    /// No kernel makes such masks.
+    #[error(transparent)]
+    Numbers(#[from] KernelError),
+}
+
+/// `2:4`, or `t2:4` for the transposable form. Rates are no patterns.
+impl std::str::FromStr for Pattern {
+    type Err = BadPattern;
+
+    fn from_str(text: &str) -> Result<Self, BadPattern> {
+        let (body, transposable) = match text.strip_prefix('t') {
+            Some(body) => (body, true),
+            None => (text, false),
+        };
+        let (n, m) = body
+            .split_once(':')
+            .and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)))
+            .ok_or_else(|| BadPattern::Form(text.to_owned()))?;
+        // An empty layer makes the kernel check the numbers alone.
+        let empty: &[f32] = &[];
+        if transposable {
+            nm_mask_transposable(empty, &[0, 0], n, m, TileLayout::Matrix)?;
+            Ok(Pattern::TransposableNofM { n, m })
+        } else {
+            nm_mask(empty, &[0, 0], n, m)?;
+            Ok(Pattern::NofM { n, m })
+        }
+    }
+}
+
+/// A rate as a number, a pattern as [`FromStr`](std::str::FromStr) reads it.
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Pattern::Unstructured { rate } => write!(f, "{rate}"),
+            Pattern::NofM { n, m } => write!(f, "{n}:{m}"),
+            Pattern::TransposableNofM { n, m } => write!(f, "t{n}:{m}"),
+        }
+    }
 }
 
 /// The counting and tie rule.
@@ -239,11 +289,7 @@ impl std::fmt::Display for Cell {
         if let Some(allocation) = &sparsity.allocation {
             write!(f, " {}", allocation.name)?;
         }
-        match sparsity.pattern {
-            Pattern::Unstructured { rate } => write!(f, " {rate}")?,
-            Pattern::NofM { n, m } => write!(f, " {n}:{m}")?,
-            Pattern::TransposableNofM { n, m } => write!(f, " t{n}:{m}")?,
-        }
+        write!(f, " {}", sparsity.pattern)?;
         if sparsity.criterion.name != "magnitude" {
             write!(f, " {}", sparsity.criterion.name)?;
         }
@@ -425,6 +471,24 @@ mod tests {
         let read: Cell = serde_json::from_str(&cell.canonical()).unwrap();
         assert_eq!(read, cell);
         assert_eq!(read.key(), cell.key());
+    }
+
+    #[test]
+    fn patterns_are_read_as_they_are_written() {
+        for (text, pattern) in [
+            ("2:4", Pattern::NofM { n: 2, m: 4 }),
+            ("1:16", Pattern::NofM { n: 1, m: 16 }),
+            ("t2:4", Pattern::TransposableNofM { n: 2, m: 4 }),
+        ] {
+            assert_eq!(text.parse(), Ok(pattern));
+            assert_eq!(pattern.to_string(), text);
+        }
+        for bad in [
+            "4:2", "2:2", "0:4", "2", "2:x", "", "t", "2:4T", "t4:8", "0.5", "1:64",
+        ] {
+            let error = bad.parse::<Pattern>().unwrap_err().to_string();
+            assert!(error.contains(';'), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -269,20 +269,7 @@ impl<'de> Deserialize<'de> for Amount {
                 self.visit_f64(rate as f64)
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
-                let parse = |s: &str| {
-                    let (n, m) = s.split_once(':')?;
-                    let (n, m): (usize, usize) = (n.parse().ok()?, m.parse().ok()?);
-                    (0 < n && n < m).then_some((n, m))
-                };
-                let amount = match text.strip_prefix('t') {
-                    Some(rest) => parse(rest).map(|(n, m)| Pattern::TransposableNofM { n, m }),
-                    None => parse(text).map(|(n, m)| Pattern::NofM { n, m }),
-                };
-                amount.map(Amount).ok_or_else(|| {
-                    E::custom(format!(
-                        "`{text}` is not a pattern; write kept:group with 0 < kept < group, such as \"2:4\" or \"t2:4\""
-                    ))
-                })
+                text.parse().map(Amount).map_err(E::custom)
             }
         }
         deserializer.deserialize_any(AmountVisitor)

@@ -970,11 +970,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn temporary_files_go_when_old_and_their_writer_is_dead() {
+    fn temporary_files_go_when_their_writer_is_dead_or_unseen_for_a_day() {
         let (_folder, store) = store();
         let me = Process::this();
-        let leave = |pid: u32, started: u64, machine: &str, hours: u64| {
-            let name = format!(".tmp-{machine}-{}-{pid}-{started}-0", me.boot_tag());
+        let boot = me.boot_tag();
+        let leave = |pid: u32, started: u64, machine: &str, boot: &str, hours: u64| {
+            let name = format!(".tmp-{machine}-{boot}-{pid}-{started}-0");
             let path = store.root().join("ab").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, "half").unwrap();
@@ -985,13 +986,14 @@ pub(crate) mod tests {
         };
         let tag = me.machine_tag();
         let kept = [
-            leave(me.pid, me.started, &tag, 2),
-            leave(me.pid, me.started + 1, &tag, 0),
-            leave(1, 1, "elsewher", 2),
+            leave(me.pid, me.started, &tag, boot, 2),
+            leave(me.pid, me.started, &tag, "anyother", 0),
+            leave(1, 1, "elsewher", boot, 2),
         ];
         let gone = [
-            leave(me.pid, me.started + 2, &tag, 2),
-            leave(2, 1, "elsewher", 25),
+            leave(me.pid, me.started + 1, &tag, boot, 0),
+            leave(me.pid, me.started, &tag, "anyother", 2),
+            leave(2, 1, "elsewher", boot, 25),
         ];
         Store::open(store.root()).unwrap();
         assert!(kept.iter().all(|path| path.exists()));

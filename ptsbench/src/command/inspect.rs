@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use indexmap::IndexMap;
-use kernels::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
+use kernels::nm_applies;
 use model_zoo::weights::{Container, Source};
 use serde::Serialize;
 
@@ -26,8 +26,8 @@ pub struct Args {
     /// How the rate is spread over layers.
     #[arg(long, value_name = "NAME", default_value = "erk", requires = "rate")]
     pub allocator: String,
-    /// N:M along input channels, e.g. 2:4; 2:4T for its transposable form.
-    #[arg(long, value_name = "N:M", value_parser = parse_pattern)]
+    /// N:M along input channels, e.g. 2:4; t2:4 for its transposable form.
+    #[arg(long, value_name = "N:M")]
     pub pattern: Option<Pattern>,
     /// Layers that stay dense, separated by commas.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "rate")]
@@ -63,27 +63,6 @@ fn parse_cap(text: &str) -> Result<Cap, String> {
     match rate.parse() {
         Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(Cap { layer, rate }),
         _ => Err("give a rate from 0 to 1, or LAYER=RATE".to_owned()),
-    }
-}
-
-fn parse_pattern(text: &str) -> Result<Pattern, String> {
-    let (body, transposable) = match text.strip_suffix(['T', 't']) {
-        Some(body) => (body, true),
-        None => (text, false),
-    };
-    let numbers = body
-        .split_once(':')
-        .and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
-    let (n, m): (usize, usize) = numbers.ok_or("give N:M, e.g. 2:4, or 2:4T")?;
-    // An empty layer makes the kernel check the numbers alone.
-    let empty: &[f32] = &[];
-    if transposable {
-        nm_mask_transposable(empty, &[0, 0], n, m, TileLayout::Matrix)
-            .map_err(|e| e.to_string())?;
-        Ok(Pattern::TransposableNofM { n, m })
-    } else {
-        nm_mask(empty, &[0, 0], n, m).map_err(|e| e.to_string())?;
-        Ok(Pattern::NofM { n, m })
     }
 }
 
@@ -317,6 +296,8 @@ fn layer_json(
 
 #[cfg(test)]
 mod tests {
+    use kernels::{TileLayout, nm_mask, nm_mask_transposable};
+
     use super::*;
     use crate::inventory::LayerKind;
 
@@ -397,15 +378,7 @@ fc        100x16          1,600    1,600  0.500000    800
     }
 
     #[test]
-    fn arguments_are_parsed_or_explained() {
-        assert_eq!(parse_pattern("2:4"), Ok(Pattern::NofM { n: 2, m: 4 }));
-        assert_eq!(
-            parse_pattern("2:4T"),
-            Ok(Pattern::TransposableNofM { n: 2, m: 4 })
-        );
-        for bad in ["4:2", "2", "2:x", "0:4", "4:8T"] {
-            assert!(parse_pattern(bad).is_err(), "{bad}");
-        }
+    fn caps_are_parsed_or_explained() {
         let cap = parse_cap("layer1.0.conv1=0.5").unwrap();
         assert_eq!(cap.layer.as_deref(), Some("layer1.0.conv1"));
         assert_eq!(parse_cap("0.9").map(|cap| cap.rate), Ok(0.9));

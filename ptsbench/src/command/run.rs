@@ -1,6 +1,7 @@
 //! `ptsbench run`: compute the cells of a plan that have no record yet.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use crate::interrupt;
 use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
 use crate::progress::{Estimator, Mode, Progress};
+use crate::reconstruct::FitError;
 use crate::registry::Zoo;
 use crate::store::{Attempt, State, Store};
 
@@ -30,7 +32,7 @@ pub struct Args {
     pub device: Choice,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    pub threads: Option<NonZeroUsize>,
     /// Try cells again that failed before
     #[arg(long)]
     pub retry_failed: bool,
@@ -71,7 +73,7 @@ fn model_file(text: &str) -> Result<(String, PathBuf), String> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(threads.get())
             .build_global()
             .context("--threads comes too late: a pool of threads is running already")?;
     }
@@ -81,6 +83,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
     interrupt::install("finished cells and units are kept").context("cannot listen for Ctrl-C")?;
+
+    // Reads every record, so that a broken one shows before anything is computed.
+    let mut estimator = Estimator::default();
+    for record in store.iter()? {
+        estimator.learn(&record?);
+    }
 
     let mut open = Vec::new();
     let mut skipped = 0;
@@ -107,10 +115,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     eprintln!("{chosen}");
 
-    let mut estimator = Estimator::default();
-    for record in store.iter()? {
-        estimator.learn(&record?);
-    }
     let weight = open
         .iter()
         .map(|planned| estimator.weight(&planned.cell))
@@ -173,6 +177,8 @@ fn compute(
             Outcome::Done(format!("top-1 {:.2} %, {units:.1} s", record.score.value))
         }
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
+        // A full or failing disk is no property of the cell.
+        Err(MeasureError::Fit(FitError::Checkpoint(error))) => return Err(error.into()),
         Err(error) => {
             let text = error.to_string();
             store.fail(&planned.key, &planned.cell, &text)?;

@@ -136,19 +136,27 @@ pub(super) fn is_temporary(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// Whether a temporary file was left by a writer that is gone: an hour old and its process dead, or a day old where the
-/// process cannot be seen from here.
+/// Whether a temporary file was left by a writer that is gone: at once where its process is seen to be dead; after an
+/// hour where the machine has started again since (or is another one of the same name); after a day where the process
+/// cannot be seen from here.
 pub(super) fn is_abandoned(path: &Path) -> bool {
     let Some(age) = age(path) else { return false };
+    let me = Process::this();
     let dead = || {
         let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;
         let fields: Vec<&str> = name.split('-').collect();
         let [machine, boot, pid, started, _] = fields[..] else {
             return None;
         };
-        Process::this().sees_dead(machine, boot, pid.parse().ok()?, started.parse().ok()?)
+        let dead = me.sees_dead(machine, boot, pid.parse().ok()?, started.parse().ok()?)?;
+        let patience = if boot == me.boot_tag() && !me.boot.is_empty() {
+            Duration::ZERO
+        } else {
+            HOUR
+        };
+        Some(dead && age >= patience)
     };
-    age > HOUR && dead().unwrap_or(age > 24 * HOUR)
+    dead().unwrap_or(age > 24 * HOUR)
 }
 
 /// Time since the file was last touched; none where it is gone, zero where its clock is ahead of ours.
