@@ -28,7 +28,7 @@ pub enum Command {
     Run(run::Args),
     /// Show the cells of a plan, which are done, and the time the rest may take.
     Plan(plan::Args),
-    /// List models, allocators, reconstruction presets, plans.
+    /// List models, allocators, criteria, tasks, plans.
     List(list::Args),
     /// Show a model's layers, and what an allocator would take from each.
     Inspect(inspect::Args),

@@ -469,7 +469,8 @@ impl Plan {
         if rates.is_empty() {
             return Err("rates is empty, here and in the plan; list at least one".into());
         }
-        distinct("rates", rates)?;
+        let texts: Vec<String> = rates.iter().map(|amount| amount.0.to_string()).collect();
+        distinct("rates", &texts)?;
         if grid.allocators.is_empty()
             && let Some(Amount(Pattern::Unstructured { rate })) = rates
                 .iter()
@@ -784,8 +785,24 @@ fn explain(message: &str) -> String {
                 did_you_mean(wrong, known)
             )
         }
-        _ => message.trim_end().to_string(),
+        _ => plain(message.trim_end()),
     }
+}
+
+/// Serde's message with Rust's names of types in words.
+fn plain(message: &str) -> String {
+    let Some((before, expected)) = message.rsplit_once("expected ") else {
+        return message.to_string();
+    };
+    let words = match expected {
+        "usize" | "u64" => "a whole number, 0 or more",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "a list, such as [0.5, 0.7]",
+        "a string" => "a text in quotes",
+        other => other,
+    };
+    format!("{before}expected {words}")
 }
 
 /// `, did you mean ...?` for a name near enough, else nothing.
@@ -826,7 +843,11 @@ fn apply(table: &mut toml::Table, set: &str) -> Result<(), String> {
             return Err(format!(
                 "the plan has no [fit.{segment}]{}; it has: {}",
                 did_you_mean(segment, &known),
-                known.join(", ")
+                if known.is_empty() {
+                    "none".into()
+                } else {
+                    known.join(", ")
+                }
             ));
         }
         let next = here

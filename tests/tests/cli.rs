@@ -8,7 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use model_zoo::weights::{Container, Named, Source, write};
+use burn::tensor::{Device, Tensor};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::weights::{Container, Named, Source, save, write};
 use ptsbench_tests::{program, workspace_root};
 
 const MODEL: &str = "assets/micro/micro_resnet8.safetensors";
@@ -30,7 +33,7 @@ fn every_shell_has_completions() {
         assert!(output.status.success(), "{shell}");
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(
-            text.contains("inspect") && text.contains("--retry-failed"),
+            text.contains("inspect") && text.contains("retry-failed"),
             "{shell}"
         );
     }
@@ -126,11 +129,8 @@ impl Said {
         let mut entry = format!("$ ptsbench {line}\n    exit code {code}\n");
         for said in text.lines() {
             // Times differ, and so do devices.
-            let said = match said.split_once(" s; all: ") {
-                Some(_) => continue,
-                None => said,
-            };
-            if said.starts_with("device ") {
+            let said = said.split("; all: ").next().unwrap_or_default();
+            if said.starts_with("device ") || said.ends_with(" s") {
                 continue;
             }
             entry += &format!("    {said}\n");
@@ -168,7 +168,7 @@ fn bad_arguments_are_explained() {
     let mut bad = |line: &str, words: &[&str]| said.bad(&desk, line, words);
     bad(
         "inspect resnet81",
-        &["resnet81", "did you mean", "resnet18"],
+        &["resnet81", "resnet18", "ptsbench list models"],
     );
     bad(
         "inspect resnet18 --rate 0.9 --allocator l2nrom",
@@ -200,8 +200,13 @@ fn bad_arguments_are_explained() {
         "inspect resnet18 --rate=-0.5",
         &["-0.5", "at least 0 and below 1"],
     );
-    for pattern in ["2:4T", "4:2", "t4:8", "2"] {
-        bad(&format!("inspect resnet18 --pattern {pattern}"), &["2:4"]);
+    for (pattern, words) in [
+        ("2:4T", "t2:4"),
+        ("2", "kept:group"),
+        ("4:2", "1 <= N < M <= 32"),
+        ("t4:8", "use 2:4"),
+    ] {
+        bad(&format!("inspect resnet18 --pattern {pattern}"), &[words]);
     }
     bad(
         "inspect resnet18 --rate 0.5 --weights none.safetensors",
@@ -209,7 +214,7 @@ fn bad_arguments_are_explained() {
     );
     bad("list models nothing*", &["nothing*"]);
     bad("list modles", &["models"]);
-    bad("run plan.toml --threads 0", &["--threads", "0"]);
+    bad("run plan.toml --threads 0", &["--threads", "at least 1"]);
     bad("run plan.toml --threads two", &["--threads", "two"]);
     bad("run plan.toml --device gpu", &["cuda"]);
     bad("run plan.toml --weights micro_resnet8", &["MODEL=FILE"]);
@@ -265,7 +270,7 @@ fn bad_plans_are_explained() {
     );
     desk.plan("task.toml", "name = \"micro\"", "name = \"mirco\"");
     desk.plan("samples.toml", "samples = 20", "samples = 2000000");
-    desk.plan("tests.toml", "micro_resnet8", "tiny_resnet50");
+    desk.plan("tests.toml", "micro_resnet8", "tiny_resnet_basic");
     desk.plan("published.toml", "micro_resnet8", "resnet50");
     desk.plan("twice.toml", "rates = [0.5]", "rates = [0.5, 0.5]");
     desk.plan(
@@ -319,7 +324,7 @@ fn bad_plans_are_explained() {
     bad("plan samples.toml", &["samples.toml", "2000000"]);
     bad(
         "plan tests.toml",
-        &["tests.toml", "tiny_resnet50", "ptsbench list models"],
+        &["tests.toml", "tiny_resnet_basic", "ptsbench list models"],
     );
     bad(
         "plan published.toml",
@@ -384,25 +389,31 @@ fn bad_weights_are_explained() {
     );
     desk.write("empty.safetensors", b"");
     fs::create_dir(desk.path("folder.safetensors")).unwrap();
-    let save = |name: &str, change: &dyn Fn(&mut Vec<Named>)| {
+    let keep = |name: &str, change: &dyn Fn(&mut Vec<Named>)| {
         let mut tensors = tensors();
         change(&mut tensors);
         write(&desk.path(name), &tensors, &BTreeMap::new()).unwrap();
     };
-    save("missing.safetensors", &|t| drop(t.pop()));
-    save("extra.safetensors", &|t| {
+    // The first layer's weight, which every command needs.
+    let first = |t: &[Named]| t.iter().position(|t| t.key == "conv1.weight").unwrap();
+    keep("missing.safetensors", &|t| drop(t.remove(first(t))));
+    keep("extra.safetensors", &|t| {
         t.push(Named {
             key: "head.weight".into(),
             shape: vec![1],
             values: vec![0.0],
         });
     });
-    save("misshapen.safetensors", &|t| {
-        t[0].shape = vec![1];
-        t[0].values.truncate(1);
+    keep("misshapen.safetensors", &|t| {
+        let at = first(t);
+        t[at].shape = vec![1];
+        t[at].values.truncate(1);
     });
-    save("nan.safetensors", &|t| t[0].values[0] = f32::NAN);
-    save("other.safetensors", &|t| {
+    keep("nan.safetensors", &|t| {
+        let at = first(t);
+        t[at].values[0] = f32::NAN;
+    });
+    keep("other.safetensors", &|t| {
         for tensor in t {
             tensor.key = format!("model.{}", tensor.key);
         }
@@ -433,9 +444,32 @@ fn bad_weights_are_explained() {
     }
     // Sound weights, of a network whose classes are not the task's.
     desk.plan("classes.toml", "micro_resnet8", "cifar_resnet32");
-    let line = "run classes.toml --device flex --weights cifar_resnet32=assets/micro/micro_resnet8.safetensors";
-    said.bad(&desk, line, &["cifar_resnet32"]);
+    save_fresh("cifar_resnet32", &desk.path("cifar.safetensors"));
+    let line =
+        "run classes.toml --device flex --weights cifar_resnet32=cifar.safetensors --store classes";
+    said.bad(
+        &desk,
+        line,
+        &[
+            "`cifar_resnet32` gives 100 classes",
+            "`micro` has 20 classes",
+        ],
+    );
     said.compare("bad_weights");
+}
+
+/// Writes a network's weights as they are before any training.
+fn save_fresh(model: &str, file: &Path) {
+    struct Save<'a>(&'a Path);
+    impl Visit for Save<'_> {
+        type Out = ();
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(self, _: &'static Spec, n: N) {
+            save(&n, |path| n.key(path), self.0, &BTreeMap::new()).unwrap();
+        }
+    }
+    catalog::find(model)
+        .unwrap()
+        .open(&Device::flex(), Save(file));
 }
 
 /// The one record file whose text holds all these words.
@@ -515,7 +549,7 @@ fn bad_stores_are_explained() {
             let text = [output.stderr, output.stdout].concat();
             let text = String::from_utf8(text).unwrap();
             assert_eq!(output.status.code(), Some(1), "{damage}: {command}: {text}");
-            for word in words.iter().chain([&name, &"remove"]) {
+            for word in words.iter().chain([&name, &"move it away"]) {
                 assert!(text.contains(word), "{damage}: {command}: {word}: {text}");
             }
             assert!(!text.contains("panicked"), "{text}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use model_zoo::catalog::{self, Weights};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::plan::{PRESETS, Plan};
 use crate::{allocate, criterion, data, pipeline, task};
@@ -63,14 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args.pattern
     );
     if args.json {
-        let objects: Vec<_> = rows
-            .1
-            .iter()
-            .map(|row| {
-                let pairs = rows.0.iter().zip(row);
-                json!(pairs.collect::<std::collections::BTreeMap<_, _>>())
-            })
-            .collect();
+        let objects: Vec<Value> = rows.1.iter().map(|row| object(&rows.0, row)).collect();
         println!("{}", serde_json::to_string_pretty(&objects)?);
     } else {
         print!("{}", aligned(&rows.0, &rows.1));
@@ -155,6 +148,17 @@ fn rows(what: What) -> anyhow::Result<Rows> {
             (vec!["plan", "title"], rows)
         }
     })
+}
+
+/// A row as JSON: numbers as numbers, names without spaces.
+fn object(columns: &[&str], row: &[String]) -> Value {
+    let pair = |(column, value): (&&str, &String)| {
+        let value = value
+            .parse::<u64>()
+            .map_or_else(|_| json!(value), Value::from);
+        (column.to_lowercase().replace(' ', "_"), value)
+    };
+    columns.iter().zip(row).map(pair).collect()
 }
 
 /// Columns padded to their widest value, numbers to the right.

@@ -1,7 +1,6 @@
 //! `ptsbench run`: compute the cells of a plan that have no record yet.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,8 +30,8 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
     /// Try cells again that failed before
     #[arg(long)]
     pub retry_failed: bool,
@@ -60,6 +59,13 @@ impl Weights {
     }
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("give a whole number, at least 1".to_owned()),
+    }
+}
+
 fn model_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((model, file)) if !model.is_empty() && !file.is_empty() => {
@@ -73,7 +79,7 @@ fn model_file(text: &str) -> Result<(String, PathBuf), String> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
+            .num_threads(threads)
             .build_global()
             .context("--threads comes too late: a pool of threads is running already")?;
     }

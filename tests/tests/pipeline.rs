@@ -1,0 +1,421 @@
+//! From dense weights to records on the smallest built-in network: every pattern, every way of reconstructing, both
+//! rules, a few steps each.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::tap::Census;
+use ptsbench::allocate::{self, Options, Rate, keep_trunc};
+use ptsbench::cell::{
+    CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
+};
+use ptsbench::criterion;
+use ptsbench::data::calibration::CalibrationList;
+use ptsbench::device::{Choice, choose};
+use ptsbench::inventory::{Loaded, Weights};
+use ptsbench::pipeline::{Bench, open_dense};
+use ptsbench::plan::{Plan, Planned};
+use ptsbench::progress::{Mode, Progress};
+use ptsbench::reconstruct::{self, Work, output_error};
+use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
+use ptsbench::registry::Zoo;
+use ptsbench::seed::Seed;
+use ptsbench::select::{Masks, select};
+use ptsbench::{subject, task};
+use ptsbench_tests::workspace_root;
+
+const MODEL: &str = "micro_resnet8";
+const IMAGES: usize = 32;
+const BATCH: usize = 16;
+const STEPS: usize = 10;
+
+fn weight_file() -> PathBuf {
+    let name = format!("assets/micro/{MODEL}.safetensors");
+    workspace_root().join(name)
+}
+
+/// The budget of section 0.1.
+fn budget(rate: f64, weights: u64) -> u64 {
+    (rate * weights as f64 + 1e-9).floor() as u64
+}
+
+/// The records of a plan whose grids are given as TOML, measured without a store.
+fn measure(grids: &str) -> Vec<Record> {
+    let text = format!(
+        "name = 'pipeline'\ntitle = 'Pipeline'\n\
+         [task]\nname = 'micro'\nsamples = 100\n\
+         [calibration]\nimages = {IMAGES}\nbatch = {BATCH}\n\
+         [fit.few]\noptimizer = 'adam'\nlr = 0.0005\nbias_lr = 0.0005\nsteps = {STEPS}\n\
+         {grids}"
+    );
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let cells = Plan::parse(&text, "pipeline.toml", &[]).unwrap();
+    let cells = cells.expand(&registry).unwrap();
+    let chosen = choose(Choice::Flex).unwrap();
+    let progress = Progress::new(cells.len(), Mode::Quiet);
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &progress,
+    };
+    let one = |planned: &Planned| {
+        let work = tempfile::tempdir().unwrap();
+        let measured = bench.measure(&planned.cell, &weight_file(), work.path());
+        measured.unwrap_or_else(|error| panic!("{}: {error}", planned.cell))
+    };
+    cells.iter().map(one).collect()
+}
+
+#[test]
+fn patterns_leave_their_share_and_skip_what_they_do_not_divide() {
+    let records = measure(
+        "[[grid]]\nname = 'patterns'\ntrack = 'reconstruction'\nmodels = ['micro_resnet8']\n\
+         rates = ['2:4', 't2:4', '1:4']\ngranularity = ['layer']\n",
+    );
+    assert_eq!(records.len(), 1 + 3 * 2);
+    for record in &records {
+        let Some(sparsity) = &record.cell.sparsity else {
+            assert_eq!(record.cost.zeros, 0);
+            continue;
+        };
+        for layer in &record.layers {
+            let divides = |m: usize| layer.shape[1] % m == 0;
+            let pruned = match sparsity.pattern {
+                Pattern::NofM { n, m } if divides(m) => layer.weights * (m - n) as u64 / m as u64,
+                Pattern::TransposableNofM { n, m } if divides(m) && layer.shape[0] % m == 0 => {
+                    layer.weights * (m - n) as u64 / m as u64
+                }
+                _ => 0,
+            };
+            assert_eq!(layer.zeros, pruned, "{} {}", record.cell, layer.path);
+            assert_eq!(layer.rate, None);
+        }
+        assert!(record.cost.zeros > record.cost.weights * 4 / 10);
+        let zeros: u64 = record.layers.iter().map(|layer| layer.zeros).sum();
+        assert_eq!(record.cost.zeros, zeros);
+        assert!(record.cost.sparse_macs < record.cost.macs);
+        assert_eq!(record.units.is_empty(), sparsity.reconstruction.is_none());
+        // A unit of a layer that stays dense has nothing to recover, and its loss is rounding alone.
+        let pruned = |unit: &UnitOutcome| {
+            let inside = format!("{}.", unit.path);
+            let of_unit = |path: &str| path == unit.path || path.starts_with(&inside);
+            let mut layers = record.layers.iter();
+            layers.any(|layer| layer.zeros > 0 && of_unit(&layer.path))
+        };
+        let units: Vec<_> = record.units.iter().filter(|unit| pruned(unit)).collect();
+        if sparsity.reconstruction.is_some() {
+            let layers = record.layers.iter().filter(|layer| layer.zeros > 0);
+            assert_eq!(units.len(), layers.count());
+        }
+        for unit in units {
+            assert!(
+                unit.loss_after < unit.loss_before,
+                "{}: {unit:?}",
+                record.cell
+            );
+        }
+    }
+}
+
+/// What a test looks at with the network's own type at hand.
+trait Look {
+    type Out;
+    fn look<N>(self, subject: Subject<'_, N>) -> Self::Out
+    where
+        N: Network<Input = Tensor<4>, Output = Tensor<2>>;
+}
+
+/// The dense network and what is known of it.
+struct Subject<'a, N> {
+    dense: &'a N,
+    census: &'a Census,
+    weights: &'a Loaded,
+    device: &'a Device,
+}
+
+impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Subject<'_, N> {
+    fn masks(&self, allocator: &str, rate: f64) -> Masks {
+        let allocation = allocate::find(allocator)
+            .unwrap()
+            .allocate(
+                self.weights,
+                Rate::new(rate).unwrap(),
+                Rule::Exact,
+                &Options::default(),
+            )
+            .unwrap();
+        select(
+            self.weights,
+            criterion::find("magnitude").unwrap(),
+            Pattern::Unstructured { rate },
+            Some(&allocation),
+            Rule::Exact,
+        )
+        .unwrap()
+    }
+
+    fn sparse(&self, masks: &Masks) -> N {
+        subject::attach(self.dense.clone(), self.census, masks, self.device)
+    }
+
+    /// Calibration batches of one seed.
+    fn batches(&self, seed: u64) -> Vec<Tensor<4>> {
+        let task = task::find("micro").unwrap();
+        let list = CalibrationList::draw(Seed(seed), IMAGES, task.training).unwrap();
+        let batch = |indices: &[usize]| task.training_images(indices, self.device);
+        list.indices.chunks(BATCH).map(batch).collect()
+    }
+}
+
+fn look<L: Look>(look: L) -> L::Out {
+    struct Open<L>(L);
+    impl<L: Look> Visit for Open<L> {
+        type Out = L::Out;
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+            self,
+            spec: &'static Spec,
+            network: N,
+        ) -> L::Out {
+            let device = Device::flex();
+            let dense = open_dense(network, &weight_file()).unwrap();
+            let census = subject::census(spec, &dense, &device);
+            let weights = subject::weights(&dense, &census);
+            self.0.look(Subject {
+                dense: &dense,
+                census: &census,
+                weights: &weights,
+                device: &device,
+            })
+        }
+    }
+    let spec = catalog::find(MODEL).unwrap();
+    spec.open(&Device::flex(), Open(look))
+}
+
+#[test]
+fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
+    struct Ways;
+    impl Look for Ways {
+        type Out = ();
+        fn look<N>(self, subject: Subject<'_, N>)
+        where
+            N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        {
+            let masks = subject.masks("l2norm", 0.8);
+            let batches = subject.batches(0);
+            let fresh = subject.batches(1);
+            let progress = Progress::new(1, Mode::Quiet);
+            let work = Work {
+                dense: subject.dense,
+                census: subject.census,
+                masks: &masks,
+                batches: &batches,
+                device: subject.device,
+                checkpoints: None,
+                progress: &progress,
+            };
+            let pruned = output_error(&subject.sparse(&masks), subject.dense, &fresh);
+            println!("error of the network's output on fresh images, only pruned: {pruned:.3}");
+            for granularity in [Granularity::Single, Granularity::Layer, Granularity::Block] {
+                for inputs in [Inputs::Dense, Inputs::Sparse] {
+                    for correction in [true, false] {
+                        let settings = settings(granularity, inputs, correction);
+                        let name =
+                            format!("{granularity:?}, {inputs:?} inputs, correction {correction}");
+                        let (fitted, units) =
+                            work.reconstruct(subject.sparse(&masks), &settings).unwrap();
+                        assert_eq!(
+                            units.len(),
+                            subject.census.units(granularity.grain()).len(),
+                            "{name}"
+                        );
+                        for unit in &units {
+                            assert_eq!(unit.steps, STEPS, "{name}: {unit:?}");
+                            assert!(unit.loss_after < unit.loss_before, "{name}: {unit:?}");
+                        }
+                        let fitted = fitted.materialize();
+                        zeros_are_kept(&subject, &masks, &fitted, &name);
+                        let error = output_error(&fitted, subject.dense, &fresh);
+                        println!("{name}: {error:.3}");
+                        assert!(error < pruned, "{name}: {error} is not below {pruned}");
+                    }
+                }
+            }
+        }
+    }
+    look(Ways);
+}
+
+fn settings(granularity: Granularity, inputs: Inputs, correction: bool) -> Reconstruction {
+    Reconstruction {
+        version: reconstruct::VERSION,
+        granularity,
+        inputs,
+        correction,
+        calibration: CalibrationCell {
+            images: IMAGES,
+            batch: BATCH,
+            seed: 0,
+        },
+        fit: Fit {
+            optimizer: Optimizer::Adam {
+                lr: 5e-4,
+                bias_lr: 5e-4,
+            },
+            steps: STEPS,
+            early_stop: 0.0,
+        },
+    }
+}
+
+/// Pruned weights are exactly zero, the others are not and have moved, and together the zeros are the budget.
+fn zeros_are_kept<N>(subject: &Subject<'_, N>, masks: &Masks, fitted: &N, name: &str)
+where
+    N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+{
+    let weights = subject::weights(fitted, subject.census);
+    let (mut zeros, mut total) = (0, 0);
+    for (index, layer) in weights.layers().iter().enumerate() {
+        let weight = weights.weight(index).unwrap();
+        let keep = masks[&layer.path].to_keep();
+        for (place, (&weight, &keep)) in weight.iter().zip(&keep).enumerate() {
+            assert!(
+                keep || weight == 0.0,
+                "{name}: {} weight {place} is {weight}",
+                layer.path
+            );
+        }
+        let before = subject.weights.weight(index).unwrap();
+        let moved = weight
+            .iter()
+            .zip(before)
+            .zip(&keep)
+            .filter(|((after, before), keep)| **keep && after != before)
+            .count();
+        let kept = keep.iter().filter(|keep| **keep).count();
+        assert!(
+            moved * 2 > kept,
+            "{name}: {} moved {moved} of {kept}",
+            layer.path
+        );
+        zeros += weight.iter().filter(|weight| **weight == 0.0).count() as u64;
+        total += weight.len() as u64;
+    }
+    assert_eq!(zeros, budget(0.8, total), "{name}");
+}
+
+#[test]
+fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
+    struct Correction;
+    impl Look for Correction {
+        type Out = ();
+        fn look<N>(self, subject: Subject<'_, N>)
+        where
+            N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        {
+            let batches = subject.batches(0);
+            let fresh = subject.batches(1);
+            let progress = Progress::new(1, Mode::Quiet);
+            let (mut without, mut with) = (0.0, 0.0);
+            for allocator in ["uniform", "l2norm", "erk"] {
+                for rate in [0.5, 0.6, 0.7, 0.8, 0.9] {
+                    let masks = subject.masks(allocator, rate);
+                    let work = Work {
+                        dense: subject.dense,
+                        census: subject.census,
+                        masks: &masks,
+                        batches: &batches,
+                        device: subject.device,
+                        checkpoints: None,
+                        progress: &progress,
+                    };
+                    let sparse = subject.sparse(&masks);
+                    let pruned = output_error(&sparse, subject.dense, &fresh);
+                    let corrected = output_error(&work.correct(sparse), subject.dense, &fresh);
+                    println!("{allocator} {rate}: {pruned:.3} pruned, {corrected:.3} corrected");
+                    without += pruned / 15.0;
+                    with += corrected / 15.0;
+                }
+            }
+            println!("mean: {without:.3} pruned, {with:.3} corrected");
+            assert!(with < without, "{with} is not below {without}");
+        }
+    }
+    look(Correction);
+}
+
+#[test]
+fn a_cell_measured_twice_gives_one_record() {
+    let grid = "[[grid]]\nname = 'twice'\ntrack = 'reconstruction'\nmodels = ['micro_resnet8']\n\
+                rates = [0.8]\nallocators = ['erk']\ngranularity = ['layer', 'block']\nseeds = [3]\n";
+    let plain = |mut records: Vec<Record>| {
+        for record in &mut records {
+            record.timing = Timing::default();
+            record.environment = Environment::default();
+        }
+        records
+    };
+    let first = plain(measure(grid));
+    assert_eq!(first.len(), 4);
+    for record in &first[1..] {
+        assert_eq!(record.cost.zeros, budget(0.8, record.cost.weights));
+    }
+    assert_eq!(first, plain(measure(grid)));
+}
+
+/// Section 0.2: by the released rule each layer by itself keeps `trunc((1 - P) n)` weights, float error included, and
+/// weights equal to the threshold go as well; a global selection takes one weight more than `trunc(P N)`.
+#[test]
+fn the_released_rule_counts_as_it_did() {
+    const RATE: f64 = 0.9;
+    let grid = |rule: &str| {
+        measure(&format!(
+            "[[grid]]\nname = 'rule'\ntrack = 'allocation'\nmodels = ['micro_resnet8']\nrule = '{rule}'\n\
+             rates = [{RATE}]\nallocators = ['uniform', 'l2norm']\n"
+        ))
+    };
+    let (exact, released) = (grid("exact"), grid("msbench"));
+    assert_eq!(exact[0].key, released[0].key, "a dense cell has no rule");
+    for (exact, released) in exact.iter().zip(&released).skip(1) {
+        assert_ne!(exact.key, released.key);
+        assert_eq!(exact.cost.zeros, budget(RATE, exact.cost.weights));
+        println!(
+            "{}: {} zeros; by the released rule {}",
+            exact.cell, exact.cost.zeros, released.cost.zeros
+        );
+        assert!(released.cost.zeros > exact.cost.zeros);
+        let part = exact.cell.sparsity.as_ref().unwrap().allocation.as_ref();
+        if part.unwrap().name == "uniform" {
+            for layer in &released.layers {
+                let count = keep_trunc(RATE, layer.weights as usize) as u64;
+                let ties = layer.zeros.checked_sub(count);
+                assert!(ties.is_some_and(|ties| ties <= 1), "{layer:?}: {count}");
+            }
+        }
+    }
+}
+
+/// A file that is not the plan's any more is refused: its digest is part of the cell.
+#[test]
+fn a_weight_file_that_changed_is_refused() {
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let plan = Plan::load("smoke", &[]).unwrap();
+    let cells = plan.expand(&registry).unwrap();
+    let chosen = choose(Choice::Flex).unwrap();
+    let progress = Progress::new(1, Mode::Quiet);
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &progress,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("changed.safetensors");
+    let mut bytes = std::fs::read(weight_file()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = bench.measure(&cells[0].cell, &file, Path::new("none"));
+    let error = error.unwrap_err().to_string();
+    for words in ["changed.safetensors", "SHA-256", &cells[0].cell.weights] {
+        assert!(error.contains(words), "{error}");
+    }
+}
