@@ -68,13 +68,13 @@ pub fn choose(choice: Choice) -> Result<Chosen, DeviceError> {
     match choice {
         Choice::Flex => Ok(flex("asked for".to_owned())),
         Choice::Cuda => cuda().map(|found| found.because("asked for")),
-        Choice::Wgpu => wgpu().map(|found| found.because("asked for")),
+        Choice::Wgpu => wgpu(Adapters::Any).map(|found| found.because("asked for")),
         Choice::Auto => {
             let no_cuda = match cuda() {
                 Ok(found) => return Ok(found),
                 Err(error) => short(&error),
             };
-            let no_gpu = match wgpu() {
+            let no_gpu = match wgpu(Adapters::Hardware) {
                 Ok(found) => return Ok(found),
                 Err(error) => short(&error),
             };
@@ -97,7 +97,7 @@ pub fn describe() -> Vec<(String, String)> {
     };
     vec![
         line("device cuda", cuda()),
-        line("device wgpu", wgpu()),
+        line("device wgpu", wgpu(Adapters::Any)),
         line("device flex", Ok(flex("the CPU, always there".to_owned()))),
     ]
 }
@@ -155,8 +155,17 @@ fn cuda() -> Result<Chosen, DeviceError> {
     })
 }
 
+/// Which adapters may serve.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Adapters {
+    /// Real GPUs: a software adapter is slower than Flex.
+    Hardware,
+    /// Software too, where the build's shaders are right on it.
+    Any,
+}
+
 #[cfg(not(feature = "wgpu"))]
-fn wgpu() -> Result<Chosen, DeviceError> {
+fn wgpu(_: Adapters) -> Result<Chosen, DeviceError> {
     Err(DeviceError::NotBuilt {
         name: "wgpu",
         feature: "wgpu",
@@ -164,13 +173,19 @@ fn wgpu() -> Result<Chosen, DeviceError> {
 }
 
 #[cfg(feature = "wgpu")]
-fn wgpu() -> Result<Chosen, DeviceError> {
+fn wgpu(adapters: Adapters) -> Result<Chosen, DeviceError> {
     use burn::tensor::DeviceKind;
-    // Kinds of real hardware only: a software adapter is slower than Flex, and SPIR-V builds are wrong or crash on it.
-    let kinds = [
+    let mut kinds = vec![
         (DeviceKind::DiscreteGpu(0), "a discrete GPU"),
         (DeviceKind::IntegratedGpu(0), "an integrated GPU"),
     ];
+    // Software adapters crash or compute wrong numbers on the SPIR-V that a Vulkan build gives them.
+    if adapters == Adapters::Any && !cfg!(feature = "vulkan") {
+        kinds.push((
+            DeviceKind::Cpu,
+            "a software adapter, slower than --device flex",
+        ));
+    }
     for (kind, what) in kinds {
         // The adapter is asked for on first use, and Burn panics where it is missing.
         let quiet = std::panic::take_hook();
