@@ -1118,7 +1118,7 @@ allocators = ["uniform", "erk"]
             (with("0.5", "1.5"), "21:10: rate 1.5 is not between 0 and 1"),
             (with("0.5", "0"), "21:10: rate 0 is not between 0 and 1"),
             (with("0.5", "nan"), "rate NaN is not between 0 and 1"),
-            (with("2:4", "4:2"), "`4:2` is not a pattern"),
+            (with("2:4", "4:2"), "4:2 is no pattern"),
             (with("0.5", "0.5, 0.5"), "twice"),
             (with("[0.5, \"2:4\"]", "[]"), "rates is empty"),
             (with("[\"micro_resnet8\"]", "[]"), "models is empty"),

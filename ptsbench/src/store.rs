@@ -1000,7 +1000,7 @@ pub(crate) mod tests {
         ];
         let gone = [
             leave(me.pid, me.started + 1, &tag, boot, 0),
-            leave(me.pid, me.started, &tag, "anyother", 2),
+            leave(me.pid, me.started + 1, &tag, "anyother", 2),
             leave(2, 1, "elsewher", boot, 25),
         ];
         Store::open(store.root()).unwrap();
