@@ -28,12 +28,23 @@ pub fn page(
         "</style>\n</head>\n<body>\n<header>\n<h1>PTSBench report</h1>\n<p class=\"lead\">",
     );
     out.push_str(&sentence(&lead(records, words)));
-    out.push_str("</p>\n<nav><a href=\"#run\">What was run</a> <a href=\"#tables\">Tables</a> ");
-    out.push_str("<a href=\"#figures\">Figures</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">How to make this again</a></nav>\n</header>\n<main>\n");
+    out.push_str("</p>\n<nav><a href=\"#run\">What was run</a> <a href=\"#figures\">Figures</a> ");
+    out.push_str("<a href=\"#tables\">Tables</a> <a href=\"#notes\">Notes</a> <a href=\"#again\">How to make this again</a></nav>\n</header>\n<main>\n");
 
     out.push_str("<section id=\"run\">\n<h2>What was run</h2>\n");
     for suite in suite::suites(records) {
         out.push_str(&render(&overview(&suite)));
+    }
+    out.push_str("</section>\n<section id=\"figures\">\n<h2>Figures</h2>\n");
+    for figure in figures {
+        write!(
+            out,
+            "<figure id=\"{0}\">\n<div class=\"card\">{1}</div>\n<figcaption>{2}</figcaption>\n</figure>\n",
+            escape(&figure.id),
+            figure.svg()?,
+            escape(&figure.description)
+        )
+        .expect("a string");
     }
     out.push_str("</section>\n<section id=\"tables\">\n<h2>Tables</h2>\n");
     // The table of all cells is long and comes last, folded.
@@ -52,17 +63,6 @@ pub fn page(
         )
         .expect("a string");
     }
-    out.push_str("</section>\n<section id=\"figures\">\n<h2>Figures</h2>\n");
-    for figure in figures {
-        write!(
-            out,
-            "<figure id=\"{0}\">\n<div class=\"card\">{1}</div>\n<figcaption>{2}</figcaption>\n</figure>\n",
-            escape(&figure.id),
-            figure.svg()?,
-            escape(&figure.description)
-        )
-        .expect("a string");
-    }
     out.push_str("</section>\n<section id=\"notes\">\n<h2>Notes</h2>\n<ul>\n");
     for note in notes(words) {
         writeln!(out, "<li>{}</li>", sentence(&note)).expect("a string");
@@ -71,7 +71,7 @@ pub fn page(
     let plan = words.plan.as_deref().unwrap_or("micro");
     write!(
         out,
-        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures\n</code></pre>\n\
+        "<pre><code>ptsbench run {0}\nptsbench report --plan {0}\nptsbench figures --plan {0}\n</code></pre>\n\
          <p>The first command computes the cells of the plan that have no record yet, and <code>ptsbench plan {0}</code> \
          shows them beforehand. The other two read records alone; equal records give equal bytes.</p>\n",
         escape(plan)
