@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
+use model_zoo::weights::{Named, write};
 use ptsbench::allocate::{self, Options, Rate, keep_trunc};
 use ptsbench::cell::{
     CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
@@ -418,4 +419,27 @@ fn a_weight_file_that_changed_is_refused() {
     for words in ["changed.safetensors", "SHA-256", &cells[0].cell.weights] {
         assert!(error.contains(words), "{error}");
     }
+}
+
+/// What cannot be put in its place is taken away again, and what was there stays.
+#[test]
+fn a_checkpoint_that_cannot_be_put_in_place_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = folder.path().join("unit-0000.safetensors");
+    std::fs::create_dir(&taken).unwrap();
+    std::fs::write(taken.join("kept"), "x").unwrap();
+    let tensor = Named {
+        key: "a".into(),
+        shape: vec![1],
+        values: vec![1.0],
+    };
+    let error = write(&taken, &[tensor], &Default::default()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("unit-0000.safetensors: cannot write"),
+        "{error}"
+    );
+    assert!(error.contains("free space"), "{error}");
+    assert!(taken.join("kept").exists());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
