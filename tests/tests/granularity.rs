@@ -4,7 +4,6 @@
 //! Everyday: the smallest built-in network, a few steps. `PTSBENCH_FULL=1`: all three networks with the `micro` plan's
 //! settings, as its tables show them.
 
-use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Capture, Census};
