@@ -110,7 +110,7 @@ impl Said {
         let output = desk.run(line);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         let code = output.status.code().unwrap_or(-1);
-        if code == 0 || code > 2 || code < 0 {
+        if !(1..=2).contains(&code) {
             self.1.push(format!("{line}: exit code {code}\n{text}"));
         }
         if text.contains("panicked") {

@@ -289,7 +289,7 @@ fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (Str
 }
 
 fn first_image(batch: &Tensor<4>) -> Tensor<4> {
-    batch.clone().slice([0..1])
+    batch.clone().slice_dim(0, 0..1)
 }
 
 /// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
