@@ -89,9 +89,17 @@ fn features() -> String {
     join(&compiled)
 }
 
-/// The instruction sets that decide how fast the CPU path is.
-/// The processor's name, where the system tells.
+/// The processor's name, where the system tells, and the instruction sets that decide how fast the CPU path is.
 pub fn processor() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("unnamed", |(_, name)| name.trim());
+    format!("{name} ({})", instruction_sets())
+}
+
+fn instruction_sets() -> String {
     #[cfg(target_arch = "x86_64")]
     let sets = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
