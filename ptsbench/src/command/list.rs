@@ -21,7 +21,7 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Draw the built-in images, a row per class, into this PNG (with `list tasks`)
+    /// Draw the built-in images, a column per class, into this PNG (with `list tasks`)
     #[arg(long, value_name = "FILE")]
     pub sheet: Option<PathBuf>,
 }
