@@ -55,6 +55,14 @@ pub enum KernelError {
         /// Group.
         m: usize,
     },
+    /// A convolution that cannot be.
+    #[error("{why}; found {shape:?}")]
+    Geometry {
+        /// The shape.
+        shape: crate::ConvShape,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Transposable masks exist here for 2:4 alone.
     #[error("a transposable {n}:{m} mask is not available; use 2:4")]
     Transposable {
