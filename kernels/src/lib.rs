@@ -6,6 +6,7 @@ mod error;
 pub mod format;
 mod geometry;
 mod nm;
+pub mod reference;
 mod select;
 
 pub use error::KernelError;
