@@ -7,6 +7,7 @@ mod error;
 pub mod format;
 mod geometry;
 mod nm;
+mod ops;
 pub mod reference;
 mod select;
 
@@ -14,6 +15,7 @@ pub use error::KernelError;
 pub use format::BitMask;
 pub use geometry::ConvShape;
 pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
+pub use ops::{ConvOptions, SparseOps, WeightGrad, conv2d, keep};
 pub use select::{
     KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
 };
