@@ -63,6 +63,20 @@ pub enum KernelError {
         /// What is wrong with it.
         why: String,
     },
+    /// A packed weight or mask that breaks its format's rules, or bytes that hold none.
+    #[error("no valid {format}: {why}; build it from the weight again")]
+    Format {
+        /// Which format.
+        format: &'static str,
+        /// The broken rule, with its numbers.
+        why: String,
+    },
+    /// A threshold that orders nothing.
+    #[error("threshold {index} is NaN; remove it before masking")]
+    NanThreshold {
+        /// Its position.
+        index: usize,
+    },
     /// Transposable masks exist here for 2:4 alone.
     #[error("a transposable {n}:{m} mask is not available; use 2:4")]
     Transposable {

@@ -4,6 +4,8 @@
 //! not fit its shape panics, because a judge must not guess. A masked weight is absent: its stored value, NaN included,
 //! is never read into a sum.
 
+pub mod sparse_mma;
+
 use crate::{BitMask, ConvShape};
 
 /// What the terms of a sum were rounded to; decides how far a product may lie from the exact one.
@@ -431,23 +433,24 @@ pub fn layer_norm_rows(
     y
 }
 
+/// A weak but seeded source of values in [-1, 1) for tests that need many.
+#[cfg(test)]
+pub(crate) fn values(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// A weak but seeded source of values in [-1, 1) for tests that need many.
-    fn values(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..len)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
 
     fn shapes() -> impl Strategy<Value = ConvShape> {
         let side = || {
