@@ -71,9 +71,9 @@ pub enum KernelError {
         /// The broken rule, with its numbers.
         why: String,
     },
-    /// A threshold that orders nothing.
-    #[error("threshold {index} is NaN; remove it before masking")]
-    NanThreshold {
+    /// A threshold no magnitude can be held against.
+    #[error("threshold {index} is NaN or negative; thresholds of magnitudes are at least 0")]
+    Threshold {
         /// Its position.
         index: usize,
     },
@@ -85,4 +85,21 @@ pub enum KernelError {
         /// Tile.
         m: usize,
     },
+}
+
+/// Refuses a slice whose length is not its shape's.
+pub(crate) fn expect_len(
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), KernelError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(KernelError::Length {
+            what,
+            expected,
+            found,
+        })
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::bytes::{self, Reader};
 use crate::KernelError;
+use crate::error::expect_len;
 
 const FORMAT: &str = "bit mask";
 
@@ -217,22 +218,6 @@ impl BitMask {
 
 fn count_ones(words: &[u32]) -> u32 {
     words.iter().map(|word| word.count_ones()).sum()
-}
-
-pub(super) fn expect_len(
-    what: &'static str,
-    expected: usize,
-    found: usize,
-) -> Result<(), KernelError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
 }
 
 #[cfg(test)]

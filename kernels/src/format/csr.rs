@@ -1,8 +1,8 @@
 //! Compressed sparse rows: the kept weights of each row with their columns, for sparse x dense products on CPUs.
 
-use super::bitmask::expect_len;
 use super::bytes::{self, Reader};
 use super::order::ColOrder;
+use crate::error::expect_len;
 use crate::{BitMask, KernelError};
 
 const FORMAT: &str = "CSR weight";
@@ -294,7 +294,7 @@ fn fail(why: String) -> KernelError {
 mod tests {
     use super::*;
     use crate::format::bytes::damaged;
-    use crate::format::tests::masks;
+    use crate::format::test_masks as masks;
     use crate::reference::values;
     use proptest::prelude::*;
 

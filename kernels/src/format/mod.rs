@@ -19,13 +19,16 @@ pub use nm24::Nm24Hw;
 pub use order::{ColOrder, reorder_columns};
 
 #[cfg(test)]
+pub(crate) use tests::masks as test_masks;
+
+#[cfg(test)]
 mod tests {
     use super::BitMask;
     use crate::reference::values;
     use proptest::prelude::*;
 
     /// Masks of odd, empty and word-sized shapes at every density the specification names.
-    pub(super) fn masks() -> impl Strategy<Value = BitMask> {
+    pub(crate) fn masks() -> impl Strategy<Value = BitMask> {
         let cols = prop_oneof![0usize..=97, Just(127), Just(128), Just(129)];
         let density = prop_oneof![
             Just(0.0f32),

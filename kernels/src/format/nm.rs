@@ -1,8 +1,8 @@
 //! N:M weights: of every M consecutive columns at most N, values and packed indices apart.
 
-use super::bitmask::expect_len;
 use super::bytes::{self, Reader};
 use super::order::ColOrder;
+use crate::error::expect_len;
 use crate::{BitMask, KernelError};
 
 const FORMAT: &str = "N:M weight";

@@ -1,6 +1,6 @@
 //! Two orders of a convolution weight's columns, and the way from one to the other.
 
-use super::bitmask::expect_len;
+use crate::error::expect_len;
 use crate::{BitMask, KernelError};
 
 /// Order of the columns of a weight matrix: which axis runs fastest.
