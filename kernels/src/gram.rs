@@ -131,14 +131,20 @@ impl GramState {
                     gather(group, first, panel, out);
                 });
                 let x = &*x;
-                each_chunk(upper, TALL * cols, serial, |strip, upper| {
-                    add_strip(x, depth, strip * TALL, cols, upper);
+                each_chunk(upper, WIDTH * cols, serial, |panel, upper| {
+                    add_strip(x, depth, panel, cols, upper);
                 });
             }
         };
         // Depthwise layers have many groups of a few columns each: there the groups are the parallel work.
         let serial = positions * cols * cols / 2 * self.groups < SERIAL;
-        each_chunk(&mut self.upper, cols * cols, serial, one_group);
+        let mut all_groups = || each_chunk(&mut self.upper, cols * cols, serial, one_group);
+        if serial {
+            all_groups();
+        } else {
+            // Enters the pool once, not twice per chunk: a thread outside of it sleeps through every parallel loop.
+            rayon::scope(|_| all_groups());
+        }
     }
 
     /// One group's sums, `[cols, cols]`, both triangles.
@@ -219,19 +225,28 @@ fn gather(x: &[f32], shape: &ConvShape, group: usize, col: usize, first: usize, 
     }
 }
 
-/// Adds a chunk's products to TALL rows of the upper triangle, from row `top`.
+/// Adds a chunk's products to the rows of one panel of the upper triangle.
 ///
 /// # Shapes
-/// `x`: `[panels, depth, WIDTH]`; `upper`: `[TALL, cols]` or the fewer rows that are left.
-fn add_strip(x: &[f32], depth: usize, top: usize, cols: usize, upper: &mut [f64]) {
-    let panel = |at: usize| &x[at * depth * WIDTH..][..depth * WIDTH];
-    let (left, lane) = (panel(top / WIDTH), top % WIDTH);
-    for first in (top / WIDTH * WIDTH..cols).step_by(WIDTH) {
-        let tile = tile(left, lane, panel(first / WIDTH));
+/// `x`: `[panels, depth, WIDTH]`; `upper`: `[WIDTH, cols]` or the fewer rows that are left.
+fn add_strip(x: &[f32], depth: usize, panel: usize, cols: usize, upper: &mut [f64]) {
+    let mut panels = x
+        .chunks_exact(depth * WIDTH)
+        .enumerate()
+        .skip(panel)
+        .peekable();
+    let Some(&(_, left)) = panels.peek() else {
+        return;
+    };
+    for (right_panel, right) in panels {
+        let first = right_panel * WIDTH;
         let width = WIDTH.min(cols - first);
-        for (row, sums) in upper.chunks_mut(cols).zip(&tile) {
-            for (h, &sum) in row[first..first + width].iter_mut().zip(sums) {
-                *h += f64::from(sum);
+        for (at, rows) in upper.chunks_mut(TALL * cols).enumerate() {
+            let tile = tile(left, at * TALL, right);
+            for (row, sums) in rows.chunks_mut(cols).zip(&tile) {
+                for (h, &sum) in row[first..first + width].iter_mut().zip(sums) {
+                    *h += f64::from(sum);
+                }
             }
         }
     }
@@ -242,8 +257,8 @@ type Tile = [[f32; WIDTH]; TALL];
 /// Sums over positions of TALL lanes of one panel times all lanes of another.
 fn tile(left: &[f32], lane: usize, right: &[f32]) -> Tile {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return x86::tile(left, lane, right);
+    if let Some(tile) = x86::tile(left, lane, right) {
+        return tile;
     }
     tile_generic::<false>(left, lane, right)
 }
@@ -272,15 +287,15 @@ mod x86 {
     #![allow(unsafe_code)]
     use super::{Tile, tile_generic};
 
-    /// The same loop, compiled for AVX2 with fused multiply-adds. The processor must have both.
-    pub(super) fn tile(left: &[f32], lane: usize, right: &[f32]) -> Tile {
+    /// The same loop compiled for AVX2 with fused multiply-adds; None where the processor lacks them.
+    pub(super) fn tile(left: &[f32], lane: usize, right: &[f32]) -> Option<Tile> {
         #[target_feature(enable = "avx2,fma")]
         fn wide(left: &[f32], lane: usize, right: &[f32]) -> Tile {
             tile_generic::<true>(left, lane, right)
         }
-        assert!(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"));
-        // SAFETY: `wide` is safe code whose only demand is a processor with AVX2 and FMA, checked the line before.
-        unsafe { wide(left, lane, right) }
+        let there = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        // SAFETY: `wide` is safe code whose only demand is a processor with AVX2 and FMA, just asked for.
+        there.then(|| unsafe { wide(left, lane, right) })
     }
 }
 
