@@ -2,6 +2,7 @@
 //!
 //! Knows scores, patterns and shapes; nothing of models, files or policy (which rate, which layer).
 
+pub mod cpu;
 mod error;
 pub mod format;
 mod geometry;
