@@ -13,5 +13,6 @@ pub use format::BitMask;
 pub use geometry::ConvShape;
 pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
 pub use select::{
-    KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
+    KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
+    threshold_of,
 };

@@ -1,0 +1,933 @@
+//! Exact selection of the k smallest scores, in one layer or over many, without a sort and without a copy of the scores.
+//!
+//! A sample brackets the k-th smallest score; one pass counts what lies below the bracket and collects the few scores
+//! inside it, among which the k-th is found; a second pass writes the mask. Equal scores need no bookkeeping there: of
+//! scores equal to the k-th those before one position stay and those from it on go (section 0.2 of the specification:
+//! among equal scores the lowest flat index is kept; across layers the earlier). Where the sample misled, digits of an
+//! order-preserving integer key are counted from the top instead (radix selection), which no data can mislead.
+//!
+//! Scores that are a function of stored f32 values ([`Stored`]) never leave them: every border between scores becomes a
+//! border between values, layer by layer, so that a pass is comparisons of f32 ([`scan`]) whatever the layer's divisor.
+//!
+//! Counts are integers and the sample depends on the lengths alone, so the result is the same for any number of threads.
+
+mod scan;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::{BitMask, KernelError};
+use scan::Borders;
+
+/// A layer's scores; the lowest go first.
+///
+/// Scores may be computed on the fly, so that a normed copy of a network never exists.
+pub trait Scores: Sync {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// The score at a flat row-major index below [`Scores::len`]. f32 scores widen exactly.
+    fn at(&self, index: usize) -> f64;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The f32 values that the scores come from, if [`Scores::at`] gives exactly [`Stored::score`] of them all.
+    ///
+    /// Selection is several times faster with it, and selects the same.
+    fn stored(&self) -> Option<Stored<'_>> {
+        None
+    }
+}
+
+/// f32 values in memory, and the scores that they stand for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stored<'a> {
+    /// One value per score, in the same order.
+    pub values: &'a [f32],
+    /// Whether a score is the magnitude of its value rather than the value.
+    pub magnitude: bool,
+    /// What it is divided by, in f64; positive and finite.
+    pub divisor: f64,
+}
+
+impl Stored<'_> {
+    /// The score of one value.
+    pub fn score(&self, value: f32) -> f64 {
+        f64::from(if self.magnitude { value.abs() } else { value }) / self.divisor
+    }
+
+    /// The largest value (magnitude) whose score is below `score`, or at it where `through`; NaN if there is none.
+    ///
+    /// [`Stored::score`] never falls as values rise, so the border is found by bisection, whatever a division rounds to.
+    fn border(&self, score: f64, through: bool) -> f32 {
+        let holds = |key: u32| {
+            let found = self.score(value32(key));
+            found < score || through && found == score
+        };
+        let least = if self.magnitude {
+            0.0
+        } else {
+            f32::NEG_INFINITY
+        };
+        let (mut low, mut high) = (key32(least), key32(f32::INFINITY));
+        if !holds(low) {
+            return f32::NAN;
+        }
+        // `low` holds; nothing above `high` is a number.
+        while low < high {
+            let middle = high - (high - low) / 2;
+            if holds(middle) {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        value32(low)
+    }
+}
+
+impl Scores for [f32] {
+    fn len(&self) -> usize {
+        <[f32]>::len(self)
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        f64::from(self[index])
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        Some(Stored {
+            values: self,
+            magnitude: false,
+            divisor: 1.0,
+        })
+    }
+}
+
+impl Scores for Stored<'_> {
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        self.score(self.values[index])
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        Some(*self)
+    }
+}
+
+impl Scores for [f64] {
+    fn len(&self) -> usize {
+        <[f64]>::len(self)
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        self[index]
+    }
+}
+
+impl<S: Scores + ?Sized> Scores for &S {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        (**self).at(index)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        (**self).stored()
+    }
+}
+
+impl<T> Scores for Vec<T>
+where
+    [T]: Scores,
+    T: Sync,
+{
+    fn len(&self) -> usize {
+        Scores::len(self.as_slice())
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        self.as_slice().at(index)
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        self.as_slice().stored()
+    }
+}
+
+/// What happens to scores equal to the k-th smallest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ties {
+    /// Exactly k go; of equal scores the lowest flat index (and the earlier layer) is kept.
+    KeepLowestIndex,
+    /// All that are less than or equal to the k-th smallest go, so ties overshoot: the original release's rule.
+    CompatLe,
+}
+
+/// The k-th smallest score and its surroundings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KthValue {
+    /// The value.
+    pub value: f64,
+    /// Scores strictly below it.
+    pub below: u64,
+    /// Scores equal to it, at least 1.
+    pub equal: u64,
+}
+
+/// Masks the `k` lowest of one layer's scores; the mask is `[rows, cols]`.
+pub fn select_smallest<S: Scores + ?Sized>(
+    scores: &S,
+    [rows, cols]: [usize; 2],
+    k: u64,
+    ties: Ties,
+) -> Result<BitMask, KernelError> {
+    let mut masks = select_smallest_global(&[scores], &[[rows, cols]], k, ties)?;
+    Ok(masks.remove(0))
+}
+
+/// Masks the `k` lowest scores of all layers together; one mask per layer, shaped as `shapes` says.
+pub fn select_smallest_global<S: Scores>(
+    layers: &[S],
+    shapes: &[[usize; 2]],
+    k: u64,
+    ties: Ties,
+) -> Result<Vec<BitMask>, KernelError> {
+    if layers.len() != shapes.len() {
+        return Err(KernelError::Length {
+            what: "shapes",
+            expected: layers.len(),
+            found: shapes.len(),
+        });
+    }
+    for (layer, [rows, cols]) in layers.iter().zip(shapes) {
+        if layer.len() != rows * cols {
+            return Err(KernelError::Length {
+                what: "scores",
+                expected: rows * cols,
+                found: layer.len(),
+            });
+        }
+    }
+    let layers: Vec<Layer<S>> = layers.iter().map(Layer::new).collect();
+    let Some(cut) = Cut::new(&layers, k, ties)? else {
+        return Ok(shapes.iter().map(|&[r, c]| BitMask::full(r, c)).collect());
+    };
+    (0..layers.len())
+        .into_par_iter()
+        .map(|layer| cut.mask(&layers, layer, shapes[layer]))
+        .collect()
+}
+
+/// How many of the `k` lowest scores of all layers together fall into each layer.
+pub fn global_counts<S: Scores>(
+    layers: &[S],
+    k: u64,
+    ties: Ties,
+) -> Result<Vec<usize>, KernelError> {
+    let layers: Vec<Layer<S>> = layers.iter().map(Layer::new).collect();
+    let mut counts = vec![0; layers.len()];
+    if let Some(cut) = Cut::new(&layers, k, ties)? {
+        let mut keep = cut.keep_equal;
+        for piece in &cut.kth.pieces {
+            let kept = piece.equal.min(keep);
+            keep -= kept;
+            counts[piece.layer] += (piece.below + piece.equal - kept) as usize;
+        }
+    }
+    Ok(counts)
+}
+
+/// The `k`-th smallest score of all layers together, 1 <= k <= n.
+pub fn threshold_of<S: Scores>(layers: &[S], k: u64) -> Result<KthValue, KernelError> {
+    let layers: Vec<Layer<S>> = layers.iter().map(Layer::new).collect();
+    let available = available(&layers);
+    if k == 0 || k > available {
+        return Err(KernelError::TooMany {
+            requested: k,
+            available,
+        });
+    }
+    let kth = Kth::find(&layers, k)?;
+    Ok(KthValue {
+        value: kth.value,
+        below: kth.below(),
+        equal: kth.equal(),
+    })
+}
+
+/// Scores per parallel piece; a multiple of 32, so that a piece of a mask is whole words.
+const PIECE: usize = 1 << 16;
+/// Up to here the sample is everything.
+const SMALL: usize = 1 << 12;
+/// Half the bracket's width in standard deviations of the sample's rank: one draw in 2,000 falls outside.
+const DEVIATIONS: f64 = 3.5;
+
+/// One layer, its stored values looked up once.
+struct Layer<'a, S> {
+    scores: &'a S,
+    stored: Option<Stored<'a>>,
+}
+
+impl<'a, S: Scores> Layer<'a, S> {
+    fn new(scores: &'a S) -> Self {
+        // A divisor or a length outside the contract costs speed, not correctness.
+        let stored = scores.stored().filter(|stored| {
+            stored.values.len() == scores.len()
+                && stored.divisor > 0.0
+                && stored.divisor.is_finite()
+        });
+        Self { scores, stored }
+    }
+
+    fn len(&self) -> usize {
+        self.scores.len()
+    }
+
+    fn at(&self, index: usize) -> f64 {
+        self.scores.at(index)
+    }
+}
+
+fn available<S: Scores>(layers: &[Layer<S>]) -> u64 {
+    layers.iter().map(|layer| layer.len() as u64).sum()
+}
+
+/// The border between pruned and kept.
+struct Cut {
+    kth: Kth,
+    /// Of the scores equal to the k-th, the first so many in (layer, index) order stay.
+    keep_equal: u64,
+}
+
+impl Cut {
+    /// None where nothing goes.
+    fn new<S: Scores>(
+        layers: &[Layer<S>],
+        k: u64,
+        ties: Ties,
+    ) -> Result<Option<Self>, KernelError> {
+        let available = available(layers);
+        if k > available {
+            return Err(KernelError::TooMany {
+                requested: k,
+                available,
+            });
+        }
+        if available == 0 {
+            return Ok(None);
+        }
+        // k = 0 looks for the smallest score too, so that a NaN is an error at every k.
+        let kth = Kth::find(layers, k.max(1))?;
+        let keep_equal = match ties {
+            Ties::KeepLowestIndex => kth.below() + kth.equal() - k.max(1),
+            Ties::CompatLe => 0,
+        };
+        Ok((k > 0).then_some(Self { kth, keep_equal }))
+    }
+
+    /// The index in this layer before which scores equal to the k-th stay, and from which on they go.
+    fn index<S: Scores>(&self, layers: &[Layer<S>], layer: usize) -> usize {
+        let mut keep = self.keep_equal;
+        for piece in &self.kth.pieces {
+            if keep == 0 {
+                break;
+            }
+            if piece.layer == layer && piece.equal >= keep {
+                let last = (piece.start..piece.end)
+                    .filter(|&index| layers[layer].at(index) == self.kth.value)
+                    .nth(keep as usize - 1);
+                return last.expect("the piece was counted") + 1;
+            }
+            if piece.layer > layer {
+                return layers[layer].len();
+            }
+            keep -= keep.min(piece.equal);
+        }
+        if keep == 0 { 0 } else { layers[layer].len() }
+    }
+
+    fn mask<S: Scores>(
+        &self,
+        layers: &[Layer<S>],
+        layer: usize,
+        [rows, cols]: [usize; 2],
+    ) -> Result<BitMask, KernelError> {
+        const BITS: usize = u32::BITS as usize;
+        let index = self.index(layers, layer);
+        let layer = &layers[layer];
+        let writer = Writer::new(layer, self.kth.value);
+        let stride = cols.div_ceil(BITS);
+        let mut words = vec![0u32; rows * stride];
+        words
+            .par_chunks_mut(PIECE / BITS)
+            .enumerate()
+            .for_each(|(chunk, mut words)| {
+                let mut word = chunk * (PIECE / BITS); // in the mask
+                while !words.is_empty() {
+                    let (row, first) = (word / stride, word % stride);
+                    let (run, rest) = words.split_at_mut(words.len().min(stride - first));
+                    let start = row * cols + first * BITS;
+                    let end = (row * cols + cols).min(start + run.len() * BITS);
+                    writer.write(start..end, index, run);
+                    word += run.len();
+                    words = rest;
+                }
+            });
+        BitMask::from_words(rows, cols, words)
+    }
+}
+
+/// Writes runs of mask words: scores below the k-th go, equal ones from an index on.
+enum Writer<'a, S> {
+    Stored {
+        stored: Stored<'a>,
+        below: f32,
+        through: f32,
+    },
+    Computed {
+        scores: &'a S,
+        value: f64,
+    },
+}
+
+impl<'a, S: Scores> Writer<'a, S> {
+    fn new(layer: &Layer<'a, S>, value: f64) -> Self {
+        match layer.stored {
+            Some(stored) => Self::Stored {
+                stored,
+                below: stored.border(value, false),
+                through: stored.border(value, true),
+            },
+            None => Self::Computed {
+                scores: layer.scores,
+                value,
+            },
+        }
+    }
+
+    /// `range` is the flat indices that `words` covers, `index` where equal scores begin to go.
+    fn write(&self, range: Range<usize>, index: usize, words: &mut [u32]) {
+        const BITS: usize = u32::BITS as usize;
+        match *self {
+            Self::Stored {
+                stored: Stored {
+                    values, magnitude, ..
+                },
+                below,
+                through,
+            } => {
+                let values = &values[range.clone()];
+                let early = index.clamp(range.start, range.end) - range.start;
+                let (whole, bits) = (early / BITS, early % BITS);
+                let (before, after) = (&values[..whole * BITS], &values[whole * BITS..]);
+                if bits == 0 || early == values.len() {
+                    // The usual case: the border does not cut a word.
+                    let whole = early.div_ceil(BITS);
+                    let (before, after) = values.split_at(early);
+                    scan::write_above(before, magnitude, below, &mut words[..whole]);
+                    scan::write_above(after, magnitude, through, &mut words[whole..]);
+                } else {
+                    let mut cut = [0];
+                    let block = &after[..after.len().min(BITS)];
+                    scan::write_above(block, magnitude, below, &mut cut);
+                    scan::write_above(before, magnitude, below, &mut words[..whole]);
+                    scan::write_above(after, magnitude, through, &mut words[whole..]);
+                    words[whole] |= cut[0] & ((1 << bits) - 1);
+                }
+            }
+            Self::Computed { scores, value } => {
+                for (i, index_in_layer) in range.enumerate() {
+                    let score = scores.at(index_in_layer);
+                    let goes = score < value || score == value && index_in_layer >= index;
+                    words[i / BITS] |= u32::from(!goes) << (i % BITS);
+                }
+            }
+        }
+    }
+}
+
+/// Part of a layer, and how its scores lie around the k-th smallest of all.
+struct Piece {
+    layer: usize,
+    start: usize,
+    end: usize,
+    below: u64,
+    equal: u64,
+}
+
+/// The k-th smallest score of all layers, and what every piece holds below and at it.
+struct Kth {
+    value: f64,
+    pieces: Vec<Piece>,
+}
+
+impl Kth {
+    fn find<S: Scores>(layers: &[Layer<S>], k: u64) -> Result<Self, KernelError> {
+        let ranges = ranges(layers);
+        let mut tally = Tally::new(layers, &ranges, bracket(layers, k))?;
+        let value = match tally.kth(k) {
+            Some(value) => value,
+            None => {
+                let value = radix(layers, &ranges, k);
+                tally = Tally::new(layers, &ranges, [value; 2])?;
+                value
+            }
+        };
+        let pieces = ranges.iter().zip(&tally.counts);
+        let pieces = pieces.map(|(&(layer, start, end), counts)| {
+            let (below, equal) = counts.around(tally.bracket, value);
+            Piece {
+                layer,
+                start,
+                end,
+                below,
+                equal,
+            }
+        });
+        Ok(Self {
+            value: value + 0.0, // -0 + 0 = +0
+            pieces: pieces.collect(),
+        })
+    }
+
+    fn below(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.below).sum()
+    }
+
+    fn equal(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.equal).sum()
+    }
+}
+
+/// Cuts the layers into parallel pieces: (layer, start, end).
+fn ranges<S: Scores>(layers: &[Layer<S>]) -> Vec<(usize, usize, usize)> {
+    let cut = |(layer, scores): (usize, &Layer<S>)| {
+        let len = scores.len();
+        (0..len)
+            .step_by(PIECE)
+            .map(move |start| (layer, start, len.min(start + PIECE)))
+    };
+    layers.iter().enumerate().flat_map(cut).collect()
+}
+
+/// Two scores between which the k-th smallest probably lies; both are it where the sample is everything.
+///
+/// One score is drawn from each of as many equal stretches of all scores as the sample is large, at a place that a fixed
+/// sequence of pseudo-random numbers names, so that no period in the data meets a period in the sample.
+fn bracket<S: Scores>(layers: &[Layer<S>], k: u64) -> [f64; 2] {
+    let len = available(layers) as usize;
+    // The passes cost n, the sample s, and what falls inside the bracket n / sqrt(s): least at s ~ n^(2/3).
+    let draws = if len <= SMALL {
+        len
+    } else {
+        SMALL.max((len as f64).powf(2.0 / 3.0) as usize)
+    };
+    let mut sample = Vec::with_capacity(draws);
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    let (mut layer, mut first) = (0, 0);
+    for draw in 0..draws as u128 {
+        let stretch = |draw: u128| (draw * len as u128 / draws as u128) as usize;
+        let (start, end) = (stretch(draw), stretch(draw + 1));
+        random = random
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        let index = start + ((u128::from(random) * (end - start) as u128) >> 64) as usize;
+        while index - first >= layers[layer].len() {
+            first += layers[layer].len();
+            layer += 1;
+        }
+        let score = layers[layer].at(index - first);
+        if !score.is_nan() {
+            sample.push(key(score));
+        }
+    }
+    let drawn = sample.len() as f64;
+    let rate = (k as f64 - 0.5) / len as f64;
+    let spread = if draws == len {
+        0.0
+    } else {
+        DEVIATIONS * (drawn * rate * (1.0 - rate)).sqrt() + 2.0
+    };
+    let rank = drawn * rate;
+    let (low, high) = ((rank - spread).floor(), (rank + spread).floor());
+    let mut upper = sample.as_mut_slice();
+    let mut lo = f64::NEG_INFINITY;
+    if low >= 0.0 && (low as usize) < upper.len() {
+        let (_, found, _) = upper.select_nth_unstable(low as usize);
+        lo = value(*found);
+        upper = &mut upper[low as usize..];
+    }
+    let high = high - low.max(0.0); // in `upper`
+    let hi = if high >= 0.0 && (high as usize) < upper.len() {
+        value(*upper.select_nth_unstable(high as usize).1)
+    } else {
+        f64::INFINITY
+    };
+    [lo, hi]
+}
+
+/// What one pass counts around a bracket, piece by piece.
+struct Tally {
+    bracket: [f64; 2],
+    counts: Vec<Counts>,
+    /// Whether so many scores lie inside the bracket that they were not all collected.
+    crowded: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    below_lo: u64,
+    through_lo: u64,
+    through_hi: u64,
+    nan: bool,
+    /// Scores strictly inside the bracket.
+    inside: Vec<f64>,
+}
+
+impl Counts {
+    /// How many scores lie below and at `value`, which is one of those inside or at the ends of the bracket.
+    fn around(&self, [lo, hi]: [f64; 2], value: f64) -> (u64, u64) {
+        if value == lo {
+            return (self.below_lo, self.through_lo - self.below_lo);
+        }
+        if value == hi {
+            let below = self.through_lo + self.inside.len() as u64;
+            return (below, self.through_hi - below);
+        }
+        let count = |holds: &dyn Fn(f64) -> bool| {
+            self.inside.iter().filter(|&&score| holds(score)).count() as u64
+        };
+        (
+            self.through_lo + count(&|score| score < value),
+            count(&|score| score == value),
+        )
+    }
+}
+
+impl Tally {
+    fn new<S: Scores>(
+        layers: &[Layer<S>],
+        ranges: &[(usize, usize, usize)],
+        bracket: [f64; 2],
+    ) -> Result<Self, KernelError> {
+        let borders: Vec<Option<Borders>> = layers
+            .iter()
+            .map(|layer| layer.stored.map(|stored| borders(stored, bracket)))
+            .collect();
+        // At most an eighth of the scores is collected: more means that the sample misled.
+        let room = (available(layers) / 8) as usize + SMALL;
+        let collected = AtomicUsize::new(0);
+        let count = |&(layer, start, end): &(usize, usize, usize)| {
+            let mut counts = match (layers[layer].stored, borders[layer]) {
+                (Some(stored), Some(borders)) => count_stored(stored, start..end, borders),
+                _ => count_computed(layers[layer].scores, start..end, bracket),
+            };
+            let before = collected.fetch_add(counts.inside.len(), Ordering::Relaxed);
+            if before + counts.inside.len() > room {
+                counts.inside = Vec::new();
+            }
+            counts
+        };
+        let counts: Vec<Counts> = ranges.par_iter().map(count).collect();
+        for (&(layer, start, end), counts) in ranges.iter().zip(&counts) {
+            if counts.nan {
+                let index = (start..end).find(|&index| layers[layer].at(index).is_nan());
+                let index = index.expect("the pass met a NaN here");
+                return Err(KernelError::NonFiniteScore { layer, index });
+            }
+        }
+        Ok(Self {
+            bracket,
+            counts,
+            crowded: collected.into_inner() > room,
+        })
+    }
+
+    /// The k-th smallest score, unless the bracket misses it.
+    fn kth(&self, k: u64) -> Option<f64> {
+        let sum = |count: fn(&Counts) -> u64| self.counts.iter().map(count).sum::<u64>();
+        let [lo, hi] = self.bracket;
+        let through_lo = sum(|counts| counts.through_lo);
+        if self.crowded || k <= sum(|counts| counts.below_lo) {
+            return None;
+        }
+        if k <= through_lo {
+            return Some(lo);
+        }
+        let mut inside: Vec<u64> = Vec::with_capacity(sum(|c| c.inside.len() as u64) as usize);
+        for counts in &self.counts {
+            inside.extend(counts.inside.iter().map(|&score| key(score)));
+        }
+        let rank = (k - through_lo - 1) as usize;
+        if rank < inside.len() {
+            return Some(value(*inside.select_nth_unstable(rank).1));
+        }
+        (k <= sum(|counts| counts.through_hi)).then_some(hi)
+    }
+}
+
+fn borders(stored: Stored, [lo, hi]: [f64; 2]) -> Borders {
+    Borders {
+        below_lo: stored.border(lo, false),
+        through_lo: stored.border(lo, true),
+        below_hi: stored.border(hi, false),
+        through_hi: stored.border(hi, true),
+    }
+}
+
+fn count_stored(stored: Stored, range: Range<usize>, borders: Borders) -> Counts {
+    let mut inside = Vec::new();
+    let counts = scan::scan(
+        &stored.values[range],
+        stored.magnitude,
+        borders,
+        &mut inside,
+    );
+    Counts {
+        below_lo: counts.below_lo,
+        through_lo: counts.through_lo,
+        through_hi: counts.through_hi,
+        nan: counts.nan,
+        inside: inside.iter().map(|&value| stored.score(value)).collect(),
+    }
+}
+
+fn count_computed<S: Scores>(scores: &S, range: Range<usize>, [lo, hi]: [f64; 2]) -> Counts {
+    let mut counts = Counts::default();
+    for index in range {
+        let score = scores.at(index);
+        counts.below_lo += u64::from(score < lo);
+        counts.through_lo += u64::from(score <= lo);
+        counts.through_hi += u64::from(score <= hi);
+        counts.nan |= score.is_nan();
+        if score > lo && score < hi {
+            counts.inside.push(score);
+        }
+    }
+    counts
+}
+
+/// Maps a score to an integer of the same order; both zeros to the same one.
+fn key(score: f64) -> u64 {
+    let bits = (score + 0.0).to_bits(); // -0 + 0 = +0
+    if bits >> 63 == 1 {
+        !bits
+    } else {
+        bits | 1 << 63
+    }
+}
+
+/// The score that [`key`] maps to this integer.
+fn value(key: u64) -> f64 {
+    f64::from_bits(if key >> 63 == 1 {
+        key & !(1 << 63)
+    } else {
+        !key
+    })
+}
+
+/// As [`key`], for stored values.
+fn key32(value: f32) -> u32 {
+    let bits = value.to_bits();
+    if bits >> 31 == 1 {
+        !bits
+    } else {
+        bits | 1 << 31
+    }
+}
+
+/// The value that [`key32`] maps to this integer.
+fn value32(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 {
+        key & !(1 << 31)
+    } else {
+        !key
+    })
+}
+
+/// Bits per digit: sign and exponent first, then the mantissa in four parts.
+const DIGITS: [u32; 5] = [12, 13, 13, 13, 13];
+
+/// The k-th smallest score, digit by digit: five passes whatever the data. No score is NaN.
+fn radix<S: Scores>(layers: &[Layer<S>], ranges: &[(usize, usize, usize)], k: u64) -> f64 {
+    let mut high = u64::BITS; // bits from here up are known
+    let mut prefix = 0u64;
+    let mut below = 0u64;
+    for width in DIGITS {
+        let shift = high - width;
+        let count = |mut histogram: Vec<u64>, &(layer, start, end): &(usize, usize, usize)| {
+            let layer = &layers[layer];
+            for index in start..end {
+                let key = key(layer.at(index));
+                if high == u64::BITS || key >> high == prefix {
+                    histogram[(key >> shift) as usize & ((1 << width) - 1)] += 1;
+                }
+            }
+            histogram
+        };
+        let add = |mut left: Vec<u64>, right: Vec<u64>| {
+            left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
+            left
+        };
+        let empty = || vec![0u64; 1 << width];
+        let histogram = ranges.par_iter().fold(empty, count).reduce(empty, add);
+        let mut digit = 0;
+        while below + histogram[digit] < k {
+            below += histogram[digit];
+            digit += 1;
+        }
+        prefix = prefix << width | digit as u64;
+        high = shift;
+    }
+    value(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The rule of section 0.2, literally: sort by (score ascending, position descending), prune the prefix.
+    fn naive(layers: &[Vec<f32>], k: usize) -> Vec<Vec<bool>> {
+        let mut order: Vec<(f32, usize, usize)> = layers
+            .iter()
+            .enumerate()
+            .flat_map(|(l, s)| s.iter().enumerate().map(move |(i, &x)| (x, l, i)))
+            .collect();
+        order.sort_by(|a, b| {
+            a.0.partial_cmp(&b.0)
+                .unwrap()
+                .then((b.1, b.2).cmp(&(a.1, a.2)))
+        });
+        let mut keep: Vec<Vec<bool>> = layers.iter().map(|s| vec![true; s.len()]).collect();
+        for &(_, l, i) in &order[..k] {
+            keep[l][i] = false;
+        }
+        keep
+    }
+
+    fn score() -> impl Strategy<Value = f32> {
+        prop_oneof![
+            (-4i8..4).prop_map(|x| f32::from(x) / 2.0), // many ties, both signs, zero
+            Just(-0.0f32),
+            Just(f32::INFINITY),
+            Just(f32::NEG_INFINITY),
+            Just(f32::MIN_POSITIVE / 4.0),
+            proptest::num::f32::NORMAL,
+        ]
+    }
+
+    fn nets() -> impl Strategy<Value = (Vec<Vec<f32>>, usize)> {
+        proptest::collection::vec(proptest::collection::vec(score(), 0..40), 1..5).prop_flat_map(
+            |layers| {
+                let total = layers.iter().map(Vec::len).sum::<usize>();
+                (Just(layers), 0..=total)
+            },
+        )
+    }
+
+    fn shapes(layers: &[Vec<f32>]) -> Vec<[usize; 2]> {
+        layers.iter().map(|s| [1, s.len()]).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn equals_a_sort((layers, k) in nets()) {
+            let want = naive(&layers, k);
+            let got = select_smallest_global(&layers, &shapes(&layers), k as u64, Ties::KeepLowestIndex).unwrap();
+            for (mask, want) in got.iter().zip(&want) {
+                prop_assert_eq!(&mask.to_keep(), want);
+            }
+            let counts = global_counts(&layers, k as u64, Ties::KeepLowestIndex).unwrap();
+            prop_assert_eq!(counts.iter().sum::<usize>(), k);
+            prop_assert_eq!(counts, got.iter().map(BitMask::zeros).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn the_compat_rule_takes_all_ties((layers, k) in nets()) {
+            let mut sorted: Vec<f32> = layers.concat();
+            sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            let got = select_smallest_global(&layers, &shapes(&layers), k as u64, Ties::CompatLe).unwrap();
+            for (mask, layer) in got.iter().zip(&layers) {
+                let want: Vec<bool> = layer.iter().map(|&x| k == 0 || x > sorted[k - 1]).collect();
+                prop_assert_eq!(mask.to_keep(), want);
+            }
+        }
+
+        #[test]
+        fn the_threshold_is_the_sorted_element((layers, k) in nets()) {
+            prop_assume!(k > 0);
+            let mut sorted: Vec<f32> = layers.concat();
+            sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+            let kth = sorted[k - 1];
+            let got = threshold_of(&layers, k as u64).unwrap();
+            prop_assert_eq!(got.value, f64::from(kth));
+            prop_assert_eq!(got.below, sorted.iter().filter(|&&x| x < kth).count() as u64);
+            prop_assert_eq!(got.equal, sorted.iter().filter(|&&x| x == kth).count() as u64);
+        }
+
+        #[test]
+        fn keys_keep_the_order_and_the_value(a in score(), b in score()) {
+            let (a, b) = (f64::from(a), f64::from(b));
+            prop_assert_eq!(a.partial_cmp(&b), Some(key(a).cmp(&key(b))));
+            prop_assert_eq!(value(key(a)), a);
+        }
+    }
+
+    #[test]
+    fn layers_longer_than_a_piece_are_cut_the_same() {
+        // A permutation of 0..n: the k smallest are exactly the values below k.
+        let n = 3 * PIECE + 17;
+        let scores: Vec<f64> = (0..n).map(|i| (i * 7919 % n) as f64).collect();
+        let k = n / 3;
+        let mask = select_smallest(&scores, [1, n], k as u64, Ties::KeepLowestIndex).unwrap();
+        assert_eq!(mask.zeros(), k);
+        assert!(
+            mask.keep()
+                .zip(&scores)
+                .all(|(keep, &s)| keep == (s >= k as f64))
+        );
+        // All equal: the last k go.
+        let mask =
+            select_smallest(&vec![1.5f32; n], [1, n], k as u64, Ties::KeepLowestIndex).unwrap();
+        assert!(mask.keep().enumerate().all(|(i, keep)| keep == (i < n - k)));
+    }
+
+    #[test]
+    fn nan_is_named_at_every_k() {
+        let layers = [vec![0.0f32, 1.0], vec![2.0, f32::NAN, f32::NAN]];
+        for k in 0..=5 {
+            assert_eq!(
+                global_counts(&layers, k, Ties::KeepLowestIndex),
+                Err(KernelError::NonFiniteScore { layer: 1, index: 1 })
+            );
+        }
+    }
+
+    #[test]
+    fn too_many_and_nothing() {
+        let empty: [Vec<f32>; 2] = [vec![], vec![]];
+        assert_eq!(global_counts(&empty, 0, Ties::CompatLe), Ok(vec![0, 0]));
+        let one = [vec![1.0f32]];
+        assert_eq!(
+            global_counts(&one, 2, Ties::CompatLe),
+            Err(KernelError::TooMany {
+                requested: 2,
+                available: 1
+            })
+        );
+        assert!(threshold_of(&one, 0).is_err());
+        assert!(select_smallest(&one[0], [1, 2], 1, Ties::CompatLe).is_err());
+    }
+}
