@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use crate::{BitMask, KernelError};
-use scan::Borders;
+use scan::Float;
 
 /// A layer's scores; the lowest go first.
 ///
@@ -266,8 +266,12 @@ pub fn threshold_of<S: Scores>(layers: &[S], k: u64) -> Result<KthValue, KernelE
     })
 }
 
+/// Weights per mask word.
+const BITS: usize = u32::BITS as usize;
 /// Scores per parallel piece; a multiple of 32, so that a piece of a mask is whole words.
 const PIECE: usize = 1 << 16;
+/// Scores computed at a time; they stay in the first-level cache.
+const CHUNK: usize = 1 << 10;
 /// Up to here the sample is everything.
 const SMALL: usize = 1 << 12;
 /// Half the bracket's width in standard deviations of the sample's rank: one draw in 2,000 falls outside.
@@ -363,7 +367,6 @@ impl Cut {
         layer: usize,
         [rows, cols]: [usize; 2],
     ) -> Result<BitMask, KernelError> {
-        const BITS: usize = u32::BITS as usize;
         let index = self.index(layers, layer);
         let layer = &layers[layer];
         let writer = Writer::new(layer, self.kth.value);
@@ -397,7 +400,7 @@ enum Writer<'a, S> {
     },
     Computed {
         scores: &'a S,
-        value: f64,
+        borders: [f64; 2],
     },
 }
 
@@ -411,49 +414,63 @@ impl<'a, S: Scores> Writer<'a, S> {
             },
             None => Self::Computed {
                 scores: layer.scores,
-                value,
+                borders: [below(value), value],
             },
         }
     }
 
     /// `range` is the flat indices that `words` covers, `index` where equal scores begin to go.
     fn write(&self, range: Range<usize>, index: usize, words: &mut [u32]) {
-        const BITS: usize = u32::BITS as usize;
         match *self {
             Self::Stored {
-                stored: Stored {
-                    values, magnitude, ..
-                },
+                stored,
                 below,
                 through,
             } => {
-                let values = &values[range.clone()];
                 let early = index.clamp(range.start, range.end) - range.start;
-                let (whole, bits) = (early / BITS, early % BITS);
-                let (before, after) = (&values[..whole * BITS], &values[whole * BITS..]);
-                if bits == 0 || early == values.len() {
-                    // The usual case: the border does not cut a word.
-                    let whole = early.div_ceil(BITS);
-                    let (before, after) = values.split_at(early);
-                    scan::write_above(before, magnitude, below, &mut words[..whole]);
-                    scan::write_above(after, magnitude, through, &mut words[whole..]);
-                } else {
-                    let mut cut = [0];
-                    let block = &after[..after.len().min(BITS)];
-                    scan::write_above(block, magnitude, below, &mut cut);
-                    scan::write_above(before, magnitude, below, &mut words[..whole]);
-                    scan::write_above(after, magnitude, through, &mut words[whole..]);
-                    words[whole] |= cut[0] & ((1 << bits) - 1);
-                }
+                let values = &stored.values[range];
+                write(values, stored.magnitude, [below, through], early, words);
             }
-            Self::Computed { scores, value } => {
-                for (i, index_in_layer) in range.enumerate() {
-                    let score = scores.at(index_in_layer);
-                    let goes = score < value || score == value && index_in_layer >= index;
-                    words[i / BITS] |= u32::from(!goes) << (i % BITS);
+            Self::Computed { scores, borders } => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                for (start, words) in range
+                    .clone()
+                    .step_by(CHUNK)
+                    .zip(words.chunks_mut(CHUNK / BITS))
+                {
+                    let end = range.end.min(start + CHUNK);
+                    chunk.clear();
+                    chunk.extend((start..end).map(|index| scores.at(index)));
+                    write(
+                        &chunk,
+                        false,
+                        borders,
+                        index.clamp(start, end) - start,
+                        words,
+                    );
                 }
             }
         }
+    }
+}
+
+/// Writes the words of `values`, the first `early` by the border `below`, the others by `through`.
+fn write<T: Float>(
+    values: &[T],
+    magnitude: bool,
+    [below, through]: [T; 2],
+    early: usize,
+    words: &mut [u32],
+) {
+    let whole = early / BITS;
+    let (before, after) = values.split_at(whole * BITS);
+    T::write_above(before, magnitude, below, &mut words[..whole]);
+    T::write_above(after, magnitude, through, &mut words[whole..]);
+    if early % BITS != 0 {
+        // The word that the position cuts.
+        let mut cut = [0];
+        T::write_above(&after[..early % BITS], magnitude, below, &mut cut);
+        words[whole] |= cut[0];
     }
 }
 
@@ -475,18 +492,36 @@ struct Kth {
 impl Kth {
     fn find<S: Scores>(layers: &[Layer<S>], k: u64) -> Result<Self, KernelError> {
         let ranges = ranges(layers);
-        let mut tally = Tally::new(layers, &ranges, bracket(layers, k))?;
-        let value = match tally.kth(k) {
-            Some(value) => value,
+        let [lo, hi] = bracket(layers, k);
+        let (mut at, mut found) = (lo, None);
+        if lo < hi {
+            let tally = Tally::new(layers, &ranges, Around::Inside(lo, hi))?;
+            match tally.place(k) {
+                Place::Inside(value) => found = Some((value, tally)),
+                Place::NotAbove => {}
+                Place::NotBelow => at = hi,
+            }
+        }
+        let (value, tally) = match found {
+            Some(found) => found,
+            // Many equal scores are ends of the bracket sooner than inside it.
             None => {
-                let value = radix(layers, &ranges, k);
-                tally = Tally::new(layers, &ranges, [value; 2])?;
-                value
+                let tally = Tally::new(layers, &ranges, Around::At(at))?;
+                match tally.place(k) {
+                    Place::Inside(value) => (value, tally),
+                    _ => {
+                        let value = radix(layers, &ranges, k);
+                        (value, Tally::new(layers, &ranges, Around::At(value))?)
+                    }
+                }
             }
         };
         let pieces = ranges.iter().zip(&tally.counts);
         let pieces = pieces.map(|(&(layer, start, end), counts)| {
-            let (below, equal) = counts.around(tally.bracket, value);
+            let (below, equal) = match tally.around {
+                Around::At(_) => (counts.low, counts.high - counts.low),
+                Around::Inside(..) => counts.around(value),
+            };
             Piece {
                 layer,
                 start,
@@ -533,25 +568,23 @@ fn bracket<S: Scores>(layers: &[Layer<S>], k: u64) -> [f64; 2] {
     } else {
         SMALL.max((len as f64).powf(2.0 / 3.0) as usize)
     };
-    let mut sample = Vec::with_capacity(draws);
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    let (mut layer, mut first) = (0, 0);
-    for draw in 0..draws as u128 {
-        let stretch = |draw: u128| (draw * len as u128 / draws as u128) as usize;
-        let (start, end) = (stretch(draw), stretch(draw + 1));
-        random = random
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
-        let index = start + ((u128::from(random) * (end - start) as u128) >> 64) as usize;
-        while index - first >= layers[layer].len() {
-            first += layers[layer].len();
-            layer += 1;
-        }
-        let score = layers[layer].at(index - first);
-        if !score.is_nan() {
-            sample.push(key(score));
-        }
+    let mut firsts = Vec::with_capacity(layers.len());
+    let mut first = 0;
+    for layer in layers {
+        firsts.push(first);
+        first += layer.len();
     }
+    let draw = |draw: usize| {
+        let stretch = |draw: usize| draw * len / draws; // below 2^64 for up to 2^38 scores
+        let (start, end) = (stretch(draw), stretch(draw + 1));
+        let index = start + (random(draw as u64) as usize * (end - start) >> 32);
+        // The last layer to begin here or before: an empty one begins where the next does.
+        let layer = firsts.partition_point(|&first| first <= index) - 1;
+        let score = layers[layer].at(index - firsts[layer]);
+        (!score.is_nan()).then(|| key(score))
+    };
+    let draws_each = (0..draws).into_par_iter().with_min_len(SMALL / 4);
+    let mut sample: Vec<u64> = draws_each.filter_map(draw).collect();
     let drawn = sample.len() as f64;
     let rate = (k as f64 - 0.5) / len as f64;
     let spread = if draws == len {
@@ -577,61 +610,97 @@ fn bracket<S: Scores>(layers: &[Layer<S>], k: u64) -> [f64; 2] {
     [lo, hi]
 }
 
-/// What one pass counts around a bracket, piece by piece.
+/// A 32-bit number that looks random, the same for the same draw (the finalizer of SplitMix64).
+fn random(draw: u64) -> u32 {
+    let mut x = (draw + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x >> 32) as u32
+}
+
+/// Where a pass looks.
+#[derive(Clone, Copy)]
+enum Around {
+    /// Between two scores, excluding both.
+    Inside(f64, f64),
+    /// At one score.
+    At(f64),
+}
+
+impl Around {
+    /// The borders of the scores below and not above the place.
+    fn borders<T>(self, border: impl Fn(f64, bool) -> T) -> [T; 2] {
+        match self {
+            Self::Inside(lo, hi) => [border(lo, true), border(hi, false)],
+            Self::At(score) => [border(score, false), border(score, true)],
+        }
+    }
+
+    fn collects(self) -> bool {
+        matches!(self, Self::Inside(..))
+    }
+}
+
+/// What one pass finds, piece by piece.
 struct Tally {
-    bracket: [f64; 2],
+    around: Around,
     counts: Vec<Counts>,
-    /// Whether so many scores lie inside the bracket that they were not all collected.
+    /// Whether so many scores lie inside that they were not all collected.
     crowded: bool,
 }
 
 #[derive(Default)]
 struct Counts {
-    below_lo: u64,
-    through_lo: u64,
-    through_hi: u64,
+    /// Scores below the place looked at.
+    low: u64,
+    /// Scores below or in it.
+    high: u64,
     nan: bool,
-    /// Scores strictly inside the bracket.
+    /// Scores in it, if they are collected.
     inside: Vec<f64>,
 }
 
 impl Counts {
-    /// How many scores lie below and at `value`, which is one of those inside or at the ends of the bracket.
-    fn around(&self, [lo, hi]: [f64; 2], value: f64) -> (u64, u64) {
-        if value == lo {
-            return (self.below_lo, self.through_lo - self.below_lo);
-        }
-        if value == hi {
-            let below = self.through_lo + self.inside.len() as u64;
-            return (below, self.through_hi - below);
-        }
-        let count = |holds: &dyn Fn(f64) -> bool| {
-            self.inside.iter().filter(|&&score| holds(score)).count() as u64
-        };
-        (
-            self.through_lo + count(&|score| score < value),
-            count(&|score| score == value),
-        )
+    /// How many scores lie below and at `value`, one of those inside.
+    fn around(&self, value: f64) -> (u64, u64) {
+        let below = self.inside.iter().filter(|&&score| score < value).count() as u64;
+        let equal = self.inside.iter().filter(|&&score| score == value).count() as u64;
+        (self.low + below, equal)
     }
+}
+
+/// Where the k-th smallest score lies, as a pass sees it.
+enum Place {
+    /// Not above the place looked at, nor in it.
+    NotAbove,
+    /// In it, and this is it.
+    Inside(f64),
+    /// Not below it, nor, unless it was crowded, in it.
+    NotBelow,
 }
 
 impl Tally {
     fn new<S: Scores>(
         layers: &[Layer<S>],
         ranges: &[(usize, usize, usize)],
-        bracket: [f64; 2],
+        around: Around,
     ) -> Result<Self, KernelError> {
-        let borders: Vec<Option<Borders>> = layers
+        let borders: Vec<Option<[f32; 2]>> = layers
             .iter()
-            .map(|layer| layer.stored.map(|stored| borders(stored, bracket)))
+            .map(|layer| {
+                let stored = layer.stored?;
+                Some(around.borders(|score, through| stored.border(score, through)))
+            })
             .collect();
         // At most an eighth of the scores is collected: more means that the sample misled.
         let room = (available(layers) / 8) as usize + SMALL;
         let collected = AtomicUsize::new(0);
         let count = |&(layer, start, end): &(usize, usize, usize)| {
             let mut counts = match (layers[layer].stored, borders[layer]) {
-                (Some(stored), Some(borders)) => count_stored(stored, start..end, borders),
-                _ => count_computed(layers[layer].scores, start..end, bracket),
+                (Some(stored), Some(borders)) => {
+                    count_stored(stored, start..end, borders, around.collects())
+                }
+                _ => count_computed(layers[layer].scores, start..end, around),
             };
             let before = collected.fetch_add(counts.inside.len(), Ordering::Relaxed);
             if before + counts.inside.len() > room {
@@ -648,74 +717,72 @@ impl Tally {
             }
         }
         Ok(Self {
-            bracket,
+            around,
             counts,
             crowded: collected.into_inner() > room,
         })
     }
 
-    /// The k-th smallest score, unless the bracket misses it.
-    fn kth(&self, k: u64) -> Option<f64> {
-        let sum = |count: fn(&Counts) -> u64| self.counts.iter().map(count).sum::<u64>();
-        let [lo, hi] = self.bracket;
-        let through_lo = sum(|counts| counts.through_lo);
-        if self.crowded || k <= sum(|counts| counts.below_lo) {
-            return None;
+    fn place(&self, k: u64) -> Place {
+        let low = self.counts.iter().map(|counts| counts.low).sum::<u64>();
+        let high = self.counts.iter().map(|counts| counts.high).sum::<u64>();
+        if k <= low {
+            return Place::NotAbove;
         }
-        if k <= through_lo {
-            return Some(lo);
+        if k > high || self.crowded {
+            return Place::NotBelow;
         }
-        let mut inside: Vec<u64> = Vec::with_capacity(sum(|c| c.inside.len() as u64) as usize);
+        if let Around::At(score) = self.around {
+            return Place::Inside(score);
+        }
+        let mut inside: Vec<u64> = Vec::with_capacity((high - low) as usize);
         for counts in &self.counts {
             inside.extend(counts.inside.iter().map(|&score| key(score)));
         }
-        let rank = (k - through_lo - 1) as usize;
-        if rank < inside.len() {
-            return Some(value(*inside.select_nth_unstable(rank).1));
-        }
-        (k <= sum(|counts| counts.through_hi)).then_some(hi)
+        let rank = (k - low - 1) as usize;
+        Place::Inside(value(*inside.select_nth_unstable(rank).1))
     }
 }
 
-fn borders(stored: Stored, [lo, hi]: [f64; 2]) -> Borders {
-    Borders {
-        below_lo: stored.border(lo, false),
-        through_lo: stored.border(lo, true),
-        below_hi: stored.border(hi, false),
-        through_hi: stored.border(hi, true),
-    }
-}
-
-fn count_stored(stored: Stored, range: Range<usize>, borders: Borders) -> Counts {
+fn count_stored(stored: Stored, range: Range<usize>, borders: [f32; 2], collect: bool) -> Counts {
     let mut inside = Vec::new();
-    let counts = scan::scan(
+    let counts = f32::scan(
         &stored.values[range],
         stored.magnitude,
         borders,
-        &mut inside,
+        collect.then_some(&mut inside),
     );
     Counts {
-        below_lo: counts.below_lo,
-        through_lo: counts.through_lo,
-        through_hi: counts.through_hi,
+        low: counts.low,
+        high: counts.high,
         nan: counts.nan,
         inside: inside.iter().map(|&value| stored.score(value)).collect(),
     }
 }
 
-fn count_computed<S: Scores>(scores: &S, range: Range<usize>, [lo, hi]: [f64; 2]) -> Counts {
+fn count_computed<S: Scores>(scores: &S, range: Range<usize>, around: Around) -> Counts {
+    let borders = around.borders(|score, through| if through { score } else { below(score) });
     let mut counts = Counts::default();
-    for index in range {
-        let score = scores.at(index);
-        counts.below_lo += u64::from(score < lo);
-        counts.through_lo += u64::from(score <= lo);
-        counts.through_hi += u64::from(score <= hi);
-        counts.nan |= score.is_nan();
-        if score > lo && score < hi {
-            counts.inside.push(score);
-        }
+    let mut chunk = Vec::with_capacity(CHUNK);
+    for start in range.clone().step_by(CHUNK) {
+        chunk.clear();
+        chunk.extend((start..range.end.min(start + CHUNK)).map(|index| scores.at(index)));
+        let inside = around.collects().then_some(&mut counts.inside);
+        let more = f64::scan(&chunk, false, borders, inside);
+        counts.low += more.low;
+        counts.high += more.high;
+        counts.nan |= more.nan;
     }
     counts
+}
+
+/// The largest number below a score; NaN if there is none.
+fn below(score: f64) -> f64 {
+    if score == f64::NEG_INFINITY {
+        f64::NAN
+    } else {
+        score.next_down()
+    }
 }
 
 /// Maps a score to an integer of the same order; both zeros to the same one.

@@ -1,94 +1,135 @@
-//! The two streaming passes of a selection over stored f32 values: counting around a bracket, and writing mask words.
+//! The two streaming passes of a selection: counting around a bracket, and writing mask words.
 //!
 //! Both are comparisons `value <= border` over blocks of 32 values, one bit each. An order of floats needs no integer
 //! keys for that: -0 and +0 compare equal, infinities are ordinary, and `value <= NaN` holds for no value, so that a NaN
-//! border stands for "nothing lies at or below". The AVX2 and the portable block give the same bits.
+//! border stands for "nothing lies at or below". All kinds of block give the same bits.
 #![allow(unsafe_code)]
 
 /// Values compared at a time: the bits of one mask word.
 const BLOCK: usize = u32::BITS as usize;
 
-/// The largest values whose scores lie below or at the ends of a bracket; NaN where there is none.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Borders {
-    pub(super) below_lo: f32,
-    pub(super) through_lo: f32,
-    pub(super) below_hi: f32,
-    pub(super) through_hi: f32,
-}
-
-/// What a pass over some values counts.
+/// How many values lie at or below two borders, and whether there was a NaN.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Counts {
-    pub(super) below_lo: u64,
-    pub(super) through_lo: u64,
-    pub(super) through_hi: u64,
+    pub(super) low: u64,
+    pub(super) high: u64,
     pub(super) nan: bool,
 }
 
-/// Counts `values` (their magnitudes) around `borders`, and appends those strictly inside the bracket.
-pub(super) fn scan(
-    values: &[f32],
-    magnitude: bool,
-    borders: Borders,
-    inside: &mut Vec<f32>,
-) -> Counts {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
-        // SAFETY: the processor has both features.
-        return unsafe { avx2::scan(values, magnitude, borders, inside) };
-    }
-    scan_with::<[f32; BLOCK]>(values, magnitude, borders, inside)
+/// f32 for stored values, f64 for computed scores.
+pub(super) trait Float: Copy + PartialOrd {
+    const NAN: Self;
+    fn abs(self) -> Self;
+    fn is_nan(self) -> bool;
+
+    /// Counts `values` (their magnitudes) at or below each border, and appends those above the first and not above the
+    /// second to `inside`, if there is one.
+    fn scan(
+        values: &[Self],
+        magnitude: bool,
+        borders: [Self; 2],
+        inside: Option<&mut Vec<Self>>,
+    ) -> Counts;
+
+    /// Writes one bit per value, 1 where the value (its magnitude) lies above `border` or is NaN; tail bits are 0.
+    /// `words` holds `ceil(values / 32)` words.
+    fn write_above(values: &[Self], magnitude: bool, border: Self, words: &mut [u32]);
 }
 
-/// Writes one bit per value, 1 where the value (its magnitude) lies above `border`; tail bits are 0.
-///
-/// `words` holds `ceil(values / 32)` words.
-pub(super) fn write_above(values: &[f32], magnitude: bool, border: f32, words: &mut [u32]) {
-    assert_eq!(words.len(), values.len().div_ceil(BLOCK));
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
-        // SAFETY: the processor has both features.
-        return unsafe { avx2::write_above(values, magnitude, border, words) };
-    }
-    write_above_with::<[f32; BLOCK]>(values, magnitude, border, words);
+macro_rules! float {
+    ($float:ty, $avx2:ty) => {
+        impl Float for $float {
+            const NAN: Self = <$float>::NAN;
+
+            #[inline(always)]
+            fn abs(self) -> Self {
+                <$float>::abs(self)
+            }
+
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                <$float>::is_nan(self)
+            }
+
+            fn scan(
+                values: &[Self],
+                magnitude: bool,
+                borders: [Self; 2],
+                inside: Option<&mut Vec<Self>>,
+            ) -> Counts {
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+                    // SAFETY: the processor has both features.
+                    return unsafe { avx2::scan::<$avx2>(values, magnitude, borders, inside) };
+                }
+                scan_with::<[Self; BLOCK]>(values, magnitude, borders, inside)
+            }
+
+            fn write_above(values: &[Self], magnitude: bool, border: Self, words: &mut [u32]) {
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+                    // SAFETY: the processor has both features.
+                    return unsafe { avx2::write_above::<$avx2>(values, magnitude, border, words) };
+                }
+                write_above_with::<[Self; BLOCK]>(values, magnitude, border, words);
+            }
+        }
+    };
 }
+
+float!(f32, avx2::Lanes);
+// The portable block, compiled for AVX2.
+float!(f64, [f64; BLOCK]);
 
 /// 32 values, loaded once and compared several times.
 trait Block: Copy {
-    fn load(values: &[f32; BLOCK], magnitude: bool) -> Self;
+    type Value: Float;
+
+    fn load(values: &[Self::Value; BLOCK], magnitude: bool) -> Self;
 
     /// Bit `i` = `value[i] <= border`.
-    fn at_most(self, border: f32) -> u32;
+    fn at_most(self, border: Self::Value) -> u32;
 
     fn has_nan(self) -> bool;
 
     /// Appends the values whose bit is set, in order.
-    fn append(self, bits: u32, to: &mut Vec<f32>);
+    fn append(self, bits: u32, to: &mut Vec<Self::Value>);
 }
 
-impl Block for [f32; BLOCK] {
+impl<T: Float> Block for [T; BLOCK] {
+    type Value = T;
+
     #[inline(always)]
-    fn load(values: &[f32; BLOCK], magnitude: bool) -> Self {
+    fn load(values: &[T; BLOCK], magnitude: bool) -> Self {
+        let mut block = *values;
         if magnitude {
-            values.map(f32::abs)
-        } else {
-            *values
+            for value in &mut block {
+                *value = value.abs();
+            }
         }
+        block
     }
 
     #[inline(always)]
-    fn at_most(self, border: f32) -> u32 {
-        (0..BLOCK).fold(0, |bits, i| bits | u32::from(self[i] <= border) << i)
+    fn at_most(self, border: T) -> u32 {
+        let mut bits = 0;
+        for (i, value) in self.into_iter().enumerate() {
+            bits |= u32::from(value <= border) << i;
+        }
+        bits
     }
 
     #[inline(always)]
     fn has_nan(self) -> bool {
-        self.iter().fold(false, |any, value| any | value.is_nan())
+        let mut any = false;
+        for value in self {
+            any |= value.is_nan();
+        }
+        any
     }
 
     #[inline(always)]
-    fn append(self, mut bits: u32, to: &mut Vec<f32>) {
+    fn append(self, mut bits: u32, to: &mut Vec<T>) {
         while bits != 0 {
             to.push(self[bits.trailing_zeros() as usize]);
             bits &= bits - 1;
@@ -98,44 +139,63 @@ impl Block for [f32; BLOCK] {
 
 #[inline(always)]
 fn scan_with<B: Block>(
-    values: &[f32],
+    values: &[B::Value],
     magnitude: bool,
-    borders: Borders,
-    inside: &mut Vec<f32>,
+    borders: [B::Value; 2],
+    mut inside: Option<&mut Vec<B::Value>>,
 ) -> Counts {
     let mut counts = Counts::default();
     let (blocks, tail) = values.as_chunks::<BLOCK>();
-    let mut count = |values: &[f32; BLOCK], real: u32| {
+    for values in blocks {
         let block = B::load(values, magnitude);
-        let through_lo = block.at_most(borders.through_lo) & real;
-        counts.below_lo += u64::from((block.at_most(borders.below_lo) & real).count_ones());
-        counts.through_lo += u64::from(through_lo.count_ones());
-        counts.through_hi += u64::from((block.at_most(borders.through_hi) & real).count_ones());
         counts.nan |= block.has_nan();
-        let between = block.at_most(borders.below_hi) & real & !through_lo;
-        if between != 0 {
-            block.append(between, inside);
-        }
-    };
-    for block in blocks {
-        count(block, u32::MAX);
+        scan_block::<B>(block, borders, &mut counts, &mut inside);
     }
     if !tail.is_empty() {
-        let mut padded = [0.0; BLOCK];
+        // A NaN is at most nothing, so the padding is not counted.
+        let mut padded = [B::Value::NAN; BLOCK];
         padded[..tail.len()].copy_from_slice(tail);
-        count(&padded, (1 << tail.len()) - 1);
+        counts.nan |= tail.iter().any(|value| value.is_nan());
+        scan_block::<B>(
+            B::load(&padded, magnitude),
+            borders,
+            &mut counts,
+            &mut inside,
+        );
     }
     counts
 }
 
 #[inline(always)]
-fn write_above_with<B: Block>(values: &[f32], magnitude: bool, border: f32, words: &mut [u32]) {
+fn scan_block<B: Block>(
+    block: B,
+    [low, high]: [B::Value; 2],
+    counts: &mut Counts,
+    inside: &mut Option<&mut Vec<B::Value>>,
+) {
+    let (low, high) = (block.at_most(low), block.at_most(high));
+    counts.low += u64::from(low.count_ones());
+    counts.high += u64::from(high.count_ones());
+    if let Some(inside) = inside
+        && high & !low != 0
+    {
+        block.append(high & !low, inside);
+    }
+}
+
+#[inline(always)]
+fn write_above_with<B: Block>(
+    values: &[B::Value],
+    magnitude: bool,
+    border: B::Value,
+    words: &mut [u32],
+) {
     let (blocks, tail) = values.as_chunks::<BLOCK>();
     for (word, block) in words.iter_mut().zip(blocks) {
         *word = !B::load(block, magnitude).at_most(border);
     }
     if !tail.is_empty() {
-        let mut padded = [0.0; BLOCK];
+        let mut padded = [B::Value::NAN; BLOCK];
         padded[..tail.len()].copy_from_slice(tail);
         let bits = !B::load(&padded, magnitude).at_most(border);
         words[blocks.len()] = bits & ((1 << tail.len()) - 1);
@@ -144,61 +204,75 @@ fn write_above_with<B: Block>(values: &[f32], magnitude: bool, border: f32, word
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use super::{BLOCK, Block, Borders, Counts};
+    use super::{BLOCK, Block, Counts};
     use std::arch::x86_64::*;
 
     const LANES: usize = 8;
 
-    /// Eight values to a register. Its functions are inlined into the two below, which carry the target feature.
+    /// Eight f32 to a register. The functions are inlined into the two below, which carry the target feature; they hold
+    /// no closures, into which an intrinsic would not be inlined.
     #[derive(Clone, Copy)]
-    struct Avx2([__m256; BLOCK / LANES]);
+    pub(super) struct Lanes([__m256; BLOCK / LANES]);
 
     #[target_feature(enable = "avx2,popcnt")]
-    pub(super) fn scan(
-        values: &[f32],
+    pub(super) fn scan<B: Block>(
+        values: &[B::Value],
         magnitude: bool,
-        borders: Borders,
-        inside: &mut Vec<f32>,
+        borders: [B::Value; 2],
+        inside: Option<&mut Vec<B::Value>>,
     ) -> Counts {
         // Two copies of the loop, so that neither asks per block.
         if magnitude {
-            super::scan_with::<Avx2>(values, true, borders, inside)
+            super::scan_with::<B>(values, true, borders, inside)
         } else {
-            super::scan_with::<Avx2>(values, false, borders, inside)
+            super::scan_with::<B>(values, false, borders, inside)
         }
     }
 
     #[target_feature(enable = "avx2,popcnt")]
-    pub(super) fn write_above(values: &[f32], magnitude: bool, border: f32, words: &mut [u32]) {
+    pub(super) fn write_above<B: Block>(
+        values: &[B::Value],
+        magnitude: bool,
+        border: B::Value,
+        words: &mut [u32],
+    ) {
         if magnitude {
-            super::write_above_with::<Avx2>(values, true, border, words);
+            super::write_above_with::<B>(values, true, border, words);
         } else {
-            super::write_above_with::<Avx2>(values, false, border, words);
+            super::write_above_with::<B>(values, false, border, words);
         }
     }
 
-    impl Block for Avx2 {
+    impl Block for Lanes {
+        type Value = f32;
+
         #[inline(always)]
         fn load(values: &[f32; BLOCK], magnitude: bool) -> Self {
             // SAFETY: lanes 8 q .. 8 q + 8 lie inside the array; callers are the functions above, so AVX2 is there.
-            Self(std::array::from_fn(|q| unsafe {
-                let lanes = _mm256_loadu_ps(values.as_ptr().add(LANES * q));
-                if magnitude {
-                    _mm256_andnot_ps(_mm256_set1_ps(-0.0), lanes)
-                } else {
-                    lanes
+            unsafe {
+                let mut block = [_mm256_setzero_ps(); BLOCK / LANES];
+                for (q, lanes) in block.iter_mut().enumerate() {
+                    *lanes = _mm256_loadu_ps(values.as_ptr().add(LANES * q));
+                    if magnitude {
+                        *lanes = _mm256_andnot_ps(_mm256_set1_ps(-0.0), *lanes);
+                    }
                 }
-            }))
+                Self(block)
+            }
         }
 
         #[inline(always)]
         fn at_most(self, border: f32) -> u32 {
-            // SAFETY: callers are the functions above, so AVX2 is there.
-            let bits = self.0.map(|lanes| unsafe {
-                let le = _mm256_cmp_ps::<_CMP_LE_OQ>(lanes, _mm256_set1_ps(border));
-                _mm256_movemask_ps(le) as u32
-            });
-            bits[0] | bits[1] << 8 | bits[2] << 16 | bits[3] << 24
+            let mut bits = 0;
+            for (q, lanes) in self.0.into_iter().enumerate() {
+                // SAFETY: callers are the functions above, so AVX2 is there.
+                let byte = unsafe {
+                    let le = _mm256_cmp_ps::<_CMP_LE_OQ>(lanes, _mm256_set1_ps(border));
+                    _mm256_movemask_ps(le)
+                };
+                bits |= (byte as u32) << (LANES * q);
+            }
+            bits
         }
 
         #[inline(always)]
@@ -278,27 +352,25 @@ mod tests {
         fn both_routes_agree(
             values in proptest::collection::vec(value(), 0..150),
             skip in 0usize..9,
-            borders in proptest::array::uniform4(value()),
+            borders in proptest::array::uniform2(value()),
             magnitude in any::<bool>(),
         ) {
             let values = &values[skip.min(values.len())..];
-            let [below_lo, through_lo, below_hi, through_hi] = borders;
-            let borders = Borders { below_lo, through_lo, below_hi, through_hi };
             let (mut fast, mut plain) = (vec![7.0], vec![7.0]);
             prop_assert_eq!(
-                scan(values, magnitude, borders, &mut fast),
-                scan_with::<[f32; BLOCK]>(values, magnitude, borders, &mut plain)
+                f32::scan(values, magnitude, borders, Some(&mut fast)),
+                scan_with::<[f32; BLOCK]>(values, magnitude, borders, Some(&mut plain))
             );
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&fast), bits(&plain));
             let mut words = [vec![u32::MAX; values.len().div_ceil(BLOCK)], vec![u32::MAX; values.len().div_ceil(BLOCK)]];
-            write_above(values, magnitude, below_lo, &mut words[0]);
-            write_above_with::<[f32; BLOCK]>(values, magnitude, below_lo, &mut words[1]);
+            f32::write_above(values, magnitude, borders[0], &mut words[0]);
+            write_above_with::<[f32; BLOCK]>(values, magnitude, borders[0], &mut words[1]);
             prop_assert_eq!(&words[0], &words[1]);
             for (i, &v) in values.iter().enumerate() {
                 let v = if magnitude { v.abs() } else { v };
                 // Not `v > border`: a NaN on either side counts as above.
-                let above = !matches!(v.partial_cmp(&below_lo), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal));
+                let above = !matches!(v.partial_cmp(&borders[0]), Some(std::cmp::Ordering::Less | std::cmp::Ordering::Equal));
                 prop_assert_eq!(words[0][i / 32] >> (i % 32) & 1 == 1, above);
             }
         }
