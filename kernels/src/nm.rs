@@ -3,7 +3,9 @@
 //! Groups run along input channels at a fixed output channel and kernel position; a layer whose input channels M does
 //! not divide stays dense (depthwise layers and RGB stems always). Masks come back in the usual column order (c, ky, kx).
 
-use crate::{BitMask, KernelError, Scores};
+use rayon::prelude::*;
+
+use crate::{BitMask, KernelError, Scores, Stored};
 
 /// A weight's axes as N:M sees them: `[outputs, inputs, positions]`, positions = ky * kx, 1 for linear layers.
 #[derive(Clone, Copy)]
@@ -40,23 +42,84 @@ impl Axes {
         (output * self.inputs + input) * self.positions + position
     }
 
-    fn check<S: Scores + ?Sized>(self, scores: &S) -> Result<(), KernelError> {
-        if scores.len() != self.len() {
-            return Err(KernelError::Length {
-                what: "scores",
-                expected: self.len(),
-                found: scores.len(),
-            });
+    fn check_len<S: Scores + ?Sized>(self, scores: &S) -> Result<(), KernelError> {
+        if scores.len() == self.len() {
+            return Ok(());
         }
-        match (0..scores.len()).find(|&index| scores.at(index).is_nan()) {
+        Err(KernelError::Length {
+            what: "scores",
+            expected: self.len(),
+            found: scores.len(),
+        })
+    }
+
+    fn check_nan<S: Scores + ?Sized>(self, scores: &S) -> Result<(), KernelError> {
+        let nan = |index: &usize| scores.at(*index).is_nan();
+        match (0..scores.len()).into_par_iter().find_first(nan) {
             Some(index) => Err(KernelError::NonFiniteScore { layer: 0, index }),
             None => Ok(()),
         }
     }
+}
 
-    fn mask(self, keep: &[bool]) -> Result<BitMask, KernelError> {
-        BitMask::from_keep(self.outputs, self.cols(), keep)
+/// Makes a mask of `height` rows at a time, in parallel: `keep(row, flags)` writes a 1 for each of the `height * cols`
+/// weights from `row` on that stays, and says where it met a NaN. A band knows nothing of the others, so the mask is the
+/// same for any number of threads.
+fn by_bands(
+    axes: Axes,
+    height: usize,
+    keep: impl Fn(usize, &mut [u8]) -> Result<(), usize> + Sync,
+) -> Result<BitMask, KernelError> {
+    let (rows, cols) = (axes.outputs, axes.cols());
+    if rows * cols == 0 {
+        return Ok(BitMask::full(rows, cols));
     }
+    let stride = cols.div_ceil(32);
+    let mut words = vec![0u32; rows * stride];
+    // Bands of little work are handed out several at a time.
+    let together = (WORK / (height * cols)).max(1);
+    let nan = words
+        .par_chunks_mut(together * height * stride)
+        .enumerate()
+        .filter_map(|(item, words)| {
+            let mut flags = vec![0u8; height * cols];
+            let mut nan = None;
+            for (band, words) in words.chunks_mut(height * stride).enumerate() {
+                let row = (item * together + band) * height;
+                if let Err(index) = keep(row, &mut flags) {
+                    nan = nan.or(Some(index));
+                }
+                for (words, flags) in words.chunks_mut(stride).zip(flags.chunks(cols)) {
+                    for (word, flags) in words.iter_mut().zip(flags.chunks(32)) {
+                        *word = pack(flags);
+                    }
+                }
+            }
+            nan
+        })
+        .min();
+    match nan {
+        Some(index) => Err(KernelError::NonFiniteScore { layer: 0, index }),
+        None => BitMask::from_words(rows, cols, words),
+    }
+}
+
+/// Weights to a parallel piece.
+const WORK: usize = 1 << 14;
+
+/// Up to 32 flags of 0 or 1 as bits.
+fn pack(flags: &[u8]) -> u32 {
+    let mut word = 0;
+    let (eights, tail) = flags.as_chunks::<8>();
+    for (i, &eight) in eights.iter().enumerate() {
+        // The product brings flag j to bit 56 + j; no two partial products share a bit.
+        let byte = u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        word |= (byte as u32) << (8 * i);
+    }
+    for (i, &flag) in tail.iter().enumerate() {
+        word |= u32::from(flag) << (8 * eights.len() + i);
+    }
+    word
 }
 
 /// Whether a layer of this shape takes an N:M mask of group size `m`; otherwise it stays dense.
@@ -78,24 +141,113 @@ pub fn nm_mask<S: Scores + ?Sized>(
         return Err(KernelError::Pattern { n, m });
     }
     let axes = Axes::new(shape)?;
-    axes.check(scores)?;
-    let mut keep = vec![true; axes.len()];
-    if axes.inputs % m == 0 {
-        let mut group: Vec<usize> = Vec::with_capacity(m);
-        for output in 0..axes.outputs {
-            for position in 0..axes.positions {
-                for first in (0..axes.inputs).step_by(m) {
-                    group.clear();
-                    group.extend((first..first + m).map(|i| axes.index(output, i, position)));
-                    // Stable, so equal scores stay in channel order.
-                    group
-                        .sort_by(|&a, &b| scores.at(b).partial_cmp(&scores.at(a)).expect("no NaN"));
-                    group[n..].iter().for_each(|&index| keep[index] = false);
+    axes.check_len(scores)?;
+    if axes.inputs % m != 0 {
+        axes.check_nan(scores)?;
+        return Ok(BitMask::full(axes.outputs, axes.cols()));
+    }
+    // Where the divisor keeps distinct values distinct, values rank as their scores do.
+    let stored = scores
+        .stored()
+        .filter(|s| s.values.len() == axes.len() && (1e-150..=1e150).contains(&s.divisor));
+    by_bands(axes, 1, |row, flags| {
+        let start = row * axes.cols();
+        match stored {
+            Some(Stored {
+                values,
+                magnitude: true,
+                ..
+            }) => keep_row(axes, n, m, |i| values[start + i].abs(), flags),
+            Some(Stored { values, .. }) => keep_row(axes, n, m, |i| values[start + i], flags),
+            None => keep_row(axes, n, m, |i| scores.at(start + i), flags),
+        }
+        .map_err(|index| start + index)
+    })
+}
+
+/// Groups ranked side by side: the inner loops run over so many lanes.
+const LANES: usize = 16;
+
+/// Flags the `n` highest of every group of one row; `at` gives its scores by flat index in the row.
+///
+/// A lane is a group at one kernel position. A score stays if fewer than `n` of its group come before it: those higher,
+/// and those as high in a lower channel. Counting them takes m comparisons a score and no branch.
+fn keep_row<T: PartialOrd + Copy + Default>(
+    axes: Axes,
+    n: usize,
+    m: usize,
+    at: impl Fn(usize) -> T,
+    flags: &mut [u8],
+) -> Result<(), usize> {
+    let Axes {
+        inputs, positions, ..
+    } = axes;
+    // Lanes to a block: m of them stay in the first-level cache, and whole groups fit.
+    let groups = (128 / positions).max(1);
+    let width = (groups * positions).next_multiple_of(LANES);
+    let mut block = vec![[T::default(); LANES]; m * width / LANES];
+    let mut nan = false;
+    for first in (0..inputs).step_by(groups * m) {
+        let groups = groups.min((inputs - first) / m);
+        let lanes = groups * positions;
+        // Channel j of lane (group, position) lies at ((first + group m + j) positions + position) of the row.
+        let flat = block.as_flattened_mut();
+        for group in 0..groups {
+            for j in 0..m {
+                let from = (first + group * m + j) * positions;
+                let to = j * width + group * positions;
+                for position in 0..positions {
+                    flat[to + position] = at(from + position);
+                }
+            }
+        }
+        for lane in (0..lanes).step_by(LANES) {
+            let column = |j: usize| &block[(j * width + lane) / LANES];
+            let real = LANES.min(lanes - lane);
+            for j in 0..m {
+                let own = column(j);
+                let mut before = [0u32; LANES];
+                for i in 0..j {
+                    let other = column(i);
+                    for l in 0..LANES {
+                        before[l] += u32::from(other[l] >= own[l]);
+                    }
+                }
+                for i in j + 1..m {
+                    let other = column(i);
+                    for l in 0..LANES {
+                        before[l] += u32::from(other[l] > own[l]);
+                    }
+                }
+                let mut stays = [0u8; LANES];
+                for l in 0..LANES {
+                    stays[l] = u8::from(before[l] < n as u32);
+                    nan |= own[l].partial_cmp(&own[l]).is_none();
+                }
+                // Back to the order of the row, a run of one group's positions at a time.
+                if positions == 1 {
+                    let to = flags[first + lane * m + j..].iter_mut().step_by(m);
+                    to.zip(&stays[..real])
+                        .for_each(|(flag, &stays)| *flag = stays);
+                    continue;
+                }
+                let mut l = 0;
+                while l < real {
+                    let (group, position) = ((lane + l) / positions, (lane + l) % positions);
+                    let run = (positions - position).min(real - l);
+                    let to = (first + group * m + j) * positions + position;
+                    flags[to..to + run].copy_from_slice(&stays[l..l + run]);
+                    l += run;
                 }
             }
         }
     }
-    axes.mask(&keep)
+    if nan {
+        let is_nan = |&i: &usize| at(i).partial_cmp(&at(i)).is_none();
+        let index = (0..axes.cols()).find(is_nan);
+        return Err(index.expect("a NaN was met in this row"));
+    }
+    Ok(())
 }
 
 /// How a weight is cut into the 4 x 4 tiles of a transposable mask.
@@ -123,84 +275,144 @@ pub fn nm_mask_transposable<S: Scores + ?Sized>(
         return Err(KernelError::Transposable { n, m });
     }
     let axes = Axes::new(shape)?;
-    axes.check(scores)?;
-    let mut keep = vec![true; axes.len()];
-    let patterns = patterns();
-    // Slots of a tile that lie in the padding have no index; they score 0 and take no flag.
-    let mut solve = |tile: [Option<usize>; 16]| {
-        let tile_scores = tile.map(|slot| slot.map_or(0.0, |index| scores.at(index)));
-        let best = best_pattern(&patterns, &tile_scores);
-        for (slot, index) in tile.into_iter().enumerate() {
-            if let Some(index) = index {
-                keep[index] = best >> slot & 1 == 1;
-            }
-        }
-    };
+    axes.check_len(scores)?;
+    axes.check_nan(scores)?;
+    let Axes {
+        outputs,
+        inputs,
+        positions,
+    } = axes;
+    let cols = axes.cols();
     match layout {
-        TileLayout::Matrix => {
-            if axes.outputs % 4 == 0 && axes.inputs % 4 == 0 {
-                for position in 0..axes.positions {
-                    for output in (0..axes.outputs).step_by(4) {
-                        for input in (0..axes.inputs).step_by(4) {
-                            solve(std::array::from_fn(|slot| {
-                                Some(axes.index(output + slot / 4, input + slot % 4, position))
-                            }));
-                        }
-                    }
-                }
-            }
+        TileLayout::Matrix if outputs % 4 != 0 || inputs % 4 != 0 => {
+            Ok(BitMask::full(outputs, cols))
         }
-        TileLayout::Flat16 => {
-            for output in 0..axes.outputs {
-                for first in (0..axes.cols()).step_by(16) {
-                    solve(std::array::from_fn(|slot| {
-                        let col = first + slot; // in (ky, kx, c) order
-                        (col < axes.cols())
-                            .then(|| axes.index(output, col % axes.inputs, col / axes.inputs))
-                    }));
-                }
-            }
-        }
+        TileLayout::Matrix => by_bands(axes, 4, |row, flags| {
+            let tiles = inputs / 4 * positions;
+            // Slot (i, j) of tile (block, position) in the band.
+            let place = |tile: usize, slot: usize| {
+                let (block, position) = (tile / positions, tile % positions);
+                Some((slot / 4 * inputs + block * 4 + slot % 4) * positions + position)
+            };
+            keep_tiles(tiles, place, |i| scores.at(row * cols + i), flags);
+            Ok(())
+        }),
+        TileLayout::Flat16 => by_bands(axes, 1, |row, flags| {
+            // Slots in the padding have no place; they score 0 and take no flag.
+            let place = |tile: usize, slot: usize| {
+                let col = tile * 16 + slot; // in (ky, kx, c) order
+                (col < cols).then(|| col % inputs * positions + col / inputs)
+            };
+            keep_tiles(
+                cols.div_ceil(16),
+                place,
+                |i| scores.at(row * cols + i),
+                flags,
+            );
+            Ok(())
+        }),
     }
-    axes.mask(&keep)
 }
 
-/// The 90 ways to keep 2 in every row and column of a 4 x 4 tile; bit `4 * row + col` = keep.
-fn patterns() -> Vec<u16> {
-    const PAIRS: [u16; 6] = [0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100];
-    let twice_each = |rows: [u16; 4]| {
-        (0..4).all(|col| rows.iter().filter(|&&row| row >> col & 1 == 1).count() == 2)
-    };
-    let mut patterns = Vec::with_capacity(90);
-    for a in PAIRS {
-        for b in PAIRS {
-            for c in PAIRS {
-                for d in PAIRS {
-                    if twice_each([a, b, c, d]) {
-                        patterns.push(a | b << 4 | c << 8 | d << 12);
-                    }
-                }
-            }
+/// The ways to keep two of four, in the order of ties.
+const PAIRS: [u8; 6] = [0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100];
+
+/// The 90 ways to keep 2 in every row and column of a 4 x 4 tile, as indices into [`PAIRS`] row by row.
+const PATTERNS: [[u8; 4]; 90] = {
+    let mut patterns = [[0; 4]; 90];
+    let mut count = 0;
+    let mut code = 0;
+    while code < 6 * 6 * 6 * 6 {
+        let rows = [code / 216, code / 36 % 6, code / 6 % 6, code % 6];
+        let mut fits = true;
+        let mut col = 0;
+        while col < 4 {
+            let kept = (PAIRS[rows[0]] >> col & 1)
+                + (PAIRS[rows[1]] >> col & 1)
+                + (PAIRS[rows[2]] >> col & 1)
+                + (PAIRS[rows[3]] >> col & 1);
+            fits &= kept == 2;
+            col += 1;
         }
+        if fits {
+            patterns[count] = [rows[0] as u8, rows[1] as u8, rows[2] as u8, rows[3] as u8];
+            count += 1;
+        }
+        code += 1;
     }
     patterns
-}
+};
 
-fn best_pattern(patterns: &[u16], tile: &[f64; 16]) -> u16 {
-    let kept = |pattern: u16| -> f64 {
-        (0..16)
-            .filter(|slot| pattern >> slot & 1 == 1)
-            .map(|slot| tile[slot])
-            .sum()
-    };
-    let mut best = (patterns[0], kept(patterns[0]));
-    for &pattern in &patterns[1..] {
-        let sum = kept(pattern);
-        if sum > best.1 {
-            best = (pattern, sum);
+/// Tiles scored side by side.
+const TILES: usize = 8;
+
+/// Flags the best pattern of every tile. A sum is that of its rows' pairs, added two and two, in f64.
+fn keep_tiles(
+    tiles: usize,
+    place: impl Fn(usize, usize) -> Option<usize>,
+    at: impl Fn(usize) -> f64,
+    flags: &mut [u8],
+) {
+    for first in (0..tiles).step_by(TILES) {
+        let real = TILES.min(tiles - first);
+        let mut scores = [[0.0; TILES]; 16];
+        for (slot, scores) in scores.iter_mut().enumerate() {
+            for (l, score) in scores[..real].iter_mut().enumerate() {
+                *score = place(first + l, slot).map_or(0.0, &at);
+            }
+        }
+        for (l, pattern) in best_patterns(&scores).into_iter().enumerate().take(real) {
+            for (row, &pair) in PATTERNS[pattern as usize].iter().enumerate() {
+                for col in 0..4 {
+                    if let Some(index) = place(first + l, 4 * row + col) {
+                        flags[index] = PAIRS[pair as usize] >> col & 1;
+                    }
+                }
+            }
         }
     }
-    best.0
+}
+
+/// The index in [`PATTERNS`] of the best pattern of each tile.
+#[inline(always)]
+fn best_patterns(scores: &[[f64; TILES]; 16]) -> [u64; TILES] {
+    let add = |a: &[f64; TILES], b: &[f64; TILES]| {
+        let mut sum = *a;
+        for l in 0..TILES {
+            sum[l] += b[l];
+        }
+        sum
+    };
+    // Sums of a pair of one row, then of two pairs of the upper and of the lower two rows.
+    let mut pairs = [[[0.0; TILES]; 6]; 4];
+    for (row, pairs) in pairs.iter_mut().enumerate() {
+        for (sum, pair) in pairs.iter_mut().zip(PAIRS) {
+            let (low, high) = (pair.trailing_zeros(), 7 - pair.leading_zeros());
+            *sum = add(
+                &scores[4 * row + low as usize],
+                &scores[4 * row + high as usize],
+            );
+        }
+    }
+    let mut halves = [[[0.0; TILES]; 36]; 2];
+    for (half, sums) in halves.iter_mut().enumerate() {
+        for (code, sum) in sums.iter_mut().enumerate() {
+            *sum = add(&pairs[2 * half][code / 6], &pairs[2 * half + 1][code % 6]);
+        }
+    }
+    let mut best = [0u64; TILES];
+    let mut most = [0.0; TILES];
+    for (index, &[a, b, c, d]) in PATTERNS.iter().enumerate() {
+        let upper = &halves[0][6 * a as usize + b as usize];
+        let lower = &halves[1][6 * c as usize + d as usize];
+        let sums = add(upper, lower);
+        for l in 0..TILES {
+            let better = index == 0 || sums[l] > most[l];
+            most[l] = if better { sums[l] } else { most[l] };
+            best[l] = if better { index as u64 } else { best[l] };
+        }
+    }
+    best
 }
 
 #[cfg(test)]
@@ -274,9 +486,9 @@ mod tests {
 
     #[test]
     fn there_are_ninety_patterns() {
-        let patterns = patterns();
-        assert_eq!(patterns.len(), 90);
-        assert_eq!(patterns[0], 0b1100_1100_0011_0011);
+        assert_eq!(PATTERNS[0], [0, 0, 5, 5]);
+        let distinct: std::collections::BTreeSet<_> = PATTERNS.iter().collect();
+        assert_eq!(distinct.len(), 90);
     }
 
     #[test]
