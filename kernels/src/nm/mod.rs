@@ -3,9 +3,12 @@
 //! Groups run along input channels at a fixed output channel and kernel position; a layer whose input channels M does
 //! not divide stays dense (depthwise layers and RGB stems always). Masks come back in the usual column order (c, ky, kx).
 
+mod rank;
+
 use rayon::prelude::*;
 
 use crate::{BitMask, KernelError, Scores, Stored};
+use rank::LANES;
 
 /// A weight's axes as N:M sees them: `[outputs, inputs, positions]`, positions = ky * kx, 1 for linear layers.
 #[derive(Clone, Copy)]
@@ -37,11 +40,6 @@ impl Axes {
         self.outputs * self.cols()
     }
 
-    /// Flat index in OIHW order.
-    fn index(self, output: usize, input: usize, position: usize) -> usize {
-        (output * self.inputs + input) * self.positions + position
-    }
-
     fn check_len<S: Scores + ?Sized>(self, scores: &S) -> Result<(), KernelError> {
         if scores.len() == self.len() {
             return Ok(());
@@ -62,19 +60,18 @@ impl Axes {
     }
 }
 
-/// Makes a mask of `height` rows at a time, in parallel: `keep(row, flags)` writes a 1 for each of the `height * cols`
-/// weights from `row` on that stays, and says where it met a NaN. A band knows nothing of the others, so the mask is the
-/// same for any number of threads.
+/// Makes a mask of `height` rows at a time, in parallel: `fill(row, words)` writes the words of the rows from `row` on,
+/// or says where it met a NaN. A band knows nothing of the others, so the mask is the same for any number of threads.
 fn by_bands(
     axes: Axes,
     height: usize,
-    keep: impl Fn(usize, &mut [u8]) -> Result<(), usize> + Sync,
+    fill: impl Fn(usize, &mut [u32]) -> Result<(), usize> + Sync,
 ) -> Result<BitMask, KernelError> {
     let (rows, cols) = (axes.outputs, axes.cols());
     if rows * cols == 0 {
         return Ok(BitMask::full(rows, cols));
     }
-    let stride = cols.div_ceil(32);
+    let stride = cols.div_ceil(BITS);
     let mut words = vec![0u32; rows * stride];
     // Bands of little work are handed out several at a time.
     let together = (WORK / (height * cols)).max(1);
@@ -82,20 +79,10 @@ fn by_bands(
         .par_chunks_mut(together * height * stride)
         .enumerate()
         .filter_map(|(item, words)| {
-            let mut flags = vec![0u8; height * cols];
-            let mut nan = None;
-            for (band, words) in words.chunks_mut(height * stride).enumerate() {
-                let row = (item * together + band) * height;
-                if let Err(index) = keep(row, &mut flags) {
-                    nan = nan.or(Some(index));
-                }
-                for (words, flags) in words.chunks_mut(stride).zip(flags.chunks(cols)) {
-                    for (word, flags) in words.iter_mut().zip(flags.chunks(32)) {
-                        *word = pack(flags);
-                    }
-                }
-            }
-            nan
+            let bands = words.chunks_mut(height * stride).enumerate();
+            bands
+                .filter_map(|(band, words)| fill((item * together + band) * height, words).err())
+                .min()
         })
         .min();
     match nan {
@@ -104,8 +91,22 @@ fn by_bands(
     }
 }
 
+/// Weights per mask word.
+const BITS: usize = u32::BITS as usize;
 /// Weights to a parallel piece.
 const WORK: usize = 1 << 14;
+
+/// Packs flags of 0 or 1, row by row.
+fn pack_rows(flags: &[u8], cols: usize, words: &mut [u32]) {
+    let rows = words
+        .chunks_mut(cols.div_ceil(BITS))
+        .zip(flags.chunks(cols));
+    for (words, flags) in rows {
+        for (word, flags) in words.iter_mut().zip(flags.chunks(BITS)) {
+            *word = pack(flags);
+        }
+    }
+}
 
 /// Up to 32 flags of 0 or 1 as bits.
 fn pack(flags: &[u8]) -> u32 {
@@ -150,104 +151,77 @@ pub fn nm_mask<S: Scores + ?Sized>(
     let stored = scores
         .stored()
         .filter(|s| s.values.len() == axes.len() && (1e-150..=1e150).contains(&s.divisor));
-    by_bands(axes, 1, |row, flags| {
+    by_bands(axes, 1, |row, words| {
         let start = row * axes.cols();
-        match stored {
+        let nan = match stored {
             Some(Stored {
-                values,
-                magnitude: true,
-                ..
-            }) => keep_row(axes, n, m, |i| values[start + i].abs(), flags),
-            Some(Stored { values, .. }) => keep_row(axes, n, m, |i| values[start + i], flags),
-            None => keep_row(axes, n, m, |i| scores.at(start + i), flags),
+                values, magnitude, ..
+            }) => {
+                let values = &values[start..][..axes.cols()];
+                let in_order = (axes.positions == 1)
+                    .then(|| rank::rank_row(values, magnitude, n, m, words))
+                    .flatten();
+                match in_order {
+                    Some(nan) => nan,
+                    None if magnitude => keep_row(axes, n, m, |i| values[i].abs(), words),
+                    None => keep_row(axes, n, m, |i| values[i], words),
+                }
+            }
+            None => keep_row(axes, n, m, |i| scores.at(start + i), words),
+        };
+        if !nan {
+            return Ok(());
         }
-        .map_err(|index| start + index)
+        let index = (start..start + axes.cols()).find(|&index| scores.at(index).is_nan());
+        Err(index.expect("a NaN was met in this row"))
     })
 }
 
-/// Groups ranked side by side: the inner loops run over so many lanes.
-const LANES: usize = 16;
-
-/// Flags the `n` highest of every group of one row; `at` gives its scores by flat index in the row.
-///
-/// A lane is a group at one kernel position. A score stays if fewer than `n` of its group come before it: those higher,
-/// and those as high in a lower channel. Counting them takes m comparisons a score and no branch.
+/// Keeps the `n` highest of every group of one row; `at` gives its scores by flat index in the row. True if one is NaN.
 fn keep_row<T: PartialOrd + Copy + Default>(
     axes: Axes,
     n: usize,
     m: usize,
     at: impl Fn(usize) -> T,
-    flags: &mut [u8],
-) -> Result<(), usize> {
+    words: &mut [u32],
+) -> bool {
     let Axes {
         inputs, positions, ..
     } = axes;
-    // Lanes to a block: m of them stay in the first-level cache, and whole groups fit.
-    let groups = (128 / positions).max(1);
+    // A lane is a group at one kernel position; m rows of lanes stay in the first-level cache, and whole groups fit.
+    let groups = (128 / positions).clamp(1, inputs / m);
     let width = (groups * positions).next_multiple_of(LANES);
     let mut block = vec![[T::default(); LANES]; m * width / LANES];
+    let mut stays = vec![[0u8; LANES]; block.len()];
+    let mut flags = vec![0u8; axes.cols()];
     let mut nan = false;
     for first in (0..inputs).step_by(groups * m) {
         let groups = groups.min((inputs - first) / m);
-        let lanes = groups * positions;
+        let lanes = block.as_flattened_mut();
         // Channel j of lane (group, position) lies at ((first + group m + j) positions + position) of the row.
-        let flat = block.as_flattened_mut();
         for group in 0..groups {
             for j in 0..m {
                 let from = (first + group * m + j) * positions;
                 let to = j * width + group * positions;
-                for position in 0..positions {
-                    flat[to + position] = at(from + position);
+                for (position, lane) in lanes[to..to + positions].iter_mut().enumerate() {
+                    *lane = at(from + position);
                 }
             }
         }
-        for lane in (0..lanes).step_by(LANES) {
-            let column = |j: usize| &block[(j * width + lane) / LANES];
-            let real = LANES.min(lanes - lane);
+        nan |= rank::rank_lanes(&block, &mut stays, n, m);
+        let stays = stays.as_flattened();
+        for group in 0..groups {
             for j in 0..m {
-                let own = column(j);
-                let mut before = [0u32; LANES];
-                for i in 0..j {
-                    let other = column(i);
-                    for l in 0..LANES {
-                        before[l] += u32::from(other[l] >= own[l]);
-                    }
-                }
-                for i in j + 1..m {
-                    let other = column(i);
-                    for l in 0..LANES {
-                        before[l] += u32::from(other[l] > own[l]);
-                    }
-                }
-                let mut stays = [0u8; LANES];
-                for l in 0..LANES {
-                    stays[l] = u8::from(before[l] < n as u32);
-                    nan |= own[l].partial_cmp(&own[l]).is_none();
-                }
-                // Back to the order of the row, a run of one group's positions at a time.
-                if positions == 1 {
-                    let to = flags[first + lane * m + j..].iter_mut().step_by(m);
-                    to.zip(&stays[..real])
-                        .for_each(|(flag, &stays)| *flag = stays);
-                    continue;
-                }
-                let mut l = 0;
-                while l < real {
-                    let (group, position) = ((lane + l) / positions, (lane + l) % positions);
-                    let run = (positions - position).min(real - l);
-                    let to = (first + group * m + j) * positions + position;
-                    flags[to..to + run].copy_from_slice(&stays[l..l + run]);
-                    l += run;
+                let from = j * width + group * positions;
+                let to = (first + group * m + j) * positions;
+                for (flag, &stays) in flags[to..to + positions].iter_mut().zip(&stays[from..]) {
+                    *flag = stays;
                 }
             }
         }
     }
-    if nan {
-        let is_nan = |&i: &usize| at(i).partial_cmp(&at(i)).is_none();
-        let index = (0..axes.cols()).find(is_nan);
-        return Err(index.expect("a NaN was met in this row"));
-    }
-    Ok(())
+    pack_rows(&flags, axes.cols(), words);
+    nan
 }
 
 /// How a weight is cut into the 4 x 4 tiles of a transposable mask.
@@ -287,32 +261,40 @@ pub fn nm_mask_transposable<S: Scores + ?Sized>(
         TileLayout::Matrix if outputs % 4 != 0 || inputs % 4 != 0 => {
             Ok(BitMask::full(outputs, cols))
         }
-        TileLayout::Matrix => by_bands(axes, 4, |row, flags| {
-            let tiles = inputs / 4 * positions;
-            // Slot (i, j) of tile (block, position) in the band.
-            let place = |tile: usize, slot: usize| {
+        TileLayout::Matrix => by_bands(axes, 4, |row, words| {
+            let slots = |tile: usize| {
                 let (block, position) = (tile / positions, tile % positions);
-                Some((slot / 4 * inputs + block * 4 + slot % 4) * positions + position)
+                let first = 4 * block * positions + position;
+                std::array::from_fn(|slot| first + slot / 4 * cols + slot % 4 * positions)
             };
-            keep_tiles(tiles, place, |i| scores.at(row * cols + i), flags);
+            let mut flags = vec![0u8; 4 * cols];
+            let tiles = inputs / 4 * positions;
+            keep_tiles(tiles, slots, |i| scores.at(row * cols + i), &mut flags);
+            pack_rows(&flags, cols, words);
             Ok(())
         }),
-        TileLayout::Flat16 => by_bands(axes, 1, |row, flags| {
-            // Slots in the padding have no place; they score 0 and take no flag.
-            let place = |tile: usize, slot: usize| {
-                let col = tile * 16 + slot; // in (ky, kx, c) order
-                (col < cols).then(|| col % inputs * positions + col / inputs)
+        TileLayout::Flat16 => by_bands(axes, 1, |row, words| {
+            let slots = |tile: usize| {
+                std::array::from_fn(|slot| {
+                    let col = 16 * tile + slot; // in (ky, kx, c) order
+                    if col < cols {
+                        col % inputs * positions + col / inputs
+                    } else {
+                        PADDING
+                    }
+                })
             };
-            keep_tiles(
-                cols.div_ceil(16),
-                place,
-                |i| scores.at(row * cols + i),
-                flags,
-            );
+            let mut flags = vec![0u8; cols];
+            let tiles = cols.div_ceil(16);
+            keep_tiles(tiles, slots, |i| scores.at(row * cols + i), &mut flags);
+            pack_rows(&flags, cols, words);
             Ok(())
         }),
     }
 }
+
+/// A slot of a tile without a weight; it scores 0 and takes no flag.
+const PADDING: usize = usize::MAX;
 
 /// The ways to keep two of four, in the order of ties.
 const PAIRS: [u8; 6] = [0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100];
@@ -349,24 +331,25 @@ const TILES: usize = 8;
 /// Flags the best pattern of every tile. A sum is that of its rows' pairs, added two and two, in f64.
 fn keep_tiles(
     tiles: usize,
-    place: impl Fn(usize, usize) -> Option<usize>,
+    slots: impl Fn(usize) -> [usize; 16],
     at: impl Fn(usize) -> f64,
     flags: &mut [u8],
 ) {
     for first in (0..tiles).step_by(TILES) {
         let real = TILES.min(tiles - first);
         let mut scores = [[0.0; TILES]; 16];
-        for (slot, scores) in scores.iter_mut().enumerate() {
-            for (l, score) in scores[..real].iter_mut().enumerate() {
-                *score = place(first + l, slot).map_or(0.0, &at);
+        for l in 0..real {
+            for (scores, index) in scores.iter_mut().zip(slots(first + l)) {
+                if index != PADDING {
+                    scores[l] = at(index);
+                }
             }
         }
         for (l, pattern) in best_patterns(&scores).into_iter().enumerate().take(real) {
-            for (row, &pair) in PATTERNS[pattern as usize].iter().enumerate() {
-                for col in 0..4 {
-                    if let Some(index) = place(first + l, 4 * row + col) {
-                        flags[index] = PAIRS[pair as usize] >> col & 1;
-                    }
+            let pairs = PATTERNS[pattern as usize].map(|pair| PAIRS[pair as usize]);
+            for (slot, index) in slots(first + l).into_iter().enumerate() {
+                if index != PADDING {
+                    flags[index] = pairs[slot / 4] >> (slot % 4) & 1;
                 }
             }
         }
