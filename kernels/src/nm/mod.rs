@@ -4,11 +4,15 @@
 //! not divide stays dense (depthwise layers and RGB stems always). Masks come back in the usual column order (c, ky, kx).
 
 mod rank;
+mod tile;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::{BitMask, KernelError, Scores, Stored};
 use rank::LANES;
+use tile::TILES;
 
 /// A weight's axes as N:M sees them: `[outputs, inputs, positions]`, positions = ky * kx, 1 for linear layers.
 #[derive(Clone, Copy)]
@@ -51,9 +55,14 @@ impl Axes {
         })
     }
 
+    /// An error at the first NaN of all scores, for layers that nothing else looks at.
     fn check_nan<S: Scores + ?Sized>(self, scores: &S) -> Result<(), KernelError> {
-        let nan = |index: &usize| scores.at(*index).is_nan();
-        match (0..scores.len()).into_par_iter().find_first(nan) {
+        let pieces = (0..self.len().div_ceil(WORK)).into_par_iter();
+        let nan = pieces.find_map_first(|piece| {
+            let end = self.len().min((piece + 1) * WORK);
+            (piece * WORK..end).find(|&index| scores.at(index).is_nan())
+        });
+        match nan {
             Some(index) => Err(KernelError::NonFiniteScore { layer: 0, index }),
             None => Ok(()),
         }
@@ -163,11 +172,14 @@ pub fn nm_mask<S: Scores + ?Sized>(
                     .flatten();
                 match in_order {
                     Some(nan) => nan,
-                    None if magnitude => keep_row(axes, n, m, |i| values[i].abs(), words),
-                    None => keep_row(axes, n, m, |i| values[i], words),
+                    None if magnitude => keep_row(axes, n, m, values, f32::abs, words),
+                    None => keep_row(axes, n, m, values, |value| value, words),
                 }
             }
-            None => keep_row(axes, n, m, |i| scores.at(start + i), words),
+            None => {
+                let values: Vec<f64> = (0..axes.cols()).map(|i| scores.at(start + i)).collect();
+                keep_row(axes, n, m, &values, |value| value, words)
+            }
         };
         if !nan {
             return Ok(());
@@ -177,12 +189,13 @@ pub fn nm_mask<S: Scores + ?Sized>(
     })
 }
 
-/// Keeps the `n` highest of every group of one row; `at` gives its scores by flat index in the row. True if one is NaN.
+/// Keeps the `n` highest of every group of one row, by what `score` makes of its values. True if there was a NaN.
 fn keep_row<T: PartialOrd + Copy + Default>(
     axes: Axes,
     n: usize,
     m: usize,
-    at: impl Fn(usize) -> T,
+    values: &[T],
+    score: impl Fn(T) -> T + Copy,
     words: &mut [u32],
 ) -> bool {
     let Axes {
@@ -197,30 +210,32 @@ fn keep_row<T: PartialOrd + Copy + Default>(
     let mut nan = false;
     for first in (0..inputs).step_by(groups * m) {
         let groups = groups.min((inputs - first) / m);
-        let lanes = block.as_flattened_mut();
         // Channel j of lane (group, position) lies at ((first + group m + j) positions + position) of the row.
-        for group in 0..groups {
-            for j in 0..m {
-                let from = (first + group * m + j) * positions;
-                let to = j * width + group * positions;
-                for (position, lane) in lanes[to..to + positions].iter_mut().enumerate() {
-                    *lane = at(from + position);
+        let start = first * positions;
+        let lanes = block.as_flattened_mut();
+        for j in 0..m {
+            let lanes = lanes[j * width..][..groups * positions].chunks_exact_mut(positions);
+            let runs = values[start + j * positions..].chunks(m * positions);
+            for (lanes, run) in lanes.zip(runs) {
+                for (lane, &value) in lanes.iter_mut().zip(run) {
+                    *lane = score(value);
                 }
             }
         }
         nan |= rank::rank_lanes(&block, &mut stays, n, m);
         let stays = stays.as_flattened();
-        for group in 0..groups {
-            for j in 0..m {
-                let from = j * width + group * positions;
-                let to = (first + group * m + j) * positions;
-                for (flag, &stays) in flags[to..to + positions].iter_mut().zip(&stays[from..]) {
+        for j in 0..m {
+            let stays = stays[j * width..][..groups * positions].chunks_exact(positions);
+            let runs = flags[start + j * positions..].chunks_mut(m * positions);
+            for (stays, run) in stays.zip(runs) {
+                for (flag, &stays) in run.iter_mut().zip(stays) {
                     *flag = stays;
                 }
             }
         }
     }
     pack_rows(&flags, axes.cols(), words);
+    // Lanes of padding may hold a NaN that stood there before, but only one of this row.
     nan
 }
 
@@ -250,7 +265,6 @@ pub fn nm_mask_transposable<S: Scores + ?Sized>(
     }
     let axes = Axes::new(shape)?;
     axes.check_len(scores)?;
-    axes.check_nan(scores)?;
     let Axes {
         outputs,
         inputs,
@@ -259,21 +273,22 @@ pub fn nm_mask_transposable<S: Scores + ?Sized>(
     let cols = axes.cols();
     match layout {
         TileLayout::Matrix if outputs % 4 != 0 || inputs % 4 != 0 => {
+            axes.check_nan(scores)?;
             Ok(BitMask::full(outputs, cols))
         }
         TileLayout::Matrix => by_bands(axes, 4, |row, words| {
+            let band = band(scores, row * cols..(row + 4) * cols)?;
             let slots = |tile: usize| {
                 let (block, position) = (tile / positions, tile % positions);
                 let first = 4 * block * positions + position;
                 std::array::from_fn(|slot| first + slot / 4 * cols + slot % 4 * positions)
             };
-            let mut flags = vec![0u8; 4 * cols];
-            let tiles = inputs / 4 * positions;
-            keep_tiles(tiles, slots, |i| scores.at(row * cols + i), &mut flags);
+            let flags = keep_tiles(&band, inputs / 4 * positions, slots);
             pack_rows(&flags, cols, words);
             Ok(())
         }),
         TileLayout::Flat16 => by_bands(axes, 1, |row, words| {
+            let band = band(scores, row * cols..(row + 1) * cols)?;
             let slots = |tile: usize| {
                 std::array::from_fn(|slot| {
                     let col = 16 * tile + slot; // in (ky, kx, c) order
@@ -284,118 +299,48 @@ pub fn nm_mask_transposable<S: Scores + ?Sized>(
                     }
                 })
             };
-            let mut flags = vec![0u8; cols];
-            let tiles = cols.div_ceil(16);
-            keep_tiles(tiles, slots, |i| scores.at(row * cols + i), &mut flags);
+            let flags = keep_tiles(&band, cols.div_ceil(16), slots);
             pack_rows(&flags, cols, words);
             Ok(())
         }),
     }
 }
 
-/// A slot of a tile without a weight; it scores 0 and takes no flag.
-const PADDING: usize = usize::MAX;
-
-/// The ways to keep two of four, in the order of ties.
-const PAIRS: [u8; 6] = [0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100];
-
-/// The 90 ways to keep 2 in every row and column of a 4 x 4 tile, as indices into [`PAIRS`] row by row.
-const PATTERNS: [[u8; 4]; 90] = {
-    let mut patterns = [[0; 4]; 90];
-    let mut count = 0;
-    let mut code = 0;
-    while code < 6 * 6 * 6 * 6 {
-        let rows = [code / 216, code / 36 % 6, code / 6 % 6, code % 6];
-        let mut fits = true;
-        let mut col = 0;
-        while col < 4 {
-            let kept = (PAIRS[rows[0]] >> col & 1)
-                + (PAIRS[rows[1]] >> col & 1)
-                + (PAIRS[rows[2]] >> col & 1)
-                + (PAIRS[rows[3]] >> col & 1);
-            fits &= kept == 2;
-            col += 1;
-        }
-        if fits {
-            patterns[count] = [rows[0] as u8, rows[1] as u8, rows[2] as u8, rows[3] as u8];
-            count += 1;
-        }
-        code += 1;
-    }
-    patterns
-};
-
-/// Tiles scored side by side.
-const TILES: usize = 8;
-
-/// Flags the best pattern of every tile. A sum is that of its rows' pairs, added two and two, in f64.
-fn keep_tiles(
-    tiles: usize,
-    slots: impl Fn(usize) -> [usize; 16],
-    at: impl Fn(usize) -> f64,
-    flags: &mut [u8],
-) {
-    for first in (0..tiles).step_by(TILES) {
-        let real = TILES.min(tiles - first);
-        let mut scores = [[0.0; TILES]; 16];
-        for l in 0..real {
-            for (scores, index) in scores.iter_mut().zip(slots(first + l)) {
-                if index != PADDING {
-                    scores[l] = at(index);
-                }
-            }
-        }
-        for (l, pattern) in best_patterns(&scores).into_iter().enumerate().take(real) {
-            let pairs = PATTERNS[pattern as usize].map(|pair| PAIRS[pair as usize]);
-            for (slot, index) in slots(first + l).into_iter().enumerate() {
-                if index != PADDING {
-                    flags[index] = pairs[slot / 4] >> (slot % 4) & 1;
-                }
-            }
-        }
+/// The scores of one band, or the index of a NaN.
+fn band<S: Scores + ?Sized>(scores: &S, range: Range<usize>) -> Result<Vec<f64>, usize> {
+    let band: Vec<f64> = range.clone().map(|index| scores.at(index)).collect();
+    match band.iter().position(|score| score.is_nan()) {
+        Some(index) => Err(range.start + index),
+        None => Ok(band),
     }
 }
 
-/// The index in [`PATTERNS`] of the best pattern of each tile.
-#[inline(always)]
-fn best_patterns(scores: &[[f64; TILES]; 16]) -> [u64; TILES] {
-    let add = |a: &[f64; TILES], b: &[f64; TILES]| {
-        let mut sum = *a;
-        for l in 0..TILES {
-            sum[l] += b[l];
+/// A slot of a tile without a weight; it scores 0 and takes no flag.
+const PADDING: usize = usize::MAX;
+
+/// Flags the best pattern of every tile of a band; `slots` gives the places of a tile's 16 scores, row by row.
+fn keep_tiles(band: &[f64], tiles: usize, slots: impl Fn(usize) -> [usize; 16]) -> Vec<u8> {
+    let mut flags = vec![0u8; band.len()];
+    for first in (0..tiles).step_by(TILES) {
+        let real = TILES.min(tiles - first);
+        let mut places = [[PADDING; 16]; TILES];
+        let mut scores = [[0.0; TILES]; 16];
+        for (l, places) in places[..real].iter_mut().enumerate() {
+            *places = slots(first + l);
+            for (scores, &place) in scores.iter_mut().zip(&*places) {
+                scores[l] = band.get(place).copied().unwrap_or(0.0);
+            }
         }
-        sum
-    };
-    // Sums of a pair of one row, then of two pairs of the upper and of the lower two rows.
-    let mut pairs = [[[0.0; TILES]; 6]; 4];
-    for (row, pairs) in pairs.iter_mut().enumerate() {
-        for (sum, pair) in pairs.iter_mut().zip(PAIRS) {
-            let (low, high) = (pair.trailing_zeros(), 7 - pair.leading_zeros());
-            *sum = add(
-                &scores[4 * row + low as usize],
-                &scores[4 * row + high as usize],
-            );
-        }
-    }
-    let mut halves = [[[0.0; TILES]; 36]; 2];
-    for (half, sums) in halves.iter_mut().enumerate() {
-        for (code, sum) in sums.iter_mut().enumerate() {
-            *sum = add(&pairs[2 * half][code / 6], &pairs[2 * half + 1][code % 6]);
+        let best = tile::best_patterns(&scores);
+        for (pattern, places) in best.into_iter().zip(&places[..real]) {
+            for (slot, &place) in places.iter().enumerate() {
+                if let Some(flag) = flags.get_mut(place) {
+                    *flag = (pattern >> slot) as u8 & 1;
+                }
+            }
         }
     }
-    let mut best = [0u64; TILES];
-    let mut most = [0.0; TILES];
-    for (index, &[a, b, c, d]) in PATTERNS.iter().enumerate() {
-        let upper = &halves[0][6 * a as usize + b as usize];
-        let lower = &halves[1][6 * c as usize + d as usize];
-        let sums = add(upper, lower);
-        for l in 0..TILES {
-            let better = index == 0 || sums[l] > most[l];
-            most[l] = if better { sums[l] } else { most[l] };
-            best[l] = if better { index as u64 } else { best[l] };
-        }
-    }
-    best
+    flags
 }
 
 #[cfg(test)]
@@ -465,13 +410,6 @@ mod tests {
             let got: f32 = mask.keep().zip(&scores).filter(|(k, _)| *k).map(|(_, s)| s).sum();
             prop_assert_eq!(got, best);
         }
-    }
-
-    #[test]
-    fn there_are_ninety_patterns() {
-        assert_eq!(PATTERNS[0], [0, 0, 5, 5]);
-        let distinct: std::collections::BTreeSet<_> = PATTERNS.iter().collect();
-        assert_eq!(distinct.len(), 90);
     }
 
     #[test]
