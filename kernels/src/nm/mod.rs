@@ -195,12 +195,28 @@ fn keep_row<T: PartialOrd + Copy + Default>(
     n: usize,
     m: usize,
     values: &[T],
-    score: impl Fn(T) -> T + Copy,
+    score: impl Fn(T) -> T,
     words: &mut [u32],
 ) -> bool {
-    let Axes {
-        inputs, positions, ..
-    } = axes;
+    // The usual kernels, so that copies of their length need no loop.
+    match axes.positions {
+        1 => keep_row_of::<T, 1>(axes, n, m, values, score, words),
+        9 => keep_row_of::<T, 9>(axes, n, m, values, score, words),
+        _ => keep_row_of::<T, 0>(axes, n, m, values, score, words),
+    }
+}
+
+/// [`keep_row`] for `P` positions, or any number where P is 0.
+fn keep_row_of<T: PartialOrd + Copy + Default, const P: usize>(
+    axes: Axes,
+    n: usize,
+    m: usize,
+    values: &[T],
+    score: impl Fn(T) -> T,
+    words: &mut [u32],
+) -> bool {
+    let inputs = axes.inputs;
+    let positions = if P == 0 { axes.positions } else { P };
     // A lane is a group at one kernel position; m rows of lanes stay in the first-level cache, and whole groups fit.
     let groups = (128 / positions).clamp(1, inputs / m);
     let width = (groups * positions).next_multiple_of(LANES);
@@ -217,7 +233,7 @@ fn keep_row<T: PartialOrd + Copy + Default>(
             let lanes = lanes[j * width..][..groups * positions].chunks_exact_mut(positions);
             let runs = values[start + j * positions..].chunks(m * positions);
             for (lanes, run) in lanes.zip(runs) {
-                for (lane, &value) in lanes.iter_mut().zip(run) {
+                for (lane, &value) in lanes.iter_mut().zip(&run[..positions]) {
                     *lane = score(value);
                 }
             }
@@ -228,7 +244,7 @@ fn keep_row<T: PartialOrd + Copy + Default>(
             let stays = stays[j * width..][..groups * positions].chunks_exact(positions);
             let runs = flags[start + j * positions..].chunks_mut(m * positions);
             for (stays, run) in stays.zip(runs) {
-                for (flag, &stays) in run.iter_mut().zip(stays) {
+                for (flag, &stays) in run[..positions].iter_mut().zip(stays) {
                     *flag = stays;
                 }
             }
@@ -409,6 +425,181 @@ mod tests {
                 .fold(0.0, f32::max);
             let got: f32 = mask.keep().zip(&scores).filter(|(k, _)| *k).map(|(_, s)| s).sum();
             prop_assert_eq!(got, best);
+        }
+    }
+
+    /// A layer of scores with many ties; a third of them negative.
+    fn layer(shape: &[usize], seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (state >> 59) as f32 - 10.0
+        };
+        (0..shape.iter().product()).map(|_| next()).collect()
+    }
+
+    /// What [`nm_mask`] must give, by a stable sort of each group.
+    fn sorted(scores: &[f64], shape: &[usize], n: usize, m: usize) -> Vec<bool> {
+        let positions: usize = shape[2..].iter().product();
+        let mut keep = vec![true; scores.len()];
+        for first in (0..scores.len() / positions).step_by(m) {
+            for position in 0..positions {
+                let mut group: Vec<usize> = (first..first + m)
+                    .map(|c| c * positions + position)
+                    .collect();
+                group.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap());
+                group[n..].iter().for_each(|&index| keep[index] = false);
+            }
+        }
+        keep
+    }
+
+    #[test]
+    fn every_route_ranks_as_a_stable_sort() {
+        let shapes: [(&[usize], usize); 6] = [
+            (&[3, 96], 1),
+            (&[2, 64, 3, 3], 9),
+            (&[2, 32, 1, 3], 3),
+            (&[1, 480], 1),
+            (&[5, 48, 5, 5], 25),
+            (&[1, 32, 16, 16], 256),
+        ];
+        let mut compared = 0;
+        for (shape, positions) in shapes {
+            let values = layer(shape, 5 + positions as u64);
+            for m in 2..=32 {
+                if shape[1] % m != 0 {
+                    continue;
+                }
+                for n in [1, m / 2, m - 1] {
+                    let wide: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+                    let magnitudes: Vec<f64> = wide.iter().map(|v| v.abs()).collect();
+                    let normed = Stored {
+                        values: &values,
+                        magnitude: true,
+                        divisor: 7.0,
+                    };
+                    let what = format!("{n}:{m} of {shape:?}");
+                    let want = sorted(&wide, shape, n, m);
+                    assert_eq!(
+                        nm_mask(&values, shape, n, m).unwrap().to_keep(),
+                        want,
+                        "{what}"
+                    );
+                    assert_eq!(
+                        nm_mask(&wide, shape, n, m).unwrap().to_keep(),
+                        want,
+                        "{what}"
+                    );
+                    let want = sorted(&magnitudes, shape, n, m);
+                    assert_eq!(
+                        nm_mask(&normed, shape, n, m).unwrap().to_keep(),
+                        want,
+                        "{what}"
+                    );
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 100, "{compared}");
+    }
+
+    #[test]
+    fn kept_sums_are_maximal() {
+        for m in 2..=8 {
+            for n in 1..m {
+                let scores = layer(&[16, m], (10 * m + n) as u64);
+                let mask = nm_mask(&scores, &[16, m], n, m).unwrap();
+                for (row, scores) in scores.chunks(m).enumerate() {
+                    let sum = |bits: usize| -> f32 {
+                        (0..m)
+                            .filter(|c| bits >> c & 1 == 1)
+                            .map(|c| scores[c])
+                            .sum()
+                    };
+                    let best = (0..1usize << m)
+                        .filter(|bits| bits.count_ones() as usize == n)
+                        .map(sum)
+                        .fold(f32::NEG_INFINITY, f32::max);
+                    let kept: usize = (0..m)
+                        .filter(|&c| mask.get(row, c))
+                        .fold(0, |b, c| b | 1 << c);
+                    assert_eq!(kept.count_ones() as usize, n);
+                    assert_eq!(sum(kept), best);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn infinities_zeros_and_a_nan_anywhere() {
+        let (inf, tiny) = (f32::INFINITY, f32::from_bits(1));
+        for shape in [vec![1, 8], vec![1, 8, 3, 3]] {
+            let positions = shape[2..].iter().product::<usize>();
+            let row = [-0.0, 0.0, -inf, -0.0, inf, tiny, inf, -tiny];
+            let scores: Vec<f32> = row
+                .iter()
+                .flat_map(|&s| std::iter::repeat_n(s, positions))
+                .collect();
+            let keep = nm_mask(&scores, &shape, 2, 4).unwrap().to_keep();
+            let want = [true, true, false, false, true, false, true, false];
+            for (index, keep) in keep.into_iter().enumerate() {
+                assert_eq!(keep, want[index / positions]);
+            }
+            for index in 0..scores.len() {
+                let mut scores = scores.clone();
+                scores[index] = f32::NAN;
+                let error = Err(KernelError::NonFiniteScore { layer: 0, index });
+                assert_eq!(nm_mask(&scores, &shape, 2, 4), error);
+                assert_eq!(nm_mask(&scores, &shape, 2, 3), error, "a dense layer");
+                for layout in [TileLayout::Matrix, TileLayout::Flat16] {
+                    assert_eq!(nm_mask_transposable(&scores, &shape, 2, 4, layout), error);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn transposable_tiles_lie_at_every_position() {
+        for shape in [vec![12, 36], vec![8, 20, 3, 3]] {
+            let scores = layer(&shape, 3);
+            let mask = nm_mask_transposable(&scores, &shape, 2, 4, TileLayout::Matrix).unwrap();
+            let positions: usize = shape[2..].iter().product();
+            for position in 0..positions {
+                for output in (0..shape[0]).step_by(4) {
+                    for input in (0..shape[1]).step_by(4) {
+                        let col = |j: usize| (input + j) * positions + position;
+                        let tile: Vec<f32> = (0..16)
+                            .map(|s| scores[(output + s / 4) * mask.cols() + col(s % 4)])
+                            .collect();
+                        let alone =
+                            nm_mask_transposable(&tile, &[4, 4], 2, 4, TileLayout::Matrix).unwrap();
+                        for s in 0..16 {
+                            let here = mask.get(output + s / 4, col(s % 4));
+                            assert_eq!(here, alone.get(s / 4, s % 4));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bits_at_every_thread_count_and_time() {
+        let shape = [96, 64, 3, 3];
+        let scores = layer(&shape, 11);
+        let make = || {
+            let tiles = nm_mask_transposable(&scores, &shape, 2, 4, TileLayout::Matrix);
+            [nm_mask(&scores, &shape, 4, 8).unwrap(), tiles.unwrap()]
+        };
+        let want = make();
+        for threads in [1, 2, 8] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                for _ in 0..20 {
+                    assert_eq!(make(), want, "{threads} threads");
+                }
+            });
         }
     }
 
