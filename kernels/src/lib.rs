@@ -11,7 +11,9 @@ mod select;
 pub use error::KernelError;
 pub use format::BitMask;
 pub use geometry::ConvShape;
-pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
+pub use nm::{
+    LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
+};
 pub use select::{
     KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
     threshold_of,

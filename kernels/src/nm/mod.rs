@@ -3,6 +3,7 @@
 //! Groups run along input channels at a fixed output channel and kernel position; a layer whose input channels M does
 //! not divide stays dense (depthwise layers and RGB stems always). Masks come back in the usual column order (c, ky, kx).
 
+mod local;
 mod rank;
 mod tile;
 
@@ -11,6 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::{BitMask, KernelError, Scores, Stored};
+pub use local::{LocalMask, nm_mask_transposable_local};
 use rank::LANES;
 use tile::TILES;
 

@@ -466,7 +466,7 @@ fn write<T: Float>(
     let (before, after) = values.split_at(whole * BITS);
     T::write_above(before, magnitude, below, &mut words[..whole]);
     T::write_above(after, magnitude, through, &mut words[whole..]);
-    if early % BITS != 0 {
+    if !early.is_multiple_of(BITS) {
         // The word that the position cuts.
         let mut cut = [0];
         T::write_above(&after[..early % BITS], magnitude, below, &mut cut);
@@ -577,7 +577,7 @@ fn bracket<S: Scores>(layers: &[Layer<S>], k: u64) -> [f64; 2] {
     let draw = |draw: usize| {
         let stretch = |draw: usize| draw * len / draws; // below 2^64 for up to 2^38 scores
         let (start, end) = (stretch(draw), stretch(draw + 1));
-        let index = start + (random(draw as u64) as usize * (end - start) >> 32);
+        let index = start + ((random(draw as u64) as usize * (end - start)) >> 32);
         // The last layer to begin here or before: an empty one begins where the next does.
         let layer = firsts.partition_point(|&first| first <= index) - 1;
         let score = layers[layer].at(index - firsts[layer]);
@@ -1122,9 +1122,10 @@ mod tests {
             let layers = [Layer::new(&scores)];
             let [lo, hi] = bracket(&layers, k as u64);
             let kth = f64::from(sorted[k - 1]);
+            // At rank 1 the bracket is open below instead, and holds nearly everything.
             assert!(
-                k > N / 2 || kth < lo || hi - lo > 1e3,
-                "{k}: the sample saw {kth}"
+                k > N / 2 || kth < lo || k == 1 && hi >= 1.0,
+                "{k}: {kth} in {lo}, {hi}"
             );
             assert_eq!(radix(&layers, &ranges(&layers), k as u64), kth);
             let mask = select_smallest(&scores, [1, N], k as u64, Ties::KeepLowestIndex).unwrap();
