@@ -562,11 +562,12 @@ fn ranges<S: Scores>(layers: &[Layer<S>]) -> Vec<(usize, usize, usize)> {
 /// sequence of pseudo-random numbers names, so that no period in the data meets a period in the sample.
 fn bracket<S: Scores>(layers: &[Layer<S>], k: u64) -> [f64; 2] {
     let len = available(layers) as usize;
-    // The passes cost n, the sample s, and what falls inside the bracket n / sqrt(s): least at s ~ n^(2/3).
+    // The passes cost n, the sample s, and what falls inside the bracket n / sqrt(s): least at s ~ n^(2/3); a half is
+    // the measured factor, a draw being a cache miss.
     let draws = if len <= SMALL {
         len
     } else {
-        SMALL.max((len as f64).powf(2.0 / 3.0) as usize)
+        SMALL.max((len as f64).powf(2.0 / 3.0) as usize / 2)
     };
     let mut firsts = Vec::with_capacity(layers.len());
     let mut first = 0;
