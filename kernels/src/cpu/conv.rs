@@ -160,7 +160,8 @@ impl Product<'_> {
         let mut chunks: Vec<_> = split(self.channels, depth).collect();
         if chunks.is_empty() || taps == 0 {
             // Nothing to sum: one pass that stores the bias.
-            chunks = vec![0..0];
+            chunks.clear();
+            chunks.push(0..0);
         }
         let groups = self.shape.groups;
         let mut packed = Packed {
