@@ -1,68 +1,231 @@
-//! Baseline.
-use burn::prelude::*;
-use burn::tensor::{Distribution, module, ops::ConvOptions};
-use std::time::Instant;
-fn cpu() -> f64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    #[allow(unsafe_code)]
-    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+//! `bench-kernels`: the kernels against stock Burn, row by row of the shape file, with goals that can gate.
+//!
+//! A package of its own, so that the library depends neither on a command line nor on file formats, and no other program
+//! gets the counting allocator.
+
+mod contest;
+mod engine;
+mod goals;
+mod machine;
+mod memory;
+mod report;
+mod shapes;
+mod timing;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use goals::Goal;
+use machine::{CpuClock, Machine};
+use report::{Measured, Report};
+use shapes::{Row, ShapeFile};
+use timing::Effort;
+
+#[global_allocator]
+static ALLOCATOR: memory::Counting = memory::Counting;
+
+/// Times the kernels against stock Burn in one run: interleaved rounds, medians, ratios, goals.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Only rows whose `op shape bN pass` contains this (may be given several times)
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// Only rows of this set: goals, zoo, list, attention, step, smoke (may be given several times)
+    #[arg(long = "set", value_name = "NAME")]
+    sets: Vec<String>,
+    /// Only contestants of this name (may be given several times)
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Rounds, in each of which every contestant runs
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Three short rounds, and only the set `smoke` unless rows are chosen: to see that it runs
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 1 when a goal's `must` is missed
+    #[arg(long, conflicts_with = "quick")]
+    gate: bool,
+    /// Print what got over 5 % slower since this result
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Write the result here, and a table beside it [default: bench/kernels-CLASS.json in the target folder]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Other shapes than those that ship with the program
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+    /// Print the chosen rows and stop
+    #[arg(long)]
+    list: bool,
 }
-fn best(f: &mut dyn FnMut()) -> (f64, f64) {
-    f();
-    let (mut a, mut b) = (f64::MAX, f64::MAX);
-    for _ in 0..5 {
-        let c = cpu();
-        let t = Instant::now();
-        f();
-        a = a.min(t.elapsed().as_secs_f64());
-        b = b.min(cpu() - c);
+
+/// The least rounds a gate believes.
+const GATE_ROUNDS: u16 = 7;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let prepared = prepare(&args);
+    let (rows, old) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    if args.list {
+        rows.iter().for_each(|row| println!("{}", row.id()));
+        return ExitCode::SUCCESS;
     }
-    (a, b)
+    let threads = args.threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().expect("no pool was started before");
+    // On a thread of the pool: with one thread everything then runs on it, and its clock sees all work.
+    let outcome = rayon::scope(|_| run(&args, &rows, old.as_ref()));
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
-fn row(name: &str, flops: f64, f: &mut dyn FnMut(), fb: Option<&mut dyn FnMut()>) {
-    let (w, c) = best(f);
-    let mut l = format!("{{\"name\": \"{name}\", \"fwd\": {:.2}, \"fwd_cpu\": {:.2}", flops / w / 1e9, flops / c / 1e9);
-    if let Some(fb) = fb {
-        let (w, c) = best(fb);
-        l += &format!(", \"fb\": {:.2}, \"fb_cpu\": {:.2}", 3. * flops / w / 1e9, 3. * flops / c / 1e9);
+
+/// What can be wrong in the arguments is found here, before anything runs.
+fn prepare(args: &Args) -> Result<(Vec<Row>, Option<Report>)> {
+    ensure!(
+        !args.gate || args.rounds >= GATE_ROUNDS,
+        "--gate needs at least {GATE_ROUNDS} rounds, found {}",
+        args.rounds
+    );
+    let rows = match &args.shapes {
+        None => ShapeFile::parse(shapes::DEFAULT)?,
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("reading {}", path.display()))?;
+            ShapeFile::parse(&text).with_context(|| path.display().to_string())?
+        }
     }
-    println!("{l}}}");
+    .rows();
+    for set in &args.sets {
+        ensure!(
+            rows.iter().any(|row| row.sets.contains(set)),
+            "no shape is in the set `{set}`"
+        );
+    }
+    let smoke = args.quick && args.sets.is_empty() && args.filter.is_empty();
+    let chosen = |row: &Row| {
+        let id = row.id();
+        (args.filter.is_empty() || args.filter.iter().any(|text| id.contains(text)))
+            && (args.sets.is_empty() || args.sets.iter().any(|set| row.sets.contains(set)))
+            && (!smoke || row.sets.contains("smoke"))
+    };
+    let rows: Vec<Row> = rows.into_iter().filter(chosen).collect();
+    ensure!(
+        !rows.is_empty(),
+        "no row is left by --filter and --set; `--list` prints the rows"
+    );
+    let old = args.compare.as_deref().map(Report::read).transpose()?;
+    Ok((rows, old))
 }
-fn main() {
-    let threads: usize = std::env::args().nth(1).unwrap().parse().unwrap();
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
-    let d = Device::flex();
-    let n = Distribution::Normal(0., 1.);
-    let a: Vec<Tensor<2>> = (0..6).map(|_| Tensor::random([1024, 1024], n, &d)).collect();
-    let mut i = 0;
-    row("matmul 1024", 2. * 1024f64.powi(3), &mut || { i = (i + 1) % 3; let _ = a[2 * i].clone().matmul(a[2 * i + 1].clone()); }, None);
-    for (name, b, c, h, o, k, s, p, g) in [
-        ("3x3 16->16@32 b64", 64, 16, 32, 16, 3, 1, 1, 1), ("3x3 64->64@8 b64", 64, 64, 8, 64, 3, 1, 1, 1), ("3x3 64->64@56 b16", 16, 64, 56, 64, 3, 1, 1, 1),
-        ("1x1 256->64@56 b16", 16, 256, 56, 64, 1, 1, 0, 1), ("3x3 512->512@7 b8", 8, 512, 7, 512, 3, 1, 1, 1), ("3x3 128@28 b64", 64, 128, 28, 128, 3, 1, 1, 1),
-        ("3x3 256@14 b64", 64, 256, 14, 256, 3, 1, 1, 1), ("3x3 512@7 b64", 64, 512, 7, 512, 3, 1, 1, 1), ("1x1 1024->256@14 b64", 64, 1024, 14, 256, 1, 1, 0, 1),
-        ("dw3x3 144@56 b16", 16, 144, 56, 144, 3, 1, 1, 144), ("dw3x3 384@14 b16", 16, 384, 14, 384, 3, 1, 1, 384), ("1x1 64->256@56 b16", 16, 64, 56, 256, 1, 1, 0, 1),
-        ("3x3s2 128@56 b16", 16, 128, 56, 128, 3, 2, 1, 1),
-    ] {
-        let xs: Vec<Tensor<4>> = (0..3).map(|_| Tensor::random([b, c, h, h], n, &d)).collect();
-        let w: Tensor<4> = Tensor::random([o, c / g, k, k], n, &d);
-        let op = ConvOptions::new([s, s], [p, p], [1, 1], g);
-        let ho = (h + 2 * p - k) / s + 1;
-        let mut i = 0;
-        let mut j = 0;
-        row(name, 2. * (b * ho * ho * o * (c / g) * k * k) as f64,
-            &mut || { i = (i + 1) % 3; let _ = module::conv2d(xs[i].clone(), w.clone(), None, op.clone()); },
-            Some(&mut || { j = (j + 1) % 3; let x = xs[j].clone().autodiff().require_grad(); let w = w.clone().autodiff().require_grad();
-              let y = module::conv2d(x.clone(), w.clone(), None, op.clone()); let g = y.backward(); let _ = (x.grad(&g).unwrap(), w.grad(&g).unwrap()); }));
+
+/// Measures, prints and writes; whether the gate, if asked for, holds.
+fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
+    let machine = Machine::probe();
+    let path = match &args.json {
+        Some(path) => path.clone(),
+        None => default_path(&machine)?,
+    };
+    println!(
+        "{}, {}, {} threads on {} processors, f32 peak {:.0} GFLOP/s",
+        machine.cpu, machine.isa, machine.threads, machine.cores, machine.peak_gflops
+    );
+    let (rounds, fill) = match args.quick {
+        true => (3, 1e-3),
+        false => (usize::from(args.rounds), 5e-3),
+    };
+    let clock = match machine.threads {
+        1 => CpuClock::Thread,
+        _ => CpuClock::Process,
+    };
+    let mut report = Report {
+        schema: report::SCHEMA,
+        machine,
+        rounds,
+        rows: Vec::new(),
+    };
+    // Before the first row: a path that cannot be written is told now, not after half an hour.
+    report.write(&path)?;
+    for (index, row) in rows.iter().enumerate() {
+        let mut contest = contest::prepare(row, index as u64, report.machine.l2_bytes)?;
+        if !args.only.is_empty() {
+            contest.contestants.retain(|c| args.only.contains(&c.name));
+        }
+        if contest.contestants.is_empty() {
+            continue;
+        }
+        let times = timing::race(&mut contest, Effort { rounds, fill }, clock);
+        let measured = Measured::new(row, &report.machine, &contest.contestants, &times);
+        print!("{}", measured.lines());
+        report.rows.push(measured);
+        report.write(&path)?;
     }
-    for (name, r, ci, co) in [("linear 1576x768->3072", 1576, 768, 3072), ("linear 1576x3072->768", 1576, 3072, 768), ("linear 197x768->3072", 197, 768, 3072), ("linear 197x3072->768", 197, 3072, 768), ("linear 64x2048->1000", 64, 2048, 1000)] {
-        let xs: Vec<Tensor<2>> = (0..3).map(|_| Tensor::random([r, ci], n, &d)).collect();
-        let w: Tensor<2> = Tensor::random([ci, co], n, &d);
-        let mut i = 0;
-        let mut j = 0;
-        row(name, 2. * (r * ci * co) as f64,
-            &mut || { i = (i + 1) % 3; let _ = module::linear(xs[i].clone(), w.clone(), None); },
-            Some(&mut || { j = (j + 1) % 3; let x = xs[j].clone().autodiff().require_grad(); let w = w.clone().autodiff().require_grad();
-              let y = module::linear(x.clone(), w.clone(), None); let g = y.backward(); let _ = (x.grad(&g).unwrap(), w.grad(&g).unwrap()); }));
+    println!("\nwritten to {}", path.display());
+
+    if let Some(old) = old {
+        compare(&report, old);
     }
+    let complete = args.filter.is_empty() && args.sets.is_empty() && args.only.is_empty();
+    Ok(!verdicts(&report, complete && !args.quick)? || !args.gate)
+}
+
+/// Prints the fate of every goal; whether one fails.
+fn verdicts(report: &Report, complete: bool) -> Result<bool> {
+    let goals: Vec<Goal> = goals::parse(goals::DEFAULT)?;
+    println!("\ngoals (a reference's time / ours)");
+    let mut failed = Vec::new();
+    for goal in &goals {
+        let verdict = goal.judge(report, complete);
+        print!("{}", verdict.lines());
+        if verdict.fails {
+            failed.push(verdict.goal);
+        }
+    }
+    match failed.as_slice() {
+        [] => println!("no `must` that was measured is missed"),
+        failed => println!("missed: {}", failed.join("; ")),
+    }
+    Ok(!failed.is_empty())
+}
+
+fn compare(report: &Report, old: &Report) {
+    if report.machine.class() != old.machine.class() || report.machine.cpu != old.machine.cpu {
+        println!(
+            "\nthe older result is of another machine: {} ({})",
+            old.machine.cpu,
+            old.machine.class()
+        );
+    }
+    let worse = report.regressions(old);
+    println!("\nover 5 % slower than before: {}", worse.len());
+    worse.iter().for_each(|line| println!("  {line}"));
+}
+
+/// `bench/` beside the folder `release/` that this program lies in.
+fn default_path(machine: &Machine) -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program's folder")?;
+    let target = program
+        .ancestors()
+        .nth(2)
+        .context("no target folder; give --json")?;
+    Ok(target
+        .join("bench")
+        .join(format!("kernels-{}.json", machine.class())))
 }

@@ -1,0 +1,109 @@
+//! Who computes: stock Burn, and the kernels. A block or a layer is written once and asks its engine for the products.
+
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Tensor, activation, module};
+
+/// A weight as an engine may want it.
+#[derive(Clone)]
+pub struct Weight<const D: usize> {
+    /// Dense values.
+    pub value: Tensor<D>,
+    /// 1 = keep, as numbers.
+    pub keep: Option<Tensor<D>>,
+}
+
+/// The products of the rows. The bodies here are stock Burn; an engine overrides what it computes itself.
+pub trait Engine {
+    /// See [`module::conv2d`].
+    fn conv2d(&self, x: Tensor<4>, w: &Weight<4>, options: &ConvOptions<2>) -> Tensor<4> {
+        module::conv2d(x, w.value.clone(), None, options.clone())
+    }
+
+    /// The gradient of a convolution's weight alone.
+    fn conv2d_weight_grad(
+        &self,
+        x: Tensor<4>,
+        w: &Weight<4>,
+        output_grad: Tensor<4>,
+        options: &ConvOptions<2>,
+    ) -> Tensor<4> {
+        module::conv2d_weight_backward(x, w.value.clone(), output_grad, options.clone())
+    }
+
+    /// See [`module::linear`]: weight `[in, out]`.
+    fn linear(&self, x: Tensor<3>, w: &Weight<2>) -> Tensor<3> {
+        module::linear(x, w.value.clone(), None)
+    }
+
+    /// Batched product.
+    fn matmul(&self, a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
+        a.matmul(b)
+    }
+
+    /// Over the last axis.
+    fn softmax(&self, x: Tensor<3>) -> Tensor<3> {
+        activation::softmax(x, 2)
+    }
+
+    /// Over the last axis.
+    fn layer_norm(&self, x: Tensor<3>, gamma: Tensor<1>, beta: Tensor<1>) -> Tensor<3> {
+        module::layer_norm(x, gamma, Some(beta), 1e-6)
+    }
+
+    /// Which path was taken, where there is a choice.
+    fn path(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Stock Burn.
+pub struct Burn;
+
+impl Engine for Burn {}
+
+/// Stock Burn the way a mask is applied without kernels: `w * mask`, then the product.
+pub struct BurnMasked;
+
+fn masked<const D: usize>(w: &Weight<D>) -> Tensor<D> {
+    match &w.keep {
+        Some(keep) => w.value.clone() * keep.clone(),
+        None => w.value.clone(),
+    }
+}
+
+impl Engine for BurnMasked {
+    fn conv2d(&self, x: Tensor<4>, w: &Weight<4>, options: &ConvOptions<2>) -> Tensor<4> {
+        module::conv2d(x, masked(w), None, options.clone())
+    }
+
+    fn linear(&self, x: Tensor<3>, w: &Weight<2>) -> Tensor<3> {
+        module::linear(x, masked(w), None)
+    }
+}
+
+/// An engine in a row, under the name that goals and files use.
+pub struct Entry {
+    /// Its name.
+    pub name: &'static str,
+    /// Percent of the weights that are masked.
+    pub sparsity: u32,
+    /// It.
+    pub engine: Box<dyn Engine>,
+}
+
+/// Everyone who computes convolutions and linear layers; masks only where `sparse` products make sense.
+pub fn products(sparse: bool) -> Vec<Entry> {
+    let mut entries = vec![Entry {
+        name: "burn",
+        sparsity: 0,
+        engine: Box::new(Burn),
+    }];
+    if sparse {
+        entries.push(Entry {
+            name: "burn_masked",
+            sparsity: 50,
+            engine: Box::new(BurnMasked),
+        });
+    }
+    entries
+}
