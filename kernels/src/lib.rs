@@ -2,10 +2,12 @@
 //!
 //! Knows scores, patterns and shapes; nothing of models, files or policy (which rate, which layer).
 
+pub mod cpu;
 mod error;
 pub mod format;
 mod geometry;
 mod nm;
+pub mod reference;
 mod select;
 
 pub use error::KernelError;

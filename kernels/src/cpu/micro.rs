@@ -1,0 +1,385 @@
+//! The innermost loops, once for each instruction set, as tables of functions.
+//!
+//! A tile is `mr` rows by one or two vectors of columns, held in registers over the whole reduction. Everything outside
+//! (which tile, from where, to where) is ordinary code that knows lanes and rows only as numbers.
+#![allow(unsafe_code)]
+
+use super::simd::{Portable, Simd};
+
+/// The most rows a tile has on any instruction set.
+pub const MAX_ROWS: usize = 14;
+/// The most columns a tile has on any instruction set.
+pub const MAX_COLUMNS: usize = 32;
+
+/// Where a tile begins and what is done to it before it is stored.
+#[derive(Clone, Copy)]
+pub struct Finish {
+    /// Whether the sum goes on from what the destination holds.
+    pub resume: bool,
+    /// One value per row to begin with, or null; ignored when resuming.
+    pub bias: *const f32,
+    /// Whether negative results become 0.
+    pub relu: bool,
+}
+
+impl Finish {
+    /// A fresh sum, stored as it is.
+    pub const PLAIN: Self = Self {
+        resume: false,
+        bias: std::ptr::null(),
+        relu: false,
+    };
+}
+
+/// `c[i][j] (+)= sum over k of a[k][i] x[offsets[k] + j]`: `(k, a, x, offsets, c, ldc, finish)`.
+pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, usize, Finish);
+
+/// `c[i ldc + j] (+)= sum over rows, columns t of x[i xs + row xrow + t] g[row columns + t][j]`, with `g` as wide as the
+/// tile: `(rows, columns, x, xs, xrow, g, c, ldc, resume)`.
+pub type Outer =
+    unsafe fn(usize, usize, *const f32, usize, usize, *const f32, *mut f32, usize, bool);
+
+/// `to[column ldd + row] = from[row lds + column]`: `(from, lds, rows, columns, to, ldd)`.
+pub type Transpose = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize);
+
+/// `to[column rows + row] = from[row lds + column]`, zero where the mask bit `first + row bits + column` is 0, with at most
+/// [`MAX_ROWS`] rows: `(from, lds, rows, columns, words or null, first, bits, to)`.
+pub type Pack = unsafe fn(*const f32, usize, usize, usize, *const u32, usize, usize, *mut f32);
+
+/// The innermost loops of one instruction set.
+pub struct Kernels {
+    /// Name, as `doctor` and benchmarks print it.
+    pub name: &'static str,
+    /// Elements of a vector; a tile has one or two of them.
+    pub lanes: usize,
+    /// The most rows of a tile.
+    pub rows: usize,
+    /// `tile[rows - 1][vectors - 1]`.
+    pub tile: &'static [[Tile; 2]],
+    /// `outer[rows - 1]`, two vectors wide.
+    pub outer: &'static [Outer],
+    /// A transposed copy.
+    pub transpose: Transpose,
+    /// A weight's panel, masked on the way.
+    pub pack: Pack,
+}
+
+impl Kernels {
+    /// Columns of a full tile.
+    pub fn columns(&self) -> usize {
+        2 * self.lanes
+    }
+}
+
+mod body {
+    use super::{Finish, Simd};
+
+    #[inline(always)]
+    pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+        k: usize,
+        mut a: *const f32,
+        x: *const f32,
+        offsets: *const u32,
+        c: *mut f32,
+        ldc: usize,
+        finish: Finish,
+    ) {
+        // SAFETY: the caller has S's instructions, `a` holds k * MR values, `x` a full tile's width behind each offset,
+        // `c` MR rows of that width at distance `ldc`, and `bias`, where not null, MR values.
+        unsafe {
+            let mut sum = [[S::zero(); NV]; MR];
+            if finish.resume {
+                for (i, row) in sum.iter_mut().enumerate() {
+                    for (j, v) in row.iter_mut().enumerate() {
+                        *v = S::load(c.add(i * ldc + j * S::LANES));
+                    }
+                }
+            } else if !finish.bias.is_null() {
+                for (i, row) in sum.iter_mut().enumerate() {
+                    *row = [S::splat(*finish.bias.add(i)); NV];
+                }
+            }
+            for step in 0..k {
+                let at = x.add(*offsets.add(step) as usize);
+                let mut columns = [S::zero(); NV];
+                for (j, v) in columns.iter_mut().enumerate() {
+                    *v = S::load(at.add(j * S::LANES));
+                }
+                for (i, row) in sum.iter_mut().enumerate() {
+                    let w = S::splat(*a.add(i));
+                    for (v, &b) in row.iter_mut().zip(&columns) {
+                        *v = S::fma(w, b, *v);
+                    }
+                }
+                a = a.add(MR);
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(c.add(i * ldc + j * S::LANES), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn outer<S: Simd, const MR: usize>(
+        rows: usize,
+        columns: usize,
+        x: *const f32,
+        xs: usize,
+        xrow: usize,
+        mut g: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        resume: bool,
+    ) {
+        // SAFETY: the caller has S's instructions; `x` holds `columns` values from each i * xs + row * xrow on, `g`
+        // rows * columns tiles' widths, `c` MR of them at distance `ldc`.
+        unsafe {
+            let mut sum = [[S::zero(); 2]; MR];
+            for row in 0..rows {
+                let at = x.add(row * xrow);
+                for t in 0..columns {
+                    let b = [S::load(g), S::load(g.add(S::LANES))];
+                    for (i, v) in sum.iter_mut().enumerate() {
+                        let w = S::splat(*at.add(i * xs + t));
+                        v[0] = S::fma(w, b[0], v[0]);
+                        v[1] = S::fma(w, b[1], v[1]);
+                    }
+                    g = g.add(2 * S::LANES);
+                }
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let to = c.add(i * ldc + j * S::LANES);
+                    S::store(to, if resume { S::add(v, S::load(to)) } else { v });
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn transpose<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        rows: usize,
+        columns: usize,
+        to: *mut f32,
+        ldd: usize,
+    ) {
+        let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
+        let scalar = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {
+            for row in rows {
+                for column in columns.clone() {
+                    // SAFETY: the caller gives `rows` x `columns` values on both sides.
+                    unsafe { *to.add(column * ldd + row) = *from.add(row * lds + column) };
+                }
+            }
+        };
+        for row in (0..whole_rows).step_by(8) {
+            for column in (0..whole_columns).step_by(8) {
+                // SAFETY: as above, and the whole block lies inside.
+                unsafe {
+                    S::transpose8(
+                        from.add(row * lds + column),
+                        lds,
+                        to.add(column * ldd + row),
+                        ldd,
+                    )
+                };
+            }
+        }
+        scalar(0..whole_rows, whole_columns..columns);
+        scalar(whole_rows..rows, 0..columns);
+    }
+
+    /// Columns that [`pack`] takes at a time: what it holds of them stays in registers and the first cache.
+    const PACK: usize = 64;
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn pack<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        rows: usize,
+        columns: usize,
+        words: *const u32,
+        first: usize,
+        bits: usize,
+        to: *mut f32,
+    ) {
+        // Rows are kept at a multiple of 8, so that blocks of 8 x 8 can be turned whatever their number is.
+        let mut lines = [[0.0f32; PACK]; super::MAX_ROWS.next_multiple_of(8)];
+        let mut turned = [[0.0f32; super::MAX_ROWS.next_multiple_of(8)]; 8];
+        let blocks = rows.div_ceil(8);
+        for begin in (0..columns).step_by(PACK) {
+            let n = PACK.min(columns - begin);
+            for (row, line) in lines.iter_mut().enumerate().take(rows) {
+                // SAFETY: the caller gives `rows` x `columns` values and bits, and `n` of them begin here.
+                unsafe {
+                    let from = from.add(row * lds + begin);
+                    if words.is_null() {
+                        line.as_mut_ptr().copy_from_nonoverlapping(from, n);
+                    } else {
+                        masked_copy::<S>(
+                            from,
+                            words,
+                            first + row * bits + begin,
+                            n,
+                            line.as_mut_ptr(),
+                        );
+                    }
+                }
+            }
+            for column in (0..n).step_by(8) {
+                for block in 0..blocks {
+                    // SAFETY: `lines` and `turned` hold whole blocks.
+                    unsafe {
+                        S::transpose8(
+                            lines.as_ptr().cast::<f32>().add(block * 8 * PACK + column),
+                            PACK,
+                            turned.as_mut_ptr().cast::<f32>().add(block * 8),
+                            turned[0].len(),
+                        )
+                    };
+                }
+                let at = begin + column;
+                // Whole vectors run over into the next column, which is written next; not over the end.
+                let whole = columns > at + 8 && (columns - at - 8) * rows >= 8;
+                for (i, turned) in turned.iter().enumerate().take(8.min(n - column)) {
+                    // SAFETY: as argued above, and `columns` x `rows` values are the caller's.
+                    unsafe {
+                        let to = to.add((at + i) * rows);
+                        if whole {
+                            for block in 0..blocks {
+                                to.add(block * 8)
+                                    .copy_from_nonoverlapping(turned.as_ptr().add(block * 8), 8);
+                            }
+                        } else {
+                            to.copy_from_nonoverlapping(turned.as_ptr(), rows);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn masked_copy<S: Simd>(
+        from: *const f32,
+        words: *const u32,
+        first: usize,
+        n: usize,
+        to: *mut f32,
+    ) {
+        // SAFETY: the caller gives `n` values on both sides and words that hold bits first .. first + n.
+        unsafe {
+            let whole = n / S::LANES * S::LANES;
+            for i in (0..whole).step_by(S::LANES) {
+                let (word, shift) = ((first + i) / 32, (first + i) % 32);
+                let mut bits = u64::from(*words.add(word));
+                if shift + S::LANES > 32 {
+                    bits |= u64::from(*words.add(word + 1)) << 32;
+                }
+                S::store(
+                    to.add(i),
+                    S::keep(S::load(from.add(i)), (bits >> shift) as u32),
+                );
+            }
+            for i in whole..n {
+                let bit = *words.add((first + i) / 32) >> ((first + i) % 32) & 1;
+                *to.add(i) = if bit == 1 { *from.add(i) } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// The table of one instruction set, with its features enabled in every entry.
+macro_rules! kernels {
+    ($module:ident, $table:ident, $simd:ty, $name:literal, [$($rows:literal)*], $(#[$feature:meta])*) => {
+        mod $module {
+            use super::*;
+
+            $(#[$feature])*
+            unsafe fn tile<const MR: usize, const NV: usize>(
+                k: usize,
+                a: *const f32,
+                x: *const f32,
+                offsets: *const u32,
+                c: *mut f32,
+                ldc: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: this function's caller keeps the body's conditions.
+                unsafe { body::tile::<$simd, MR, NV>(k, a, x, offsets, c, ldc, finish) }
+            }
+
+            $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn outer<const MR: usize>(
+                rows: usize,
+                columns: usize,
+                x: *const f32,
+                xs: usize,
+                xrow: usize,
+                g: *const f32,
+                c: *mut f32,
+                ldc: usize,
+                resume: bool,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::outer::<$simd, MR>(rows, columns, x, xs, xrow, g, c, ldc, resume) }
+            }
+
+            $(#[$feature])*
+            unsafe fn transpose(
+                from: *const f32,
+                lds: usize,
+                rows: usize,
+                columns: usize,
+                to: *mut f32,
+                ldd: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::transpose::<$simd>(from, lds, rows, columns, to, ldd) }
+            }
+
+            $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn pack(
+                from: *const f32,
+                lds: usize,
+                rows: usize,
+                columns: usize,
+                words: *const u32,
+                first: usize,
+                bits: usize,
+                to: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::pack::<$simd>(from, lds, rows, columns, words, first, bits, to) }
+            }
+
+            pub static TABLE: Kernels = Kernels {
+                name: $name,
+                lanes: <$simd as Simd>::LANES,
+                rows: [$($rows),*].len(),
+                tile: &[$([tile::<$rows, 1>, tile::<$rows, 2>]),*],
+                outer: &[$(outer::<$rows>),*],
+                transpose,
+                pack,
+            };
+        }
+        pub use $module::TABLE as $table;
+    };
+}
+
+// Rows are what leaves room in the register file for two vectors of columns and a broadcast.
+kernels!(portable, PORTABLE, Portable, "portable", [1 2 3 4],);
+#[cfg(target_arch = "x86_64")]
+kernels!(avx2, AVX2, super::super::simd::Avx2, "avx2", [1 2 3 4 5 6], #[target_feature(enable = "avx2,fma,bmi2")]);
+#[cfg(target_arch = "x86_64")]
+kernels!(avx512, AVX512, super::super::simd::Avx512, "avx512", [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]);

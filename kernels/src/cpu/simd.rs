@@ -1,0 +1,261 @@
+//! The few vector operations that the kernels are written in, for each instruction set.
+//!
+//! Every method compiles to one or a few instructions once it is inlined into a function that has the instruction
+//! set enabled; only the tables of [`super::micro`] do that, and only [`super::Isa::detect`] hands those out.
+#![allow(unsafe_code)]
+
+/// Vectors of f32 of one instruction set.
+///
+/// # Safety
+/// The processor must have the instruction set, and pointers must be valid for `LANES` elements.
+pub trait Simd: Copy + 'static {
+    /// A vector.
+    type V: Copy;
+    /// Elements of a vector.
+    const LANES: usize;
+
+    /// All zero.
+    unsafe fn zero() -> Self::V;
+    /// All `x`.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// From memory, unaligned.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// To memory, unaligned.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// `a b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// The larger; `b` where `a` is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `v` where the bit of its lane is 1, else +0: what is stored in masked places does not matter.
+    unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
+    /// `to[column * ldd + row] = from[row * lds + column]` for a block of 8 x 8.
+    unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize);
+}
+
+/// Eight lanes in plain Rust: the compiler makes of it what the target has.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; 8];
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::V {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller gives 8 elements.
+        unsafe { from.cast::<[f32; 8]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller gives 8 elements.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // Not `mul_add`: without the instruction it is a library call per element.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { v[i] } else { 0.0 })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+        for column in 0..8 {
+            for row in 0..8 {
+                // SAFETY: the caller gives 8 rows and columns on both sides.
+                unsafe { *to.add(column * ldd + row) = *from.add(row * lds + column) };
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// 256-bit vectors with fused multiply-add.
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            // SAFETY: as above.
+            unsafe { _mm256_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: as above, and 8 elements are given.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            // SAFETY: as above, and 8 elements are given.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the caller has FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn keep(v: __m256, bits: u32) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+                let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), lane);
+                _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, lane)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+            // SAFETY: the caller has AVX2 and gives 8 rows and columns on both sides.
+            unsafe { transpose8(from, lds, to, ldd) }
+        }
+    }
+
+    /// 512-bit vectors.
+    #[derive(Clone, Copy)]
+    pub struct Avx512;
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY: as above, and 16 elements are given.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: as above, and 16 elements are given.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+
+        #[inline(always)]
+        unsafe fn keep(v: __m512, bits: u32) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_maskz_mov_ps(bits as __mmask16, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+            // SAFETY: a processor with AVX-512 has AVX2; the caller gives 8 rows and columns on both sides.
+            unsafe { transpose8(from, lds, to, ldd) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+        // SAFETY: see the callers.
+        unsafe {
+            let row = |i: usize| _mm256_loadu_ps(from.add(i * lds));
+            let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let quads = |a: (__m256, __m256), b: (__m256, __m256)| {
+                [
+                    _mm256_shuffle_ps::<0x44>(a.0, b.0),
+                    _mm256_shuffle_ps::<0xee>(a.0, b.0),
+                    _mm256_shuffle_ps::<0x44>(a.1, b.1),
+                    _mm256_shuffle_ps::<0xee>(a.1, b.1),
+                ]
+            };
+            let upper = quads(pairs(row(0), row(1)), pairs(row(2), row(3)));
+            let lower = quads(pairs(row(4), row(5)), pairs(row(6), row(7)));
+            for i in 0..4 {
+                let low = _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]);
+                let high = _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]);
+                _mm256_storeu_ps(to.add(i * ldd), low);
+                _mm256_storeu_ps(to.add((i + 4) * ldd), high);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};

@@ -1,0 +1,325 @@
+//! Convolution: the gradient of the weight, `dw[r, c, tap] = sum over positions of g[r, p] plane[c, p + tap]`.
+//!
+//! Channels of the input are broadcast from a plane (or in place) against a transposed piece of `g`, `[position][row]`, a
+//! few hundred positions at a time. Threads own channels or rows of the weight, and go through all images in order: no
+//! partial sums, the same bits at every number of threads.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::conv::{check, lanes};
+use super::plane::{Layout, View};
+use super::work::{Scratch, Shared, output, parallel, split};
+use super::{Isa, Kernels, Mask};
+use crate::ConvShape;
+
+/// Positions of `g` that are turned at a time: with one vector pair each they fill half of a first-level cache.
+const POSITIONS: usize = 256;
+/// Floats of a plane.
+const PLANE: usize = 96 * 1024;
+
+/// The gradient of a convolution's weight from its input `x` and its output's gradient `g`; zero outside the mask.
+pub fn weight_grad(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    g: &[f32],
+    mask: Option<Mask>,
+) -> Vec<f32> {
+    assert_eq!(g.len(), shape.output_len(), "output gradients of {shape:?}");
+    check(shape, x.len(), shape.input_len(), shape.weight_len(), mask);
+    let mut result = output(shape.weight_len());
+    let to = Shared::new(result.as_mut_ptr());
+    let product = Product {
+        kernels: isa.kernels(),
+        shape,
+        view: View::forward(shape),
+        rows: shape.outputs / shape.groups,
+        channels: shape.inputs / shape.groups,
+    };
+    let blocks = product.blocks();
+    parallel(blocks.len(), shape.macs(), |i| {
+        product.run(&blocks[i], x, g, mask, to);
+    });
+    // SAFETY: the blocks cover the weight.
+    unsafe { result.written() }
+}
+
+/// A piece of the weight that one thread computes.
+struct Block {
+    group: usize,
+    rows: Range<usize>,
+    channels: Range<usize>,
+}
+
+struct Product<'a> {
+    kernels: &'static Kernels,
+    shape: &'a ConvShape,
+    view: View,
+    rows: usize,
+    channels: usize,
+}
+
+impl Product<'_> {
+    /// Whole panels of channels if there are enough of them, else also blocks of rows.
+    fn blocks(&self) -> Vec<Block> {
+        let threads = rayon::current_num_threads();
+        let wanted = if threads == 1 { 1 } else { 2 * threads };
+        let wanted = wanted.div_ceil(self.shape.groups);
+        let panels = self.channels.div_ceil(self.kernels.rows);
+        let by_channel = wanted.min(panels).max(1);
+        let vectors = self.rows.div_ceil(self.kernels.columns());
+        let by_row = wanted.div_ceil(by_channel).min(vectors).max(1);
+        let columns = self.kernels.columns();
+        let mut blocks = Vec::new();
+        for group in 0..self.shape.groups {
+            for rows in split(vectors, vectors.div_ceil(by_row)) {
+                let rows = rows.start * columns..(rows.end * columns).min(self.rows);
+                for channels in split(self.channels, self.channels.div_ceil(by_channel)) {
+                    blocks.push(Block {
+                        group,
+                        rows: rows.clone(),
+                        channels,
+                    });
+                }
+            }
+        }
+        blocks
+    }
+
+    fn run(&self, block: &Block, x: &[f32], g: &[f32], mask: Option<Mask>, to: Shared) {
+        let taps = self.shape.taps();
+        let columns = self.kernels.columns();
+        let row_blocks: Vec<_> = split(block.rows.len(), columns).collect();
+        // [row block][channel, tap][row]
+        let cell = block.channels.len() * taps * columns;
+        let mut sums = Scratch::take(row_blocks.len() * cell);
+        sums[..row_blocks.len() * cell].fill(0.0);
+        if self.shape.is_pointwise() {
+            self.sum_in_place(block, &row_blocks, x, g, &mut sums);
+        } else {
+            // As many channels at a time as leave a plane of a few rows in the second-level cache.
+            let lanes = lanes(self.kernels, self.shape.batch, self.view.count);
+            let row = Layout::new(&self.view, 1, lanes).channel * lanes;
+            let most = (PLANE / row.max(1)).clamp(self.kernels.rows, 64);
+            for channels in split(block.channels.len(), most) {
+                self.sum_planes(block, &row_blocks, &channels, lanes, x, g, &mut sums);
+            }
+        }
+        // Turn the sums into the weight's order.
+        let all = self.channels * taps;
+        for (i, rows) in row_blocks.iter().enumerate() {
+            let first = block.group * self.rows + block.rows.start + rows.start;
+            let at = block.channels.start * taps;
+            let n = block.channels.len() * taps;
+            // SAFETY: these rows and channels of the weight are this block's alone.
+            unsafe {
+                let to = to.at(first * all + at);
+                (self.kernels.transpose)(
+                    sums.as_ptr().add(i * cell),
+                    columns,
+                    n,
+                    rows.len(),
+                    to,
+                    all,
+                );
+                if let Some(mask) = mask {
+                    for row in 0..rows.len() {
+                        let words = &mask.words[(first + row) * mask.words_per_row()..];
+                        for j in 0..n {
+                            if words[(at + j) / 32] >> ((at + j) % 32) & 1 == 0 {
+                                *to.add(row * all + j) = 0.0;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// 1x1, stride 1: channels are broadcast from where they lie.
+    fn sum_in_place(
+        &self,
+        block: &Block,
+        row_blocks: &[Range<usize>],
+        x: &[f32],
+        g: &[f32],
+        sums: &mut [f32],
+    ) {
+        let positions = self.view.count[0] * self.view.count[1];
+        if positions == 0 {
+            return;
+        }
+        let columns = self.kernels.columns();
+        let (inputs, outputs) = (self.shape.inputs, self.shape.outputs);
+        let cell = block.channels.len() * columns;
+        let mut turned = Scratch::take(POSITIONS.max(positions.min(POSITIONS)) * columns);
+        // Several small images at a time, or a piece of a large one.
+        let together = (POSITIONS / positions).max(1);
+        for images in split(self.shape.batch, together) {
+            for piece in split(positions, POSITIONS) {
+                for (i, rows) in row_blocks.iter().enumerate() {
+                    for (n, image) in images.clone().enumerate() {
+                        let channel = block.group * self.rows + block.rows.start + rows.start;
+                        let from = (image * outputs + channel) * positions + piece.start;
+                        // SAFETY: these rows and positions lie in `g`, and `turned` has room for them.
+                        unsafe {
+                            self.turn(
+                                g.as_ptr().add(from),
+                                positions,
+                                rows.len(),
+                                piece.len(),
+                                turned.as_mut_ptr().add(n * piece.len() * columns),
+                                columns,
+                            );
+                        }
+                    }
+                    for panel in split(block.channels.len(), self.kernels.rows) {
+                        let channel =
+                            block.group * self.channels + block.channels.start + panel.start;
+                        let from = (images.start * inputs + channel) * positions + piece.start;
+                        // SAFETY: these channels and positions of these images lie in `x`, the panel's sums in `sums`.
+                        unsafe {
+                            (self.kernels.outer[panel.len() - 1])(
+                                images.len(),
+                                piece.len(),
+                                x.as_ptr().add(from),
+                                positions,
+                                inputs * positions,
+                                turned.as_ptr(),
+                                sums.as_mut_ptr().add(i * cell + panel.start * columns),
+                                columns,
+                                true,
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `to[position][row] = g[row][position]`, with zeros in rows that the last block does not have.
+    ///
+    /// # Safety
+    /// `rows` times `n` values at `g`, `n` rows of `columns` at `to`, at distance `pitch`.
+    unsafe fn turn(
+        &self,
+        g: *const f32,
+        lds: usize,
+        rows: usize,
+        n: usize,
+        to: *mut f32,
+        pitch: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            if rows < self.kernels.columns() {
+                for i in 0..n {
+                    to.add(i * pitch).write_bytes(0, self.kernels.columns());
+                }
+            }
+            (self.kernels.transpose)(g, lds, rows, n, to, pitch);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn sum_planes(
+        &self,
+        block: &Block,
+        row_blocks: &[Range<usize>],
+        channels: &Range<usize>,
+        lanes: usize,
+        x: &[f32],
+        g: &[f32],
+        sums: &mut [f32],
+    ) {
+        let view = &self.view;
+        let sub = &view.subs[0];
+        let taps = self.shape.taps();
+        let columns = self.kernels.columns();
+        let [height, width] = view.count;
+        if height * width == 0 {
+            return;
+        }
+        let pixel = view.source[0] * view.source[1];
+        let cell = block.channels.len() * taps * columns;
+        let halo = Layout::new(view, 0, lanes).channel * lanes * channels.len();
+        let row = Layout::new(view, 1, lanes).channel * lanes * channels.len() - halo;
+        let most = (PLANE.saturating_sub(halo) / row.max(1)).max(1);
+        let layout = Layout::new(view, height.div_ceil(height.div_ceil(most)), lanes);
+        let offsets = layout.offsets(view, sub, 1);
+        let channel_len = layout.channel * lanes;
+        // Rows of `g` that are turned at a time.
+        let strip = (POSITIONS / (width * lanes)).clamp(1, layout.rows);
+        let mut plane = Scratch::take(layout.len(view, channels.len()));
+        let mut turned = Scratch::take(strip * width * lanes * columns);
+        for image in (0..self.shape.batch).step_by(lanes) {
+            let images = lanes.min(self.shape.batch - image);
+            for band in (0..height).step_by(layout.rows) {
+                let rows = layout.rows.min(height - band);
+                let channel = block.group * self.channels + block.channels.start + channels.start;
+                // SAFETY: these channels and images lie in `x`; the plane was made for them.
+                unsafe {
+                    layout.fill(
+                        view,
+                        self.kernels,
+                        x.as_ptr()
+                            .add((image * self.shape.inputs + channel) * pixel),
+                        self.shape.inputs * pixel,
+                        images,
+                        channels.len(),
+                        band,
+                        plane.as_mut_ptr(),
+                    );
+                }
+                for piece in split(rows, strip) {
+                    for (i, row_block) in row_blocks.iter().enumerate() {
+                        let channel = block.group * self.rows + block.rows.start + row_block.start;
+                        if images < lanes {
+                            turned[..piece.len() * width * lanes * columns].fill(0.0);
+                        }
+                        for n in 0..images {
+                            let from =
+                                ((image + n) * self.shape.outputs + channel) * height * width
+                                    + (band + piece.start) * width;
+                            // SAFETY: these rows and positions lie in `g`, and `turned` has room for them.
+                            unsafe {
+                                self.turn(
+                                    g.as_ptr().add(from),
+                                    height * width,
+                                    row_block.len(),
+                                    piece.len() * width,
+                                    turned.as_mut_ptr().add(n * columns),
+                                    lanes * columns,
+                                );
+                            }
+                        }
+                        for panel in split(channels.len(), self.kernels.rows) {
+                            for (t, &(tap, _)) in sub.taps.iter().enumerate() {
+                                let from = panel.start * channel_len
+                                    + piece.start * layout.width * lanes
+                                    + offsets[t] as usize;
+                                let at = i * cell
+                                    + ((channels.start + panel.start) * taps + tap) * columns;
+                                // SAFETY: the taps of these rows lie in the plane, the panel's sums in `sums`.
+                                unsafe {
+                                    (self.kernels.outer[panel.len() - 1])(
+                                        piece.len(),
+                                        width * lanes,
+                                        plane.as_ptr().add(from),
+                                        channel_len,
+                                        layout.width * lanes,
+                                        turned.as_ptr(),
+                                        sums.as_mut_ptr().add(at),
+                                        taps * columns,
+                                        true,
+                                    );
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

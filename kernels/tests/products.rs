@@ -1,0 +1,134 @@
+//! Products on the CPU against f64 loops, on every instruction set at hand: sizes around the tiles', strides, padding,
+//! dilation, groups, masks of every density, empty batches.
+
+use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::{BitMask, ConvShape, reference};
+
+/// A small generator, so that a failing case can be named by its number.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
+            .collect()
+    }
+
+    /// Density 0, one kept per row, or a share of the weights.
+    fn mask(&mut self, rows: usize, cols: usize) -> Option<BitMask> {
+        let density = self.of(&[-1.0, 0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
+        if density < 0.0 {
+            return None;
+        }
+        let keep: Vec<bool> = if density > 1.0 {
+            (0..rows * cols)
+                .map(|i| i % cols == i / cols % cols)
+                .collect()
+        } else {
+            (0..rows * cols)
+                .map(|_| ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64)
+                .collect()
+        };
+        Some(BitMask::from_keep(rows, cols, &keep).expect("sizes agree"))
+    }
+
+    fn conv(&mut self) -> ConvShape {
+        loop {
+            let groups = self.of(&[1, 1, 1, 2, 3, 8]);
+            let channels =
+                [0, 1].map(|_| groups * (1 + self.below(if groups > 1 { 5 } else { 40 })));
+            let shape = ConvShape {
+                batch: self.of(&[0, 1, 1, 2, 3, 7, 8, 9, 16, 17]),
+                inputs: channels[0],
+                outputs: channels[1],
+                size: [1 + self.below(19), 1 + self.below(19)],
+                kernel: [self.of(&[1, 1, 2, 3, 3, 5]), self.of(&[1, 1, 2, 3, 3, 5])],
+                stride: [1 + self.below(3), 1 + self.below(3)],
+                padding: [
+                    [self.below(4), self.below(4)],
+                    [self.below(4), self.below(4)],
+                ],
+                dilation: [1 + self.below(2), 1 + self.below(2)],
+                groups,
+            };
+            let shape = match self.below(6) {
+                0 => ConvShape::new(shape.batch, channels, shape.size, [1; 2]).with_groups(groups),
+                1 => ConvShape::new(shape.batch, channels, shape.size, [3; 2])
+                    .with_padding([1; 2])
+                    .with_groups(groups),
+                2 => ConvShape::new(shape.batch, [channels[0]; 2], shape.size, [3; 2])
+                    .with_padding([1; 2])
+                    .with_stride([1 + self.below(2); 2])
+                    .with_groups(channels[0]),
+                _ => shape,
+            };
+            if shape.validate().is_ok() && shape.macs() < 1_500_000 {
+                return shape;
+            }
+        }
+    }
+}
+
+#[test]
+fn convolutions_agree_with_f64_loops() {
+    let mut worst = 0.0f64;
+    let mut cases = 0;
+    for isa in Isa::available() {
+        let mut random = Random(7);
+        for case in 0..400 {
+            let shape = random.conv();
+            let x = random.floats(shape.input_len());
+            let w = random.floats(shape.weight_len());
+            let g = random.floats(shape.output_len());
+            let bias = random.floats(shape.outputs);
+            let keep = random.mask(shape.outputs, shape.weight_cols());
+            let mask = keep.as_ref().map(Mask::from);
+            let with_bias = random.below(2) == 1;
+            let bias = with_bias.then_some(&bias[..]);
+            let mut check = |what: &str, want: reference::Product, got: &[f32], terms: usize| {
+                let ratio = want.worst(got, terms);
+                assert!(
+                    ratio <= 1.0,
+                    "{isa:?} case {case} {what}: {ratio} of the bound, {shape:?}"
+                );
+                worst = worst.max(ratio);
+                cases += 1;
+            };
+            let plain = Epilogue { bias, relu: false };
+            let y = conv::forward(isa, &shape, &x, &w, mask, plain);
+            let want = reference::conv2d(&x, &w, keep.as_ref(), bias, &shape);
+            check("output", want, &y, shape.weight_cols());
+            let relu = conv::forward(isa, &shape, &x, &w, mask, Epilogue { bias, relu: true });
+            assert!(
+                relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)),
+                "relu of case {case}"
+            );
+
+            let dx = conv::input_grad(isa, &shape, &g, &w, mask);
+            let want = reference::conv2d_dx(&g, &w, keep.as_ref(), &shape);
+            check("input gradient", want, &dx, shape.outputs * shape.taps());
+
+            let dw = weight_grad::weight_grad(isa, &shape, &x, &g, mask);
+            let want = reference::conv2d_dw(&g, &x, keep.as_ref(), &shape);
+            let positions = shape.batch * shape.out_size().iter().product::<usize>();
+            check("weight gradient", want, &dw, positions);
+        }
+    }
+    println!("{cases} products, largest error {worst:.3} of its bound");
+}
