@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Distribution, Gradients, IndexingUpdateOp, activation};
-use kernels::{Ties, nm_mask, select_smallest};
+use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
 use crate::engine::{Engine, Entry, Weight, products};
 use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
@@ -43,7 +44,7 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
         pass: row.pass,
     };
     let contestants = match &row.op {
-        Op::Conv(conv) => stage.conv(conv),
+        Op::Conv(conv) => stage.conv(conv)?,
         Op::Linear(linear) => stage.linear(linear),
         Op::Matmul(matmul) => stage.matmul(matmul),
         Op::Softmax(rows) => stage.softmax(rows),
@@ -81,7 +82,7 @@ impl Stage {
         }
     }
 
-    fn conv(&self, conv: &Conv) -> Vec<Contestant> {
+    fn conv(&self, conv: &Conv) -> Result<Vec<Contestant>> {
         let options = options(conv.stride, conv.padding, conv.groups);
         let fan_in = conv.inputs / conv.groups * conv.kernel * conv.kernel;
         let shape = [
@@ -94,6 +95,10 @@ impl Stage {
         let output_size = conv.output_size();
         let output_grad = self.draw([self.batch, conv.outputs, output_size, output_size]);
         let masks = self.pass == Pass::Forward && !conv.depthwise();
+        let mut contestants = vec![self.core(conv, &inputs, &output_grad, 0)?];
+        if masks {
+            contestants.push(self.core(conv, &inputs, &output_grad, 50)?);
+        }
         let contest = |entry: Entry| {
             let w = self.weight(shape, fan_in, entry.sparsity);
             let (inputs, options) = (inputs.clone(), options.clone());
@@ -116,7 +121,66 @@ impl Stage {
                 }
             })
         };
-        products(masks).into_iter().map(contest).collect()
+        contestants.extend(products(masks).into_iter().map(contest));
+        Ok(contestants)
+    }
+
+    /// The kernels on plain slices, without Burn around them.
+    fn core(
+        &self,
+        conv: &Conv,
+        inputs: &[Tensor<4>],
+        output_grad: &Tensor<4>,
+        sparsity: u32,
+    ) -> Result<Contestant> {
+        let shape = ConvShape::new(
+            self.batch,
+            [conv.inputs, conv.outputs],
+            [conv.size; 2],
+            [conv.kernel; 2],
+        )
+        .with_stride([conv.stride; 2])
+        .with_padding([conv.padding; 2])
+        .with_groups(conv.groups);
+        let (rows, cols) = (conv.outputs, shape.weight_cols());
+        let w: Tensor<2> = self.draw([rows, cols]) / (cols as f64).sqrt();
+        let w = to_vecs(&[w])?.remove(0);
+        let mask = (sparsity > 0).then(|| self.mask(rows, cols, sparsity));
+        let mask = mask.transpose()?;
+        let (inputs, g) = (to_vecs(inputs)?, to_vecs(&[output_grad.clone()])?.remove(0));
+        let (isa, pass) = (Isa::detect(), self.pass);
+        let call = move |index: usize| {
+            let (x, mask) = (&inputs[index], mask.as_ref().map(Mask::from));
+            if pass != Pass::WeightGrad {
+                let y = conv::forward(isa, &shape, x, &w, mask, Epilogue::default());
+                drop(black_box(y));
+            }
+            if pass != Pass::Forward {
+                let w_grad = weight_grad::weight_grad(isa, &shape, x, &g, mask);
+                drop(black_box(w_grad));
+            }
+            if pass == Pass::Step {
+                drop(black_box(conv::input_grad(isa, &shape, &g, &w, mask)));
+            }
+        };
+        let name = if sparsity == 0 { "core" } else { "core_masked" };
+        Ok(Contestant {
+            sparsity,
+            path: Some(isa.name().to_owned()),
+            ..contestant(name, call)
+        })
+    }
+
+    /// `sparsity` percent masked at random.
+    fn mask(&self, rows: usize, cols: usize, sparsity: u32) -> Result<BitMask> {
+        let uniform: Tensor<1> = Tensor::random(
+            [rows * cols],
+            Distribution::Uniform(0.0, 100.0),
+            &self.device,
+        );
+        let keep = uniform.greater_equal_elem(sparsity).into_data();
+        let keep: Vec<bool> = keep.try_into_vec().context("reading a mask")?;
+        Ok(BitMask::from_keep(rows, cols, &keep)?)
     }
 
     fn linear(&self, linear: &Linear) -> Vec<Contestant> {
