@@ -154,7 +154,7 @@ mod tests {
     fn a_race_sees_who_is_slower_and_that_sleep_is_not_work() {
         let mut contest = Contest {
             sets: 3,
-            contestants: vec![sleeper("slow", 6), sleeper("fast", 2)],
+            contestants: vec![sleeper("slow", 40), sleeper("fast", 4)],
         };
         let effort = Effort {
             rounds: 3,
