@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The system's allocator with a count in front.
@@ -45,8 +46,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
+/// There is one peak, so one caller at a time.
+static IN_USE: Mutex<()> = Mutex::new(());
+
 /// The most bytes that were allocated at once during `run`, beyond those allocated before it.
 pub fn peak_of(run: impl FnOnce()) -> usize {
+    let _one = IN_USE
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
     let before = NOW.load(Relaxed);
     PEAK.store(before, Relaxed);
     run();
