@@ -9,6 +9,7 @@ Needs Python 3.11, PyTorch, and nothing else. See docs/benchmarks.md.
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -174,6 +175,22 @@ class Child:
         return json.loads(answer) if answer else sys.exit(f"PyTorch stopped at {row['id']}")
 
 
+def used_by_all():
+    """Processor seconds of the whole machine so far, the host's share included."""
+    ticks = [int(tick) for tick in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def used_by(children):
+    """Processor seconds of these processes and of those that have ended."""
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for child in children:
+        fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return own.ru_utime + own.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def run_ours(args, row):
     """Our program on one row: its machine, and its measured row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -252,6 +269,7 @@ def main():
     print(f"{args.threads} threads; PyTorch's time / ours, median of {args.cycles} turns of {args.rounds} rounds\n")
     for row in rows:
         theirs, ours = {variant: [] for variant in VARIANTS}, []
+        start, everyone, us = time.perf_counter(), used_by_all(), used_by(children.values())
         for _ in range(args.cycles):
             if args.bench:
                 report["machine"], one = run_ours(args, row)
@@ -261,7 +279,9 @@ def main():
                     theirs[variant].append(child.ask(row, args.rounds))
         if not args.bench:
             ours = [r for r in earlier["rows"] if ident(r) == row["id"]]
-        measured = merge(row, theirs, ours)
+        others = used_by_all() - everyone - (used_by(children.values()) - us)
+        others = max(0.0, others) / (time.perf_counter() - start) / os.cpu_count()
+        measured = merge(row, theirs, ours, others)
         report["rows"].append(measured)
         show(measured)
         if args.json:
@@ -270,7 +290,7 @@ def main():
     judge(tomllib.loads(Path(args.goals).read_text())["goal"], report["rows"])
 
 
-def merge(row, theirs, ours):
+def merge(row, theirs, ours, others):
     """One row of our program's schema with the peers in it; a ratio is taken per turn, then the median."""
     facts = ours[0] if ours else {"kernel": row["entry"].get("kernel"), "width": row["entry"].get("size"), "flops": 0.0,
                                   "depthwise": row["entry"].get("groups", 1) > 1}
@@ -289,12 +309,14 @@ def merge(row, theirs, ours):
                 quotients = [spread(c["wall"])["median"] / t["wall"][0] for c, t in pairs]
                 ratios.append({"ours": key[0], "sparsity": key[1], "against": name, "against_sparsity": 0,
                                "ratio": spread(quotients)})
+    # Threads that wait for each other lose far more than the share that others took.
+    busy = others > 0.1 or any(turn["busy"] for turn in ours)
     return {key: row[key] for key in ("op", "shape", "batch", "pass", "sets")} | keep | {
-        "busy": False, "entrants": entrants, "ratios": ratios}
+        "others": others, "busy": busy, "entrants": entrants, "ratios": [] if busy else ratios}
 
 
 def show(row):
-    print(ident(row))
+    print(ident(row), f"(machine busy, others had {100 * row['others']:.0f} % of it: no ratios)" if row["busy"] else "")
     for e in row["entrants"]:
         label = f"{e['name']}@{e['sparsity']}" if e["sparsity"] else e["name"]
         against = [f"{r['against']} {r['ratio']['median']:.2f} ({r['ratio']['low']:.2f}..{r['ratio']['high']:.2f})"

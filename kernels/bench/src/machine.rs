@@ -77,6 +77,51 @@ impl CpuClock {
     }
 }
 
+/// Tells how much of the machine others used since it was made.
+pub struct Neighbours {
+    start: Instant,
+    own: f64,
+    everyone: Option<f64>,
+}
+
+impl Neighbours {
+    /// From now on.
+    pub fn watch() -> Self {
+        Self {
+            start: Instant::now(),
+            own: CpuClock::Process.seconds(),
+            everyone: everyone(),
+        }
+    }
+
+    /// Part of all processors' time that did not go to this program; 0 where the system does not tell, or before enough
+    /// of its ticks of 10 ms have passed.
+    pub fn share(&self) -> f64 {
+        let (Some(before), Some(now)) = (self.everyone, everyone()) else {
+            return 0.0;
+        };
+        let wall = self.start.elapsed().as_secs_f64();
+        if wall < 0.1 {
+            return 0.0;
+        }
+        let own = CpuClock::Process.seconds() - self.own;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        ((now - before - own) / (wall * cores as f64)).clamp(0.0, 1.0)
+    }
+}
+
+/// Processor seconds that all programs, the system and the host have used since the start.
+fn everyone() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let ticks = text.lines().next()?.split_whitespace().skip(1);
+    let ticks: Vec<f64> = ticks.map_while(|tick| tick.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    let used = ticks.get(..8)?.iter().sum::<f64>() - ticks[3] - ticks[4];
+    // SAFETY: asks for a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Some(used / per_second as f64)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Isa {
     Avx512,

@@ -171,8 +171,8 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
         if contest.contestants.is_empty() {
             continue;
         }
-        let times = timing::race(&mut contest, Effort { rounds, fill }, clock);
-        let measured = Measured::new(row, &report.machine, &contest.contestants, &times);
+        let race = timing::race(&mut contest, Effort { rounds, fill }, clock);
+        let measured = Measured::new(row, &report.machine, &contest.contestants, &race);
         print!("{}", measured.lines());
         report.rows.push(measured);
         report.write(&path)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::contest::Contestant;
 use crate::machine::Machine;
 use crate::shapes::{Op, Pass, Row};
-use crate::timing::{Spread, Times, busy, ratio};
+use crate::timing::{Race, Spread, Times, ratio};
 
 /// Version of the JSON.
 pub const SCHEMA: u32 = 1;
@@ -47,7 +47,9 @@ pub struct Measured {
     pub width: Option<usize>,
     /// Operations of the dense product.
     pub flops: f64,
-    /// Somebody else used the processor: no ratio is taken.
+    /// Part of the machine that others used meanwhile.
+    pub others: f64,
+    /// That was too much: no ratio is taken.
     pub busy: bool,
     /// Who computed it.
     pub entrants: Vec<Entrant>,
@@ -103,7 +105,8 @@ impl Entrant {
 
 impl Measured {
     /// From a race.
-    pub fn new(row: &Row, machine: &Machine, field: &[Contestant], times: &[Times]) -> Self {
+    pub fn new(row: &Row, machine: &Machine, field: &[Contestant], race: &Race) -> Self {
+        let times = &race.times;
         let (kernel, depthwise, width) = match &row.op {
             Op::Conv(conv) => (Some(conv.kernel), conv.depthwise(), Some(conv.size)),
             _ => (None, false, None),
@@ -123,7 +126,7 @@ impl Measured {
                 path: who.path.clone(),
             }
         };
-        let busy = machine.threads == 1 && times.iter().any(busy);
+        let busy = race.busy(machine.threads);
         let pairs = (0..field.len()).flat_map(|a| (0..field.len()).map(move |b| (a, b)));
         let ratios = pairs.filter(|(a, b)| a != b && !busy).map(|(a, b)| Ratio {
             ours: field[a].name.clone(),
@@ -142,6 +145,7 @@ impl Measured {
             depthwise,
             width,
             flops,
+            others: race.others,
             busy,
             entrants: field.iter().zip(times).map(entrant).collect(),
             ratios: ratios.collect(),
@@ -186,7 +190,10 @@ impl Measured {
             text.push('\n');
         }
         if self.busy {
-            text += "  machine busy: wall and thread time are more than 25 % apart, so no ratios\n";
+            text += &format!(
+                "  machine busy (others had {:.0} % of it), so no ratios\n",
+                100.0 * self.others
+            );
         }
         text
     }
@@ -338,6 +345,7 @@ pub mod tests {
             depthwise: false,
             width: Some(8),
             flops: 1e9,
+            others: 0.0,
             busy: false,
             entrants: field.iter().map(entrant).collect(),
             ratios: field

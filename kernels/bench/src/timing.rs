@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::contest::Contest;
-use crate::machine::CpuClock;
+use crate::machine::{CpuClock, Neighbours};
 use crate::memory;
 
 /// How to measure.
@@ -28,8 +28,16 @@ pub struct Times {
     pub peak_bytes: usize,
 }
 
+/// A race's outcome.
+pub struct Race {
+    /// Of each contestant.
+    pub times: Vec<Times>,
+    /// Part of the machine that others used meanwhile.
+    pub others: f64,
+}
+
 /// Runs every contestant in every round. The first call (which also measures memory) and the one after it do not count.
-pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Vec<Times> {
+pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Race {
     let (sets, field) = (contest.sets, &mut contest.contestants);
     let mut times = Vec::new();
     let mut repeats = Vec::new();
@@ -45,6 +53,7 @@ pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Vec<Times
             peak_bytes,
         });
     }
+    let neighbours = Neighbours::watch();
     let mut next = vec![0; field.len()];
     for round in 0..effort.rounds {
         // Another one begins each round, so that nobody always runs after the same neighbour's mess.
@@ -60,7 +69,10 @@ pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Vec<Times
             times[who].cpu.push((clock.seconds() - cpu) / calls);
         }
     }
-    times
+    Race {
+        times,
+        others: neighbours.share(),
+    }
 }
 
 /// The middle of some numbers and how far they scatter.
@@ -107,13 +119,19 @@ pub fn ratio(reference: &Times, ours: &Times) -> Spread {
     Spread::of(&pairs.map(|(r, o)| r / o).collect::<Vec<_>>())
 }
 
-/// Whether somebody else used the processor during a row of one thread: wall and processor time are 25 % apart.
-pub fn busy(times: &Times) -> bool {
-    let (wall, cpu) = (
-        Spread::of(&times.wall).median,
-        Spread::of(&times.cpu).median,
-    );
-    (wall - cpu).abs() > 0.25 * wall
+impl Race {
+    /// Whether somebody else was on the processors: with one thread, wall and processor time are over 25 % apart; with more,
+    /// others had over a tenth of the machine. Threads that wait for each other lose far more than that share.
+    pub fn busy(&self, threads: usize) -> bool {
+        let apart = |times: &Times| {
+            let wall = Spread::of(&times.wall).median;
+            (wall - Spread::of(&times.cpu).median).abs() > 0.25 * wall
+        };
+        match threads {
+            1 => self.times.iter().any(apart),
+            _ => self.others > 0.1,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -160,9 +178,13 @@ mod tests {
             rounds: 3,
             fill: 0.0,
         };
-        let times = race(&mut contest, effort, CpuClock::Thread);
-        assert_eq!(times[0].wall.len(), 3);
-        assert!(ratio(&times[0], &times[1]).median > 1.5);
-        assert!(busy(&times[0]));
+        let mut race = race(&mut contest, effort, CpuClock::Thread);
+        assert_eq!(race.times[0].wall.len(), 3);
+        assert!(ratio(&race.times[0], &race.times[1]).median > 1.5);
+        assert!(race.busy(1));
+        race.others = 0.05;
+        assert!(!race.busy(2));
+        race.others = 0.2;
+        assert!(race.busy(2));
     }
 }
