@@ -5,11 +5,11 @@ use std::hint::black_box;
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Distribution, Gradients, IndexingUpdateOp, activation};
+use burn::tensor::{DType, Distribution, Gradients, IndexingUpdateOp, activation};
 use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
-use crate::engine::{Engine, Entry, Weight, products};
+use crate::engine::{Engine, Entry, Keep, Weight, products};
 use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
 
 /// Somebody who computes a row's product.
@@ -45,13 +45,13 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
     };
     let contestants = match &row.op {
         Op::Conv(conv) => stage.conv(conv)?,
-        Op::Linear(linear) => stage.linear(linear),
+        Op::Linear(linear) => stage.linear(linear)?,
         Op::Matmul(matmul) => stage.matmul(matmul),
         Op::Softmax(rows) => stage.softmax(rows),
         Op::LayerNorm(rows) => stage.layer_norm(rows),
         Op::Select(select) => stage.select(select)?,
         Op::Nm(nm) => stage.nm(nm)?,
-        Op::Block(block) => stage.block(block),
+        Op::Block(block) => stage.block(block)?,
     };
     Ok(Contest { sets, contestants })
 }
@@ -72,19 +72,55 @@ impl Stage {
         (0..self.sets).map(|_| self.draw(shape)).collect()
     }
 
-    /// A weight scaled so that outputs stay near 1, `sparsity` percent of it masked at random.
-    fn weight<const D: usize>(&self, shape: [usize; D], fan_in: usize, sparsity: u32) -> Weight<D> {
-        let uniform: Tensor<D> =
-            Tensor::random(shape, Distribution::Uniform(0.0, 100.0), &self.device);
-        Weight {
-            value: self.draw(shape) / (fan_in as f64).sqrt(),
-            keep: (sparsity > 0).then(|| uniform.greater_equal_elem(sparsity).float()),
+    /// An OIHW weight, scaled so that outputs stay near 1, `sparsity` percent of it masked at random.
+    fn conv_weight(&self, shape: [usize; 4], sparsity: u32) -> Result<Weight<4>> {
+        let [outputs, inputs, height, width] = shape;
+        let cols = inputs * height * width;
+        let mask = self.keep(outputs, cols, sparsity)?;
+        Ok(Weight {
+            value: self.draw(shape) / (cols as f64).sqrt(),
+            mask: mask.map(|(ones, words)| Keep {
+                ones: ones.reshape(shape),
+                words,
+            }),
+        })
+    }
+
+    /// The same as `[in, out]`.
+    fn linear_weight(&self, inputs: usize, outputs: usize, sparsity: u32) -> Result<Weight<2>> {
+        let mask = self.keep(outputs, inputs, sparsity)?;
+        Ok(Weight {
+            value: self.draw([inputs, outputs]) / (inputs as f64).sqrt(),
+            mask: mask.map(|(ones, words)| Keep {
+                // A copy: a transposed view would slow the product that reads it.
+                ones: Tensor::from_data(ones.transpose().into_data(), &self.device),
+                words,
+            }),
+        })
+    }
+
+    /// A mask of a row per output, as ones and as words.
+    fn keep(
+        &self,
+        rows: usize,
+        cols: usize,
+        sparsity: u32,
+    ) -> Result<Option<(Tensor<2>, Tensor<2, Int>)>> {
+        if sparsity == 0 {
+            return Ok(None);
         }
+        let mask = self.mask(rows, cols, sparsity)?;
+        let cells = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+        let ones: Vec<f32> = cells.map(|at| f32::from(mask.get(at.0, at.1))).collect();
+        let words = TensorData::new(mask.words().to_vec(), [rows, cols.div_ceil(32)]);
+        Ok(Some((
+            Tensor::from_data(TensorData::new(ones, [rows, cols]), &self.device),
+            Tensor::from_data(words, (&self.device, DType::U32)),
+        )))
     }
 
     fn conv(&self, conv: &Conv) -> Result<Vec<Contestant>> {
         let options = options(conv.stride, conv.padding, conv.groups);
-        let fan_in = conv.inputs / conv.groups * conv.kernel * conv.kernel;
         let shape = [
             conv.outputs,
             conv.inputs / conv.groups,
@@ -100,10 +136,10 @@ impl Stage {
             contestants.push(self.core(conv, &inputs, &output_grad, 50)?);
         }
         let contest = |entry: Entry| {
-            let w = self.weight(shape, fan_in, entry.sparsity);
+            let w = self.conv_weight(shape, entry.sparsity)?;
             let (inputs, options) = (inputs.clone(), options.clone());
             let output_grad = output_grad.clone();
-            enter(entry, self.pass, move |engine, pass, index| {
+            Ok(enter(entry, self.pass, move |engine, pass, index| {
                 let x = inputs[index].clone();
                 match pass {
                     Pass::Forward => drop(black_box(engine.conv2d(x, &w, &options))),
@@ -119,9 +155,10 @@ impl Stage {
                         black_box((x.grad(&grads), w.value.grad(&grads)));
                     }
                 }
-            })
+            }))
         };
-        contestants.extend(products(masks).into_iter().map(contest));
+        let through_burn: Result<Vec<_>> = products(masks).into_iter().map(contest).collect();
+        contestants.extend(through_burn?);
         Ok(contestants)
     }
 
@@ -183,13 +220,12 @@ impl Stage {
         Ok(BitMask::from_keep(rows, cols, &keep)?)
     }
 
-    fn linear(&self, linear: &Linear) -> Vec<Contestant> {
+    fn linear(&self, linear: &Linear) -> Result<Vec<Contestant>> {
         let inputs = self.inputs([self.batch, linear.tokens, linear.inputs]);
         let contest = |entry: Entry| {
-            let shape = [linear.inputs, linear.outputs];
-            let w = self.weight(shape, linear.inputs, entry.sparsity);
+            let w = self.linear_weight(linear.inputs, linear.outputs, entry.sparsity)?;
             let inputs = inputs.clone();
-            enter(entry, self.pass, move |engine, pass, index| {
+            Ok(enter(entry, self.pass, move |engine, pass, index| {
                 let x = inputs[index].clone();
                 if pass == Pass::Forward {
                     drop(black_box(engine.linear(x, &w)));
@@ -198,7 +234,7 @@ impl Stage {
                 let (x, w) = (tracked(x), w.tracked());
                 let grads = engine.linear(x.clone(), &w).backward();
                 black_box((x.grad(&grads), w.value.grad(&grads)));
-            })
+            }))
         };
         let masks = self.pass == Pass::Forward;
         products(masks).into_iter().map(contest).collect()
@@ -258,8 +294,8 @@ impl Stage {
         products(false).into_iter().map(contest).collect()
     }
 
-    fn block(&self, block: &Block) -> Vec<Contestant> {
-        let layers = self.layers(block);
+    fn block(&self, block: &Block) -> Result<Vec<Contestant>> {
+        let layers = self.layers(block)?;
         let inputs: Vec<State> = match block.input() {
             Input::Image([channels, size]) => self
                 .inputs([self.batch, channels, size, size])
@@ -287,43 +323,47 @@ impl Stage {
                 layers.iter().for_each(|layer| layer.take_grad(&grads));
             })
         };
-        products(false).into_iter().map(contest).collect()
+        Ok(products(false).into_iter().map(contest).collect())
     }
 
-    fn layers(&self, block: &Block) -> Vec<Layer> {
+    fn layers(&self, block: &Block) -> Result<Vec<Layer>> {
         let mut width = match block.input() {
             Input::Image([channels, _]) => channels,
             Input::Tokens([_, width]) => width,
         };
-        let layer = |step: &Step| match *step {
-            Step::Conv {
-                outputs,
-                kernel,
-                stride,
-                padding,
-                groups,
-            } => {
-                let inputs = std::mem::replace(&mut width, outputs) / groups;
-                let shape = [outputs, inputs, kernel, kernel];
-                let w = self.weight(shape, inputs * kernel * kernel, 0);
-                Layer::Conv(w, options(stride, padding, groups))
-            }
-            Step::Linear { outputs } => {
-                let inputs = std::mem::replace(&mut width, outputs);
-                Layer::Linear(self.weight([inputs, outputs], inputs, 0))
-            }
-            Step::Attention { heads } => {
-                width /= 3;
-                Layer::Attention(heads)
-            }
-            Step::LayerNorm => Layer::LayerNorm(
-                Tensor::ones([width], &self.device),
-                Tensor::zeros([width], &self.device),
-            ),
-            Step::GroupNorm { groups } => Layer::GroupNorm(groups),
-            step => Layer::Plain(step),
+        let mut layer = |step: &Step| -> Result<Layer> {
+            Ok(match *step {
+                Step::Conv {
+                    outputs,
+                    kernel,
+                    stride,
+                    padding,
+                    groups,
+                } => {
+                    let inputs = std::mem::replace(&mut width, outputs) / groups;
+                    let shape = [outputs, inputs, kernel, kernel];
+                    Layer::Conv(
+                        self.conv_weight(shape, 0)?,
+                        options(stride, padding, groups),
+                    )
+                }
+                Step::Linear { outputs } => {
+                    let inputs = std::mem::replace(&mut width, outputs);
+                    Layer::Linear(self.linear_weight(inputs, outputs, 0)?)
+                }
+                Step::Attention { heads } => {
+                    width /= 3;
+                    Layer::Attention(heads)
+                }
+                Step::LayerNorm => Layer::LayerNorm(
+                    Tensor::ones([width], &self.device),
+                    Tensor::zeros([width], &self.device),
+                ),
+                Step::GroupNorm { groups } => Layer::GroupNorm(groups),
+                step => Layer::Plain(step),
+            })
         };
-        block.steps.iter().map(layer).collect()
+        block.steps.iter().map(&mut layer).collect()
     }
 
     /// A sorting threshold must keep the scores, so those that reorder work on a copy, and that is timed.
@@ -433,7 +473,10 @@ impl<const D: usize> Weight<D> {
     fn tracked(&self) -> Self {
         Self {
             value: tracked(self.value.clone()),
-            keep: self.keep.clone().map(Tensor::autodiff),
+            mask: self.mask.clone().map(|mask| Keep {
+                ones: mask.ones.autodiff(),
+                words: mask.words,
+            }),
         }
     }
 }

@@ -1,15 +1,24 @@
 //! Who computes: stock Burn, and the kernels. A block or a layer is written once and asks its engine for the products.
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Tensor, activation, module};
+use burn::tensor::{Int, Tensor, activation, module};
 
 /// A weight as an engine may want it.
 #[derive(Clone)]
 pub struct Weight<const D: usize> {
     /// Dense values.
     pub value: Tensor<D>,
-    /// 1 = keep, as numbers.
-    pub keep: Option<Tensor<D>>,
+    /// What is kept, if not all.
+    pub mask: Option<Keep<D>>,
+}
+
+/// A mask in both forms.
+#[derive(Clone)]
+pub struct Keep<const D: usize> {
+    /// 1 = keep, to multiply with.
+    pub ones: Tensor<D>,
+    /// Words of `kernels::BitMask`: a row per output.
+    pub words: Tensor<2, Int>,
 }
 
 /// The products of the rows. The bodies here are stock Burn; an engine overrides what it computes itself.
@@ -65,8 +74,8 @@ impl Engine for Burn {}
 pub struct BurnMasked;
 
 fn masked<const D: usize>(w: &Weight<D>) -> Tensor<D> {
-    match &w.keep {
-        Some(keep) => w.value.clone() * keep.clone(),
+    match &w.mask {
+        Some(mask) => w.value.clone() * mask.ones.clone(),
         None => w.value.clone(),
     }
 }

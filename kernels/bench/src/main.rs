@@ -12,6 +12,7 @@ mod report;
 mod shapes;
 mod timing;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,6 +27,13 @@ use timing::Effort;
 
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
+
+/// A line on stdout. A reader that has gone (`| head`) does not stop a run whose result goes to disk.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($argument)*);
+    }};
+}
 
 /// Times the kernels against stock Burn in one run: interleaved rounds, medians, ratios, goals.
 #[derive(Debug, Parser)]
@@ -80,7 +88,7 @@ fn main() -> ExitCode {
         }
     };
     if args.list {
-        rows.iter().for_each(|row| println!("{}", row.id()));
+        rows.iter().for_each(|row| say!("{}", row.id()));
         return ExitCode::SUCCESS;
     }
     let threads = args.threads.map_or(0, usize::from);
@@ -143,9 +151,13 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
         Some(path) => path.clone(),
         None => default_path(&machine)?,
     };
-    println!(
+    say!(
         "{}, {}, {} threads on {} processors, f32 peak {:.0} GFLOP/s",
-        machine.cpu, machine.isa, machine.threads, machine.cores, machine.peak_gflops
+        machine.cpu,
+        machine.isa,
+        machine.threads,
+        machine.cores,
+        machine.peak_gflops
     );
     let (rounds, fill) = match args.quick {
         true => (3, 1e-3),
@@ -173,11 +185,11 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
         }
         let race = timing::race(&mut contest, Effort { rounds, fill }, clock);
         let measured = Measured::new(row, &report.machine, &contest.contestants, &race);
-        print!("{}", measured.lines());
+        say!("{}", measured.lines().trim_end());
         report.rows.push(measured);
         report.write(&path)?;
     }
-    println!("\nwritten to {}", path.display());
+    say!("\nwritten to {}", path.display());
 
     if let Some(old) = old {
         compare(&report, old);
@@ -189,33 +201,33 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
 /// Prints the fate of every goal; whether one fails.
 fn verdicts(report: &Report, complete: bool) -> Result<bool> {
     let goals: Vec<Goal> = goals::parse(goals::DEFAULT)?;
-    println!("\ngoals (a reference's time / ours)");
+    say!("\ngoals (a reference's time / ours)");
     let mut failed = Vec::new();
     for goal in &goals {
         let verdict = goal.judge(report, complete);
-        print!("{}", verdict.lines());
+        say!("{}", verdict.lines().trim_end());
         if verdict.fails {
             failed.push(verdict.goal);
         }
     }
     match failed.as_slice() {
-        [] => println!("no `must` that was measured is missed"),
-        failed => println!("missed: {}", failed.join("; ")),
+        [] => say!("no `must` that was measured is missed"),
+        failed => say!("missed: {}", failed.join("; ")),
     }
     Ok(!failed.is_empty())
 }
 
 fn compare(report: &Report, old: &Report) {
     if report.machine.class() != old.machine.class() || report.machine.cpu != old.machine.cpu {
-        println!(
+        say!(
             "\nthe older result is of another machine: {} ({})",
             old.machine.cpu,
             old.machine.class()
         );
     }
     let worse = report.regressions(old);
-    println!("\nover 5 % slower than before: {}", worse.len());
-    worse.iter().for_each(|line| println!("  {line}"));
+    say!("\nover 5 % slower than before: {}", worse.len());
+    worse.iter().for_each(|line| say!("  {line}"));
 }
 
 /// `bench/` beside the folder `release/` that this program lies in.
