@@ -184,7 +184,7 @@ impl Stage {
         let w = to_vecs(&[w])?.remove(0);
         let mask = (sparsity > 0).then(|| self.mask(rows, cols, sparsity));
         let mask = mask.transpose()?;
-        let (inputs, g) = (to_vecs(inputs)?, to_vecs(&[output_grad.clone()])?.remove(0));
+        let (inputs, g) = (to_vecs(inputs)?, to_vecs(std::slice::from_ref(output_grad))?.remove(0));
         let (isa, pass) = (Isa::detect(), self.pass);
         let call = move |index: usize| {
             let (x, mask) = (&inputs[index], mask.as_ref().map(Mask::from));
@@ -295,7 +295,7 @@ impl Stage {
     }
 
     fn block(&self, block: &Block) -> Result<Vec<Contestant>> {
-        let layers = self.layers(block)?;
+        let parts = self.parts(block)?;
         let inputs: Vec<State> = match block.input() {
             Input::Image([channels, size]) => self
                 .inputs([self.batch, channels, size, size])
@@ -309,29 +309,29 @@ impl Stage {
                 .collect(),
         };
         let contest = |entry: Entry| {
-            let (layers, inputs) = (layers.clone(), inputs.clone());
+            let (parts, inputs) = (parts.clone(), inputs.clone());
             enter(entry, self.pass, move |engine, pass, index| {
                 let x = inputs[index].clone();
                 if pass == Pass::Forward {
-                    drop(black_box(run(engine, &layers, x)));
+                    drop(black_box(run(engine, &parts, x)));
                     return;
                 }
                 let x = x.tracked();
-                let layers: Vec<Layer> = layers.iter().map(Layer::tracked).collect();
-                let grads = run(engine, &layers, x.clone()).backward();
+                let parts: Vec<Part> = parts.iter().map(Part::tracked).collect();
+                let grads = run(engine, &parts, x.clone()).backward();
                 black_box(x.grad(&grads));
-                layers.iter().for_each(|layer| layer.take_grad(&grads));
+                parts.iter().for_each(|part| part.take_grad(&grads));
             })
         };
         Ok(products(false).into_iter().map(contest).collect())
     }
 
-    fn layers(&self, block: &Block) -> Result<Vec<Layer>> {
+    fn parts(&self, block: &Block) -> Result<Vec<Part>> {
         let mut width = match block.input() {
             Input::Image([channels, _]) => channels,
             Input::Tokens([_, width]) => width,
         };
-        let mut layer = |step: &Step| -> Result<Layer> {
+        let mut part = |step: &Step| -> Result<Part> {
             Ok(match *step {
                 Step::Conv {
                     outputs,
@@ -342,28 +342,28 @@ impl Stage {
                 } => {
                     let inputs = std::mem::replace(&mut width, outputs) / groups;
                     let shape = [outputs, inputs, kernel, kernel];
-                    Layer::Conv(
+                    Part::Conv(
                         self.conv_weight(shape, 0)?,
                         options(stride, padding, groups),
                     )
                 }
                 Step::Linear { outputs } => {
                     let inputs = std::mem::replace(&mut width, outputs);
-                    Layer::Linear(self.linear_weight(inputs, outputs, 0)?)
+                    Part::Linear(self.linear_weight(inputs, outputs, 0)?)
                 }
                 Step::Attention { heads } => {
                     width /= 3;
-                    Layer::Attention(heads)
+                    Part::Attention(heads)
                 }
-                Step::LayerNorm => Layer::LayerNorm(
+                Step::LayerNorm => Part::LayerNorm(
                     Tensor::ones([width], &self.device),
                     Tensor::zeros([width], &self.device),
                 ),
-                Step::GroupNorm { groups } => Layer::GroupNorm(groups),
-                step => Layer::Plain(step),
+                Step::GroupNorm { groups } => Part::GroupNorm(groups),
+                step => Part::Plain(step),
             })
         };
-        block.steps.iter().map(&mut layer).collect()
+        block.steps.iter().map(&mut part).collect()
     }
 
     /// A sorting threshold must keep the scores, so those that reorder work on a copy, and that is timed.
@@ -398,7 +398,7 @@ impl Stage {
         });
         let burn = contestant("burn", move |index| {
             let x = tensors[index].clone();
-            let threshold = x.clone().sort(0).slice([k - 1..k]);
+            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
             black_box(x.greater(threshold.expand([count])));
         });
         Ok(vec![ours, nth, sort, burn])
@@ -483,7 +483,7 @@ impl<const D: usize> Weight<D> {
 
 /// A step with its weights.
 #[derive(Clone)]
-enum Layer {
+enum Part {
     Plain(Step),
     Conv(Weight<4>, ConvOptions<2>),
     Linear(Weight<2>),
@@ -499,7 +499,7 @@ enum State {
     Tokens(Tensor<3>),
 }
 
-impl Layer {
+impl Part {
     fn tracked(&self) -> Self {
         match self {
             Self::Conv(w, options) => Self::Conv(w.tracked(), options.clone()),
@@ -543,33 +543,33 @@ impl State {
     }
 }
 
-fn run(engine: &dyn Engine, layers: &[Layer], mut state: State) -> State {
+fn run(engine: &dyn Engine, parts: &[Part], mut state: State) -> State {
     let mut saved = None;
-    for layer in layers {
-        state = match (layer, state) {
-            (Layer::Plain(Step::Save), state) => {
+    for part in parts {
+        state = match (part, state) {
+            (Part::Plain(Step::Save), state) => {
                 saved = Some(state.clone());
                 state
             }
-            (Layer::Plain(step), State::Image(x)) => State::Image(match (step, saved.clone()) {
+            (Part::Plain(step), State::Image(x)) => State::Image(match (step, saved.clone()) {
                 (Step::Add, Some(State::Image(kept))) => x + kept,
                 _ => pointwise(*step, x),
             }),
-            (Layer::Plain(step), State::Tokens(x)) => State::Tokens(match (step, saved.clone()) {
+            (Part::Plain(step), State::Tokens(x)) => State::Tokens(match (step, saved.clone()) {
                 (Step::Add, Some(State::Tokens(kept))) => x + kept,
                 _ => pointwise(*step, x),
             }),
-            (Layer::Conv(w, options), State::Image(x)) => {
+            (Part::Conv(w, options), State::Image(x)) => {
                 State::Image(engine.conv2d(x, w, options))
             }
-            (Layer::GroupNorm(groups), State::Image(x)) => {
+            (Part::GroupNorm(groups), State::Image(x)) => {
                 State::Image(group_norm(engine, x, *groups))
             }
-            (Layer::Linear(w), State::Tokens(x)) => State::Tokens(engine.linear(x, w)),
-            (Layer::LayerNorm(gamma, beta), State::Tokens(x)) => {
+            (Part::Linear(w), State::Tokens(x)) => State::Tokens(engine.linear(x, w)),
+            (Part::LayerNorm(gamma, beta), State::Tokens(x)) => {
                 State::Tokens(engine.layer_norm(x, gamma.clone(), beta.clone()))
             }
-            (Layer::Attention(heads), State::Tokens(x)) => {
+            (Part::Attention(heads), State::Tokens(x)) => {
                 State::Tokens(attention(engine, x, *heads))
             }
             _ => unreachable!("the shape file was checked"),
