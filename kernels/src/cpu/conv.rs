@@ -15,7 +15,7 @@ use super::{Finish, Isa, Kernels, Mask};
 use crate::ConvShape;
 
 /// Reduction steps of one pass over a tile: what a panel of weights may hold and stay in the first cache.
-const DEPTH: usize = 640;
+const DEPTH: usize = 320;
 /// Floats of a plane: about half of a second-level cache of 512 KiB.
 const PLANE: usize = 96 * 1024;
 
