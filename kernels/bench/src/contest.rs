@@ -9,7 +9,7 @@ use burn::tensor::{DType, Distribution, Gradients, IndexingUpdateOp, activation}
 use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
-use crate::engine::{Engine, Entry, Keep, Weight, products};
+use crate::engine::{self, Engine, Entry, Keep, Weight};
 use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
 
 /// Somebody who computes a row's product.
@@ -38,6 +38,7 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
     device.seed(seed);
     let sets = (2 * l2_bytes / row.input_bytes().max(1) + 1).clamp(3, 64);
     let stage = Stage {
+        op: &row.op,
         device,
         sets,
         batch: row.batch,
@@ -56,14 +57,19 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
     Ok(Contest { sets, contestants })
 }
 
-struct Stage {
+struct Stage<'a> {
+    op: &'a Op,
     device: Device,
     sets: usize,
     batch: usize,
     pass: Pass,
 }
 
-impl Stage {
+impl Stage<'_> {
+    fn field(&self) -> Vec<Entry> {
+        engine::field(self.op, self.pass)
+    }
+
     fn draw<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device)
     }
@@ -157,7 +163,7 @@ impl Stage {
                 }
             }))
         };
-        let through_burn: Result<Vec<_>> = products(masks).into_iter().map(contest).collect();
+        let through_burn: Result<Vec<_>> = self.field().into_iter().map(contest).collect();
         contestants.extend(through_burn?);
         Ok(contestants)
     }
@@ -184,7 +190,10 @@ impl Stage {
         let w = to_vecs(&[w])?.remove(0);
         let mask = (sparsity > 0).then(|| self.mask(rows, cols, sparsity));
         let mask = mask.transpose()?;
-        let (inputs, g) = (to_vecs(inputs)?, to_vecs(std::slice::from_ref(output_grad))?.remove(0));
+        let (inputs, g) = (
+            to_vecs(inputs)?,
+            to_vecs(std::slice::from_ref(output_grad))?.remove(0),
+        );
         let (isa, pass) = (Isa::detect(), self.pass);
         let call = move |index: usize| {
             let (x, mask) = (&inputs[index], mask.as_ref().map(Mask::from));
@@ -236,8 +245,7 @@ impl Stage {
                 black_box((x.grad(&grads), w.value.grad(&grads)));
             }))
         };
-        let masks = self.pass == Pass::Forward;
-        products(masks).into_iter().map(contest).collect()
+        self.field().into_iter().map(contest).collect()
     }
 
     fn matmul(&self, matmul: &Matmul) -> Vec<Contestant> {
@@ -256,7 +264,7 @@ impl Stage {
                 black_box((a.grad(&grads), b.grad(&grads)));
             })
         };
-        products(false).into_iter().map(contest).collect()
+        self.field().into_iter().map(contest).collect()
     }
 
     fn softmax(&self, rows: &Rows) -> Vec<Contestant> {
@@ -291,7 +299,7 @@ impl Stage {
                 black_box(x.grad(&grads));
             })
         };
-        products(false).into_iter().map(contest).collect()
+        self.field().into_iter().map(contest).collect()
     }
 
     fn block(&self, block: &Block) -> Result<Vec<Contestant>> {
@@ -323,7 +331,7 @@ impl Stage {
                 parts.iter().for_each(|part| part.take_grad(&grads));
             })
         };
-        Ok(products(false).into_iter().map(contest).collect())
+        Ok(self.field().into_iter().map(contest).collect())
     }
 
     fn parts(&self, block: &Block) -> Result<Vec<Part>> {
@@ -559,9 +567,7 @@ fn run(engine: &dyn Engine, parts: &[Part], mut state: State) -> State {
                 (Step::Add, Some(State::Tokens(kept))) => x + kept,
                 _ => pointwise(*step, x),
             }),
-            (Part::Conv(w, options), State::Image(x)) => {
-                State::Image(engine.conv2d(x, w, options))
-            }
+            (Part::Conv(w, options), State::Image(x)) => State::Image(engine.conv2d(x, w, options)),
             (Part::GroupNorm(groups), State::Image(x)) => {
                 State::Image(group_norm(engine, x, *groups))
             }

@@ -2,6 +2,10 @@
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Int, Tensor, activation, module};
+use kernels::WeightGrad;
+use kernels::cpu::Isa;
+
+use crate::shapes::{Op, Pass};
 
 /// A weight as an engine may want it.
 #[derive(Clone)]
@@ -90,6 +94,28 @@ impl Engine for BurnMasked {
     }
 }
 
+/// The kernels through Burn's tensors; Burn where there is no kernel, as in the networks.
+pub struct Ours;
+
+impl Engine for Ours {
+    fn conv2d(&self, x: Tensor<4>, w: &Weight<4>, options: &ConvOptions<2>) -> Tensor<4> {
+        let options = kernels::ConvOptions {
+            stride: options.stride,
+            padding: options.padding.map(|(before, after)| [before, after]),
+            dilation: options.dilation,
+            groups: options.groups,
+        };
+        let words = w.mask.as_ref().map(|mask| mask.words.clone());
+        let grad = WeightGrad::Masked;
+        kernels::conv2d(x, w.value.clone(), words, None, options, grad)
+            .expect("the shape file was checked")
+    }
+
+    fn path(&self) -> Option<String> {
+        Some(Isa::detect().name().to_owned())
+    }
+}
+
 /// An engine in a row, under the name that goals and files use.
 pub struct Entry {
     /// Its name.
@@ -100,19 +126,33 @@ pub struct Entry {
     pub engine: Box<dyn Engine>,
 }
 
-/// Everyone who computes convolutions and linear layers; masks only where `sparse` products make sense.
-pub fn products(sparse: bool) -> Vec<Entry> {
-    let mut entries = vec![Entry {
-        name: "burn",
-        sparsity: 0,
-        engine: Box::new(Burn),
-    }];
-    if sparse {
-        entries.push(Entry {
-            name: "burn_masked",
-            sparsity: 50,
-            engine: Box::new(BurnMasked),
-        });
+/// Those who compute a row; who would only do what Burn does is left out.
+pub fn field(op: &Op, pass: Pass) -> Vec<Entry> {
+    let entry = |name, sparsity, engine| Entry {
+        name,
+        sparsity,
+        engine,
+    };
+    let mut field = vec![entry("burn", 0, Box::new(Burn) as Box<dyn Engine>)];
+    let masks = match op {
+        Op::Conv(conv) => !conv.depthwise(),
+        Op::Linear(_) => pass == Pass::Forward,
+        _ => false,
+    };
+    if masks && pass != Pass::WeightGrad {
+        field.push(entry("burn_masked", 50, Box::new(BurnMasked)));
     }
-    entries
+    // The weight's gradient alone is the plain-slice contestant's: no function of the tensors gives it.
+    let kernels = match op {
+        Op::Conv(_) => pass != Pass::WeightGrad,
+        Op::Block(_) => true,
+        _ => false,
+    };
+    if kernels {
+        field.push(entry("ours", 0, Box::new(Ours)));
+        if masks {
+            field.push(entry("masked", 50, Box::new(Ours)));
+        }
+    }
+    field
 }
