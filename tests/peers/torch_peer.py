@@ -254,6 +254,9 @@ def main():
         return serve(args.serve, args.threads)
     if args.bench and args.ours:
         parser.error("give --bench or --ours, not both")
+    for path in filter(None, (args.bench, args.ours, args.shapes, args.goals)):
+        if not Path(path).is_file():
+            parser.error(f"there is no file {path}")
 
     shapes = tomllib.loads(Path(args.shapes).read_text())
     rows = [row for row in rows_of(shapes)
@@ -262,6 +265,8 @@ def main():
     if not rows:
         parser.error("no row is left by --filter and --set")
     earlier = json.loads(Path(args.ours).read_text()) if args.ours else {"rows": [], "machine": None}
+    if args.ours and earlier["machine"]["threads"] != args.threads:
+        parser.error(f"{args.ours} was measured with {earlier['machine']['threads']} threads; give --threads")
     machine = earlier["machine"] or {"cpu": "", "isa": "", "amx": False, "cores": os.cpu_count(),
                                      "threads": args.threads, "peak_gflops": 0.0, "l2_bytes": 0}
     children = {variant: Child(variant, args.threads) for variant in VARIANTS}
