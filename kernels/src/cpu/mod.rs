@@ -4,6 +4,8 @@
 //! every number of threads: work is divided along outputs, and no sum is ever divided.
 
 pub mod conv;
+pub mod gemm;
+pub mod linear;
 mod micro;
 mod plane;
 mod simd;
