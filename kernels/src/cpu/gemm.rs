@@ -11,14 +11,18 @@ use super::micro::{Bits, MAX_COLUMNS, MAX_ROWS};
 use super::work::{Scratch, Shared, output, parallel, split};
 use super::{Epilogue, Finish, Isa, Kernels, Mask};
 
-/// Steps of k of one pass: a panel of B, this deep, takes half of a first-level cache.
-const DEPTH: usize = 256;
-/// Columns of B packed at a time: with `DEPTH` rows, 1 MiB, read back once per block of A.
+/// Steps of k of one pass: a panel of B, this deep, takes three quarters of a first-level cache of 32 KiB.
+const DEPTH: usize = 384;
+/// Columns of B packed at a time: with `DEPTH` rows, 1.5 MiB, read back once per block of A.
 const COLUMNS: usize = 1024;
-/// Panels of A of one pass: with `DEPTH` columns, under half of a second-level cache.
+/// Rows of B that are read side by side: few enough for a processor's prefetcher to follow.
+const ALONG: usize = 16;
+/// Panels of A of one pass: with `DEPTH` columns, 288 KiB of a second-level cache.
 const PANELS: usize = 32;
-/// Fewer panels of B than this do not repay packing A.
-const REPAY: usize = 4;
+/// Fewer panels of B than this do not repay packing A: where its rows are contiguous, and where they are not.
+const REPAY: [usize; 2] = [16, 4];
+/// Panels of a result after which its mask is applied, while it is in the first cache.
+const MASKED: usize = 5;
 /// Multiply-adds of a work item that outweigh handing it to a thread.
 const ITEM: u64 = 100_000;
 
@@ -222,7 +226,8 @@ impl Product<'_> {
     fn compute(&self, item: &Item) {
         let [_, k, n] = self.size;
         let width = self.kernels.columns();
-        let mut depths: Vec<_> = split(k, DEPTH).collect();
+        let in_place = self.b_in_place(item);
+        let mut depths: Vec<_> = split(k, if in_place { ALONG } else { DEPTH }).collect();
         if depths.is_empty() {
             // Nothing to sum: one pass that stores the bias.
             depths.push(0..0);
@@ -233,7 +238,6 @@ impl Product<'_> {
             .collect();
         let widest = item.columns.len().min(COLUMNS);
         let pack_a = self.pack_a(item);
-        let in_place = self.b_in_place(item);
         let mut packed_b = Scratch::take(if in_place {
             0
         } else {
@@ -282,26 +286,29 @@ impl Product<'_> {
                             },
                         };
                         let mut at = 0;
-                        for panel in panels {
-                            let (a, strides) = if pack_a {
-                                let a = packed_a.as_ptr().wrapping_add(at);
-                                (a, [1, panel.len() as isize])
-                            } else {
-                                (item.a.at(panel.start, depth.start), item.a.strides)
-                            };
-                            at += panel.len() * depth.len();
-                            let c = item.c.at(panel.start * n + column);
-                            // SAFETY: the panel's rows and these columns belong to this item, A's panel and B's are whole.
-                            unsafe { tile.run(self.kernels, a, strides, panel.len(), c, n) };
-                        }
-                        if let (true, Some(mask)) = (last, self.result_mask) {
-                            let rows = panels[0].start..panels[panels.len() - 1].end;
-                            let c = item.c.at(rows.start * n + column);
-                            let bits = bits(mask, column, rows.start);
-                            // SAFETY: as above; the mask has a row for each column and a column for each row.
-                            unsafe {
-                                (self.kernels.keep_across)(c, n, rows.len(), n_here, bits, c, n)
-                            };
+                        for panels in panels.chunks(MASKED) {
+                            for panel in panels {
+                                let (a, strides) = if pack_a {
+                                    let a = packed_a.as_ptr().wrapping_add(at);
+                                    (a, [1, panel.len() as isize])
+                                } else {
+                                    (item.a.at(panel.start, depth.start), item.a.strides)
+                                };
+                                at += panel.len() * depth.len();
+                                let c = item.c.at(panel.start * n + column);
+                                // SAFETY: the panel's rows and these columns belong to this item, A's panel and B's are
+                                // whole.
+                                unsafe { tile.run(self.kernels, a, strides, panel.len(), c, n) };
+                            }
+                            if let (true, Some(mask)) = (last, self.result_mask) {
+                                let rows = panels[0].start..panels[panels.len() - 1].end;
+                                let c = item.c.at(rows.start * n + column);
+                                let bits = bits(mask, column, rows.start);
+                                // SAFETY: as above; the mask has a row for each column and a column for each row.
+                                unsafe {
+                                    (self.kernels.keep_across)(c, n, rows.len(), n_here, bits, c, n)
+                                };
+                            }
                         }
                     }
                 }
@@ -311,15 +318,16 @@ impl Product<'_> {
 
     /// Whether A is worth packing: tiles read any strides, but not all of them fast.
     fn pack_a(&self, item: &Item) -> bool {
-        item.columns.len().div_ceil(self.kernels.columns()) >= REPAY
+        let repay = REPAY[usize::from(item.a.strides[1] != 1)];
+        item.columns.len().div_ceil(self.kernels.columns()) >= repay
     }
 
-    /// Whether B is read where it lies: rows of whole tiles, and hardly any reuse.
+    /// Whether B is read where it lies: rows of whole vectors, and hardly any reuse.
     fn b_in_place(&self, item: &Item) -> bool {
         matches!(self.kept, Kept::All)
             && item.b.strides[1] == 1
             && item.b.strides[0] > 0
-            && item.columns.len() % self.kernels.columns() == 0
+            && item.columns.len() % self.kernels.lanes == 0
             && item.rows.len() <= self.kernels.rows
     }
 
@@ -339,9 +347,14 @@ impl Product<'_> {
             row: 0,
             col: 0,
         };
-        // A few rows at a time: they are read along, and a panel is written in long pieces.
-        for begin in depth.clone().step_by(32) {
-            let rows = begin..(begin + 32).min(depth.end);
+        // Where rows are contiguous, a few at a time: they are read along, and a panel is written in long pieces.
+        let step = if b.strides[1] == 1 {
+            ALONG
+        } else {
+            depth.len()
+        };
+        for begin in depth.clone().step_by(step.max(1)) {
+            let rows = begin..(begin + step).min(depth.end);
             for column in columns.clone().step_by(width) {
                 let n = width.min(columns.end - column);
                 let to = panel(column).wrapping_add((rows.start - depth.start) * width);

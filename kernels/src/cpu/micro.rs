@@ -82,7 +82,7 @@ pub struct Kernels {
     pub outer: &'static [Outer],
     /// `gemm[rows - 1][vectors - 1]`.
     pub gemm: &'static [[Gemm; 2]],
-    /// A copy whose rows are the mask's rows.
+    /// A copy whose rows are the mask's rows; the bits of a row must lie in one word.
     pub keep_along: Keep,
     /// A copy whose rows are the mask's columns.
     pub keep_across: Keep,
@@ -251,11 +251,23 @@ mod body {
             // SAFETY: the caller gives `rows` x `columns` values on both sides, and their bits in the mask.
             unsafe {
                 let (from, to) = (from.add(i * ldf), to.add(i * ldt));
-                if bits.words.is_null() {
-                    from.copy_to(to, columns);
-                } else {
-                    let line = bits.words.add((bits.row + i) * bits.per_row);
-                    masked_copy::<S>(from, line, bits.col, columns, to);
+                let mut word = u32::MAX;
+                if !bits.words.is_null() {
+                    word = *bits
+                        .words
+                        .add((bits.row + i) * bits.per_row + bits.col / 32);
+                    word >>= bits.col % 32;
+                }
+                let whole = columns / S::LANES * S::LANES;
+                for j in (0..whole).step_by(S::LANES) {
+                    S::store(to.add(j), S::keep(S::load(from.add(j)), word >> j));
+                }
+                for j in whole..columns {
+                    *to.add(j) = if word >> j & 1 == 1 {
+                        *from.add(j)
+                    } else {
+                        0.0
+                    };
                 }
             }
         }
