@@ -61,13 +61,8 @@ pub fn batch_norm_train_forward(
     let statistics =
         [&mut mean, &mut variance, &mut inv_std].map(|out| Shared::new(out.as_mut_ptr()));
     parallel(channels, x.len() as u64 * WORTH, |channel| {
-        let mut sums = Sums::default();
-        for image in 0..images {
-            let plane = plane(planes, image, channel);
-            // SAFETY: the processor has the table's instructions.
-            unsafe { (table.moments)(&x[plane], &mut sums) };
-        }
-        let [sum, squares] = sums.total();
+        // SAFETY: the processor has the table's instructions.
+        let [sum, squares] = unsafe { (table.moments)(x, planes, channel) };
         let mean = sum / count;
         let spread = squares / count - mean * mean;
         // Rounding alone makes it negative; a NaN must stay one.
@@ -124,14 +119,9 @@ pub fn batch_norm_train_backward(
     let [mut dgamma, mut dbeta] = [0; 2].map(|_| output(channels));
     let [to_dgamma, to_dbeta] = [&mut dgamma, &mut dbeta].map(|out| Shared::new(out.as_mut_ptr()));
     parallel(channels, x.len() as u64 * WORTH, |channel| {
-        let mut sums = Sums::default();
         let mean = mean[channel];
-        for image in 0..images {
-            let plane = plane(planes, image, channel);
-            // SAFETY: the processor has the table's instructions.
-            unsafe { (table.products)(&x[plane.clone()], mean, &g[plane], &mut sums) };
-        }
-        let [dbeta, along] = sums.total();
+        // SAFETY: the processor has the table's instructions.
+        let [dbeta, along] = unsafe { (table.products)(x, mean, g, planes, channel) };
         let inv = f64::from(inv_std[channel]);
         let dgamma = along * inv;
         // dx = gamma inv (g - dbeta / n - normal dgamma / n), with the constants of a channel gathered.
@@ -212,19 +202,9 @@ fn check(planes: Planes, found: usize, per_channel: &[&[f32]]) {
     }
 }
 
-/// Two sums over a channel, in lanes.
-#[derive(Default)]
-struct Sums([[f64; LANES]; 2]);
-
-impl Sums {
-    fn total(self) -> [f64; 2] {
-        self.0.map(|lanes| lanes.iter().sum())
-    }
-}
-
 struct Table {
-    moments: unsafe fn(&[f32], &mut Sums),
-    products: unsafe fn(&[f32], f32, &[f32], &mut Sums),
+    moments: unsafe fn(&[f32], Planes, usize) -> [f64; 2],
+    products: unsafe fn(&[f32], f32, &[f32], Planes, usize) -> [f64; 2],
     centred: unsafe fn(&[f32], f32, [f32; 2], &mut [f32]),
     combine: unsafe fn(&[f32], f32, &[f32], [f32; 3], &mut [f32]),
     scaled: unsafe fn(&[f32], [f32; 2], bool, &mut [f32]),
@@ -241,7 +221,7 @@ fn table(isa: Isa) -> &'static Table {
 }
 
 mod body {
-    use super::{LANES, Sums};
+    use super::{LANES, Planes, plane};
 
     /// `a b + c`, in one rounding where the processor has the instruction; elsewhere that would be a library call.
     #[inline(always)]
@@ -249,44 +229,69 @@ mod body {
         if FUSED { a.mul_add(b, c) } else { a * b + c }
     }
 
-    /// Adds `term(i)` to both sums, for the elements of a plane.
-    #[inline(always)]
-    fn add(sums: &mut Sums, n: usize, mut term: impl FnMut(usize) -> [f64; 2]) {
-        let whole = n / LANES * LANES;
-        // Copies stay in registers.
-        let [mut first, mut second] = sums.0;
-        for at in (0..whole).step_by(LANES) {
-            for lane in 0..LANES {
-                let [a, b] = term(at + lane);
-                first[lane] += a;
-                second[lane] += b;
+    /// Elements that are summed twice: they stay in the first cache in between.
+    const PIECE: usize = 16 * LANES;
+
+    /// A sum in lanes, with what is left at the end of each piece apart from them.
+    #[derive(Default)]
+    struct Sum {
+        lanes: [f64; LANES],
+        end: f64,
+    }
+
+    impl Sum {
+        #[inline(always)]
+        fn add(&mut self, x: &[f32], term: impl Fn(f64) -> f64) {
+            let (whole, rest) = x.as_chunks::<LANES>();
+            // A copy stays in registers.
+            let mut lanes = self.lanes;
+            for vector in whole {
+                for (sum, &x) in lanes.iter_mut().zip(vector) {
+                    *sum += term(f64::from(x));
+                }
+            }
+            self.lanes = lanes;
+            for &x in rest {
+                self.end += term(f64::from(x));
             }
         }
-        for at in whole..n {
-            let [a, b] = term(at);
-            first[at - whole] += a;
-            second[at - whole] += b;
+
+        fn total(&self) -> f64 {
+            self.end + self.lanes.iter().sum::<f64>()
         }
-        sums.0 = [first, second];
     }
 
-    /// Sums of x and of its squares.
+    /// Sums of x and of its squares over a channel.
     #[inline(always)]
-    pub fn moments(x: &[f32], sums: &mut Sums) {
-        add(sums, x.len(), |i| {
-            let v = f64::from(x[i]);
-            [v, v * v]
-        });
+    pub fn moments(x: &[f32], planes: Planes, channel: usize) -> [f64; 2] {
+        let [mut sum, mut squares] = [Sum::default(), Sum::default()];
+        for image in 0..planes[0] {
+            for x in x[plane(planes, image, channel)].chunks(PIECE) {
+                sum.add(x, |x| x);
+                squares.add(x, |x| x * x);
+            }
+        }
+        [sum.total(), squares.total()]
     }
 
-    /// Sums of g and of g (x - mean).
+    /// Sums of g and of g (x - mean) over a channel.
     #[inline(always)]
-    pub fn products(x: &[f32], mean: f32, g: &[f32], sums: &mut Sums) {
-        let g = &g[..x.len()];
-        add(sums, x.len(), |i| {
-            let v = f64::from(g[i]);
-            [v, v * f64::from(x[i] - mean)]
-        });
+    pub fn products(x: &[f32], mean: f32, g: &[f32], planes: Planes, channel: usize) -> [f64; 2] {
+        let [mut sum, mut along] = [Sum::default(), Sum::default()];
+        let mut buffer = [0.0f32; PIECE];
+        for image in 0..planes[0] {
+            let plane = plane(planes, image, channel);
+            let pieces = x[plane.clone()].chunks(PIECE);
+            for (x, g) in pieces.zip(g[plane].chunks(PIECE)) {
+                let products = &mut buffer[..x.len()];
+                for ((product, x), g) in products.iter_mut().zip(x).zip(g) {
+                    *product = g * (x - mean);
+                }
+                sum.add(g, |g| g);
+                along.add(products, |product| product);
+            }
+        }
+        [sum.total(), along.total()]
     }
 
     #[inline(always)]
@@ -323,16 +328,22 @@ mod body {
 macro_rules! table {
     ($module:ident, $fused:literal, $(#[$feature:meta])*) => {
         mod $module {
-            use super::{Sums, Table, body};
+            use super::{Planes, Table, body};
 
             $(#[$feature])*
-            unsafe fn moments(x: &[f32], sums: &mut Sums) {
-                body::moments(x, sums)
+            unsafe fn moments(x: &[f32], planes: Planes, channel: usize) -> [f64; 2] {
+                body::moments(x, planes, channel)
             }
 
             $(#[$feature])*
-            unsafe fn products(x: &[f32], mean: f32, g: &[f32], sums: &mut Sums) {
-                body::products(x, mean, g, sums)
+            unsafe fn products(
+                x: &[f32],
+                mean: f32,
+                g: &[f32],
+                planes: Planes,
+                channel: usize,
+            ) -> [f64; 2] {
+                body::products(x, mean, g, planes, channel)
             }
 
             $(#[$feature])*

@@ -230,8 +230,8 @@ mod body {
 
     /// `e^x` to about one unit in the last place; 0 below the normal range, infinite above, NaN for NaN.
     ///
-    /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r is a polynomial of degree 6 (its Taylor terms, the last ones fitted), the
-    /// power of two goes into the exponent in two halves, so that none of them overflows.
+    /// x = n ln 2 + r with |r| <= ln 2 / 2; e^r is its Taylor polynomial of degree 7, cut off at 5e-9; the power of two goes
+    /// into the exponent in two halves, so that neither overflows.
     #[inline(always)]
     fn exp<const FUSED: bool>(x: f32) -> f32 {
         const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
@@ -242,8 +242,16 @@ mod body {
         let shifted = fma::<FUSED>(clamped, std::f32::consts::LOG2_E, ROUND);
         let n = shifted - ROUND;
         let r = fma::<FUSED>(n, -LN2_LOW, fma::<FUSED>(n, -LN2_HIGH, clamped));
-        let mut p = 1.0 / 720.0;
-        for term in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        let mut p = 1.0 / 5040.0;
+        for term in [
+            1.0 / 720.0,
+            1.0 / 120.0,
+            1.0 / 24.0,
+            1.0 / 6.0,
+            0.5,
+            1.0,
+            1.0,
+        ] {
             p = fma::<FUSED>(p, r, term);
         }
         let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
@@ -272,62 +280,71 @@ mod body {
         (phi, bell * 0.398_942_3)
     }
 
-    /// Whole vectors of a row, and what is left of it.
+    /// Lane by lane, `step` of what was gathered and of the same place of every input; then `join` of all lanes, halves
+    /// with halves.
     #[inline(always)]
-    fn lanes(x: &[f32]) -> (&[Lanes], &[f32]) {
-        x.as_chunks()
-    }
-
-    /// Sum of `term(lane)` over a row; lanes meet in a fixed order.
-    #[inline(always)]
-    fn sum<const N: usize>(n: usize, mut term: impl FnMut(usize) -> [f32; N]) -> [f32; N] {
-        let whole = n / LANES * LANES;
-        let mut sums = [[0.0f32; LANES]; N];
-        for at in (0..whole).step_by(LANES) {
+    fn fold<const K: usize, const N: usize>(
+        inputs: [&[f32]; K],
+        start: f32,
+        step: impl Fn([f32; N], [f32; K]) -> [f32; N],
+        join: impl Fn(f32, f32) -> f32,
+    ) -> [f32; N] {
+        let whole: [&[Lanes]; K] = inputs.map(|x| x.as_chunks().0);
+        let rest: [&[f32]; K] = inputs.map(|x| x.as_chunks::<LANES>().1);
+        let mut gathered = [[start; LANES]; N];
+        for at in 0..whole[0].len() {
+            let vectors: [&Lanes; K] = whole.map(|x| &x[at]);
             for lane in 0..LANES {
-                let v = term(at + lane);
-                for (sum, v) in sums.iter_mut().zip(v) {
-                    sum[lane] += v;
+                let next = step(gathered.map(|g| g[lane]), vectors.map(|v| v[lane]));
+                for (g, next) in gathered.iter_mut().zip(next) {
+                    g[lane] = next;
                 }
             }
         }
-        for at in whole..n {
-            let v = term(at);
-            for (sum, v) in sums.iter_mut().zip(v) {
-                sum[at - whole] += v;
+        // Apart from the loop above, so that its lanes stay in registers.
+        let mut ends = gathered;
+        for at in 0..rest[0].len() {
+            let next = step(ends.map(|g| g[at]), rest.map(|x| x[at]));
+            for (g, next) in ends.iter_mut().zip(next) {
+                g[at] = next;
             }
         }
-        sums.map(|mut sum| {
+        ends.map(|mut lanes| {
             let mut width = LANES / 2;
             while width > 0 {
                 for lane in 0..width {
-                    sum[lane] += sum[lane + width];
+                    lanes[lane] = join(lanes[lane], lanes[lane + width]);
                 }
                 width /= 2;
             }
-            sum[0]
+            lanes[0]
         })
+    }
+
+    /// Sums of `term` over the same places of every input.
+    #[inline(always)]
+    fn sums<const K: usize, const N: usize>(
+        inputs: [&[f32]; K],
+        term: impl Fn([f32; K]) -> [f32; N],
+    ) -> [f32; N] {
+        let step = |mut sum: [f32; N], v| {
+            for (sum, term) in sum.iter_mut().zip(term(v)) {
+                *sum += term;
+            }
+            sum
+        };
+        fold(inputs, 0.0, step, |a, b| a + b)
     }
 
     #[inline(always)]
     pub fn softmax<const FUSED: bool>(x: &[f32], to: &mut [f32], cols: usize) {
         for (x, to) in x.chunks_exact(cols).zip(to.chunks_exact_mut(cols)) {
-            let (whole, rest) = lanes(x);
-            let mut highest = [f32::NEG_INFINITY; LANES];
-            for v in whole {
-                for (h, &v) in highest.iter_mut().zip(v) {
-                    *h = if v > *h { v } else { *h };
-                }
+            let larger = |a: f32, b: f32| if b > a { b } else { a };
+            let [highest] = fold([x], f32::NEG_INFINITY, |[h], [v]| [larger(h, v)], larger);
+            for (to, &x) in to.iter_mut().zip(x) {
+                *to = exp::<FUSED>(x - highest);
             }
-            for (h, &v) in highest.iter_mut().zip(rest) {
-                *h = if v > *h { v } else { *h };
-            }
-            let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            let [total] = sum(cols, |i| {
-                let e = exp::<FUSED>(x[i] - highest);
-                to[i] = e;
-                [e]
-            });
+            let [total] = sums([to], |[e]| [e]);
             let scale = 1.0 / total;
             for v in to {
                 *v *= scale;
@@ -339,7 +356,7 @@ mod body {
     pub fn softmax_grad<const FUSED: bool>(y: &[f32], g: &[f32], to: &mut [f32], cols: usize) {
         let rows = y.chunks_exact(cols).zip(g.chunks_exact(cols));
         for ((y, g), to) in rows.zip(to.chunks_exact_mut(cols)) {
-            let [dot] = sum(cols, |i| [y[i] * g[i]]);
+            let [dot] = sums([y, g], |[y, g]| [y * g]);
             for ((to, y), g) in to.iter_mut().zip(y).zip(g) {
                 *to = y * (g - dot);
             }
@@ -360,30 +377,27 @@ mod body {
         let rows = x.chunks_exact(cols).zip(to.chunks_exact_mut(cols));
         for (row, (x, to)) in rows.enumerate() {
             // The second pass sees small numbers, whatever the mean is, and takes the rounding of the first one back.
-            let [total] = sum(cols, |i| [x[i]]);
+            let [total] = sums([x], |[x]| [x]);
             let about = total * scale;
-            let [rest, squares] = sum(cols, |i| {
-                let d = x[i] - about;
-                [d, d * d]
-            });
+            for (to, x) in to.iter_mut().zip(x) {
+                *to = x - about;
+            }
+            let [rest] = sums([to], |[d]| [d]);
+            let [squares] = sums([to], |[d]| [d * d]);
             let rest = rest * scale;
             let mean = about + rest;
-            let variance = (squares * scale - rest * rest).max(0.0);
-            // A NaN must stay one.
-            let variance = if squares.is_nan() { squares } else { variance };
+            let spread = squares * scale - rest * rest;
+            // Rounding alone makes it negative; a NaN must stay one.
+            let variance = if spread < 0.0 { 0.0 } else { spread };
             let inv = 1.0 / (variance + epsilon).sqrt();
-            match (gamma, beta) {
-                (Some(gamma), Some(beta)) => {
-                    let (gamma, beta) = (&gamma[..cols], &beta[..cols]);
-                    for i in 0..cols {
-                        to[i] = fma::<FUSED>((x[i] - mean) * inv, gamma[i], beta[i]);
-                    }
+            if let (Some(gamma), Some(beta)) = (gamma, beta) {
+                for ((to, gamma), beta) in to.iter_mut().zip(gamma).zip(beta) {
+                    *to = fma::<FUSED>((*to - rest) * inv, *gamma, *beta);
                 }
-                _ => {
-                    for i in 0..cols {
-                        let v = (x[i] - mean) * inv * gamma.map_or(1.0, |gamma| gamma[i]);
-                        to[i] = v + beta.map_or(0.0, |beta| beta[i]);
-                    }
+            } else {
+                for (i, to) in to.iter_mut().enumerate() {
+                    let v = (*to - rest) * inv * gamma.map_or(1.0, |gamma| gamma[i]);
+                    *to = v + beta.map_or(0.0, |beta| beta[i]);
                 }
             }
             // SAFETY: the caller has room for the statistics of each row.
@@ -401,33 +415,32 @@ mod body {
         [mean, inv_std]: [&[f32]; 2],
         g: &[f32],
         dx: &mut [f32],
-        sums: &mut [f32],
+        totals: &mut [f32],
     ) {
-        let cols = sums.len() / 2;
-        let (dgamma, dbeta) = sums.split_at_mut(cols);
+        let cols = totals.len() / 2;
+        let (dgamma, dbeta) = totals.split_at_mut(cols);
         let scale = 1.0 / cols as f32;
         let rows = x.chunks_exact(cols).zip(g.chunks_exact(cols));
         for (row, ((x, g), dx)) in rows.zip(dx.chunks_exact_mut(cols)).enumerate() {
             let (mean, inv) = (mean[row], inv_std[row]);
-            for i in 0..cols {
-                dgamma[i] = fma::<FUSED>(g[i], (x[i] - mean) * inv, dgamma[i]);
-                dbeta[i] += g[i];
-            }
+            let normal = |x: f32| (x - mean) * inv;
             // dx holds the gradient of the normalized row in between.
             match gamma {
                 Some(gamma) => {
-                    let gamma = &gamma[..cols];
-                    for i in 0..cols {
-                        dx[i] = g[i] * gamma[i];
+                    for ((dx, g), gamma) in dx.iter_mut().zip(g).zip(gamma) {
+                        *dx = g * gamma;
                     }
                 }
                 None => dx.copy_from_slice(g),
             }
-            let [total, along] = sum(cols, |i| [dx[i], dx[i] * ((x[i] - mean) * inv)]);
+            let [total, along] = sums([dx, x], |[d, x]| [d, d * normal(x)]);
             let (total, along) = (total * scale, along * scale);
-            for i in 0..cols {
-                let normal = (x[i] - mean) * inv;
-                dx[i] = inv * fma::<FUSED>(-normal, along, dx[i] - total);
+            let sums = dgamma.iter_mut().zip(dbeta.iter_mut());
+            for (((dx, &x), &g), (dgamma, dbeta)) in dx.iter_mut().zip(x).zip(g).zip(sums) {
+                let normal = normal(x);
+                *dx = inv * fma::<FUSED>(-normal, along, *dx - total);
+                *dgamma = fma::<FUSED>(g, normal, *dgamma);
+                *dbeta += g;
             }
         }
     }
