@@ -327,7 +327,7 @@ impl Product<'_> {
         matches!(self.kept, Kept::All)
             && item.b.strides[1] == 1
             && item.b.strides[0] > 0
-            && item.columns.len() % self.kernels.lanes == 0
+            && item.columns.len().is_multiple_of(self.kernels.lanes)
             && item.rows.len() <= self.kernels.rows
     }
 
@@ -336,7 +336,7 @@ impl Product<'_> {
         let width = self.kernels.columns();
         let b = &item.b;
         let panel = |column: usize| to.wrapping_add((column - columns.start) * depth.len());
-        if columns.len() % width != 0 {
+        if !columns.len().is_multiple_of(width) {
             let last = columns.end / width * width;
             // SAFETY: there is room for whole panels.
             unsafe { panel(last).write_bytes(0, depth.len() * width) };

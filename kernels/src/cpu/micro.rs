@@ -273,6 +273,9 @@ mod body {
         }
     }
 
+    /// Columns ahead of those that are copied.
+    const AHEAD: usize = 64;
+
     #[inline(always)]
     pub unsafe fn keep_across<S: Simd>(
         from: *const f32,
@@ -299,6 +302,8 @@ mod body {
                 }
                 for i in 0..n {
                     let (from, to) = (from.add((begin + i) * ldf), to.add((begin + i) * ldt));
+                    // Rows are pages apart: no prefetcher follows them from one panel to the next.
+                    S::prefetch(from.wrapping_add(AHEAD));
                     for j in (0..whole).step_by(S::LANES) {
                         let v = S::load(from.add(j));
                         S::store(

@@ -202,6 +202,8 @@ fn check(planes: Planes, found: usize, per_channel: &[&[f32]]) {
     }
 }
 
+// An alias per entry would hide what it takes.
+#[allow(clippy::type_complexity)]
 struct Table {
     moments: unsafe fn(&[f32], Planes, usize) -> [f64; 2],
     products: unsafe fn(&[f32], f32, &[f32], Planes, usize) -> [f64; 2],

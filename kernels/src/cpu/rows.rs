@@ -178,7 +178,7 @@ fn each_row(
         return Vec::new();
     }
     assert!(
-        cols > 0 && len % cols == 0,
+        cols > 0 && len.is_multiple_of(cols),
         "{len} elements in rows of {cols}"
     );
     let mut result = output(len);
@@ -195,13 +195,13 @@ fn each_row(
     unsafe { result.written() }
 }
 
+// An alias per entry would hide what it takes.
+#[allow(clippy::type_complexity)]
 struct Table {
     softmax: unsafe fn(&[f32], &mut [f32], usize),
     softmax_grad: unsafe fn(&[f32], &[f32], &mut [f32], usize),
-    #[allow(clippy::type_complexity)]
     layer_norm:
         unsafe fn(&[f32], Option<&[f32]>, Option<&[f32]>, f32, &mut [f32], [*mut f32; 2], usize),
-    #[allow(clippy::type_complexity)]
     layer_norm_grad: unsafe fn(&[f32], Option<&[f32]>, [&[f32]; 2], &[f32], &mut [f32], &mut [f32]),
     gelu: unsafe fn(&[f32], &mut [f32]),
     gelu_grad: unsafe fn(&[f32], &[f32], &mut [f32]),

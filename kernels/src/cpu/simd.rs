@@ -14,6 +14,8 @@ pub trait Simd: Copy + 'static {
     /// Elements of a vector.
     const LANES: usize;
 
+    /// Asks for the cache line at an address, which need not exist.
+    fn prefetch(_at: *const f32) {}
     /// All zero.
     unsafe fn zero() -> Self::V;
     /// All `x`.
@@ -119,6 +121,12 @@ mod x86 {
         const LANES: usize = 8;
 
         #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: every x86-64 processor has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn zero() -> __m256 {
             // SAFETY: the caller has AVX2.
             unsafe { _mm256_setzero_ps() }
@@ -195,6 +203,12 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
+
+        #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: every x86-64 processor has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> __m512 {
