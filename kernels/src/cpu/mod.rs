@@ -4,8 +4,12 @@
 //! every number of threads: work is divided along outputs, and no sum is ever divided.
 
 pub mod conv;
+pub mod gemm;
+pub mod linear;
 mod micro;
+pub mod norm;
 mod plane;
+pub mod rows;
 mod simd;
 pub mod weight_grad;
 mod work;
