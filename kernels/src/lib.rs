@@ -21,7 +21,10 @@ pub use gram::GramState;
 pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };
-pub use ops::{ConvOptions, SparseOps, WeightGrad, conv2d, keep};
+pub use ops::{
+    Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
+    layer_norm, linear, matmul, softmax,
+};
 pub use select::{
     KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
     threshold_of,

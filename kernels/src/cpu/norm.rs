@@ -96,6 +96,52 @@ pub fn batch_norm_train_forward(
     }
 }
 
+/// The sum of each channel over images and pixels, in f64.
+///
+/// # Shapes
+/// `x [images, channels, pixels]`.
+pub fn channel_sums(planes: Planes, x: &[f32]) -> Vec<f32> {
+    check(planes, x.len(), &[]);
+    let [images, channels, pixels] = planes;
+    let mut sums = output(channels);
+    let to = Shared::new(sums.as_mut_ptr());
+    if pixels == 1 {
+        // Channels lie side by side: go down a few lines' worth of columns at a time.
+        const BLOCK: usize = 64;
+        parallel(channels.div_ceil(BLOCK), x.len() as u64, |block| {
+            let columns = block * BLOCK..((block + 1) * BLOCK).min(channels);
+            let mut block = [0.0f64; BLOCK];
+            for image in 0..images {
+                let row = &x[image * channels..][columns.clone()];
+                for (sum, value) in block.iter_mut().zip(row) {
+                    *sum += f64::from(*value);
+                }
+            }
+            for (column, sum) in columns.zip(block) {
+                // SAFETY: a channel is one thread's.
+                unsafe { *to.at(column) = sum as f32 };
+            }
+        });
+        // SAFETY: every channel was written.
+        return unsafe { sums.written() };
+    }
+    parallel(channels, x.len() as u64, |channel| {
+        let mut lanes = [0.0f64; LANES];
+        for image in 0..images {
+            let plane = &x[(image * channels + channel) * pixels..][..pixels];
+            for piece in plane.chunks(LANES) {
+                for (lane, value) in lanes.iter_mut().zip(piece) {
+                    *lane += f64::from(*value);
+                }
+            }
+        }
+        // SAFETY: a channel is one thread's.
+        unsafe { *to.at(channel) = lanes.iter().sum::<f64>() as f32 };
+    });
+    // SAFETY: every channel was written.
+    unsafe { sums.written() }
+}
+
 /// The gradients of batch norm in training from its input, its statistics and the gradient `g` of what came out.
 ///
 /// # Shapes
@@ -196,7 +242,11 @@ fn plane([_, channels, pixels]: Planes, image: usize, channel: usize) -> std::op
 }
 
 fn check(planes: Planes, found: usize, per_channel: &[&[f32]]) {
-    assert_eq!(found, planes.iter().product(), "elements of {planes:?}");
+    assert_eq!(
+        found,
+        planes.iter().product::<usize>(),
+        "elements of {planes:?}"
+    );
     for values in per_channel {
         assert_eq!(values.len(), planes[1], "values per channel of {planes:?}");
     }
