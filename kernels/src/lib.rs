@@ -7,6 +7,7 @@ mod error;
 pub mod format;
 mod geometry;
 mod gram;
+mod memory;
 mod nm;
 mod ops;
 pub mod reference;
@@ -18,6 +19,7 @@ pub use error::KernelError;
 pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
 pub use gram::GramState;
+pub use memory::keep_freed_memory;
 pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };
