@@ -63,6 +63,20 @@ pub enum KernelError {
         /// What is wrong with it.
         why: String,
     },
+    /// A packed weight or mask that breaks its format's rules, or bytes that hold none.
+    #[error("no valid {format}: {why}; build it from the weight again")]
+    Format {
+        /// Which format.
+        format: &'static str,
+        /// The broken rule, with its numbers.
+        why: String,
+    },
+    /// A threshold no magnitude can be held against.
+    #[error("threshold {index} is NaN or negative; thresholds of magnitudes are at least 0")]
+    Threshold {
+        /// Its position.
+        index: usize,
+    },
     /// Transposable masks exist here for 2:4 alone.
     #[error("a transposable {n}:{m} mask is not available; use 2:4")]
     Transposable {
@@ -71,4 +85,21 @@ pub enum KernelError {
         /// Tile.
         m: usize,
     },
+}
+
+/// Refuses a slice whose length is not its shape's.
+pub(crate) fn expect_len(
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), KernelError> {
+    if expected == found {
+        Ok(())
+    } else {
+        Err(KernelError::Length {
+            what,
+            expected,
+            found,
+        })
+    }
 }

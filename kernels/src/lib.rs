@@ -6,14 +6,20 @@ pub mod cpu;
 mod error;
 pub mod format;
 mod geometry;
+mod gram;
 mod nm;
 pub mod reference;
 mod select;
+mod soft;
+mod stats;
 
 pub use error::KernelError;
-pub use format::BitMask;
+pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
+pub use gram::GramState;
 pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
 pub use select::{
     KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
 };
+pub use soft::{MaskGrad, SoftMask, SoftMode, soft_mask_backward, soft_mask_forward};
+pub use stats::{ChannelStats, channel_dot, channel_stats};

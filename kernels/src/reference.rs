@@ -4,6 +4,8 @@
 //! not fit its shape panics, because a judge must not guess. A masked weight is absent: its stored value, NaN included,
 //! is never read into a sum.
 
+pub mod sparse_mma;
+
 use crate::{BitMask, ConvShape};
 
 /// What the terms of a sum were rounded to; decides how far a product may lie from the exact one.
@@ -431,53 +433,57 @@ pub fn layer_norm_rows(
     y
 }
 
+/// A weak but seeded source of values in [-1, 1) for tests that need many.
+#[cfg(test)]
+pub(crate) fn values(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Small convolutions of every kind: strides, dilation, one-sided padding, groups, no images, no channels.
+#[cfg(test)]
+pub(crate) fn conv_shapes() -> impl proptest::strategy::Strategy<Value = ConvShape> {
+    use proptest::prelude::*;
+    let side = || {
+        (
+            1usize..4,
+            1usize..3,
+            1usize..3,
+            0usize..4,
+            0usize..4,
+            0usize..6,
+        )
+    };
+    (0usize..3, 1usize..4, 0usize..3, 0usize..3, side(), side()).prop_filter_map(
+        "kernel larger than the image",
+        |(batch, groups, inputs, outputs, y, x)| {
+            let shape = ConvShape {
+                batch,
+                inputs: inputs * groups,
+                outputs: outputs * groups,
+                size: [y.5, x.5],
+                kernel: [y.0, x.0],
+                stride: [y.1, x.1],
+                padding: [[y.3, y.4], [x.3, x.4]],
+                dilation: [y.2, x.2],
+                groups,
+            };
+            shape.validate().is_ok().then_some(shape)
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// A weak but seeded source of values in [-1, 1) for tests that need many.
-    fn values(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        (0..len)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    fn shapes() -> impl Strategy<Value = ConvShape> {
-        let side = || {
-            (
-                1usize..4,
-                1usize..3,
-                1usize..3,
-                0usize..4,
-                0usize..4,
-                0usize..6,
-            )
-        };
-        (0usize..3, 1usize..4, 0usize..3, 0usize..3, side(), side()).prop_filter_map(
-            "kernel larger than the image",
-            |(batch, groups, inputs, outputs, y, x)| {
-                let shape = ConvShape {
-                    batch,
-                    inputs: inputs * groups,
-                    outputs: outputs * groups,
-                    size: [y.5, x.5],
-                    kernel: [y.0, x.0],
-                    stride: [y.1, x.1],
-                    padding: [[y.3, y.4], [x.3, x.4]],
-                    dilation: [y.2, x.2],
-                    groups,
-                };
-                shape.validate().is_ok().then_some(shape)
-            },
-        )
-    }
 
     fn some_mask(seed: u64, rows: usize, cols: usize) -> BitMask {
         let keep: Vec<bool> = values(seed, rows * cols).iter().map(|&v| v > 0.2).collect();
@@ -490,7 +496,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gradients_are_adjoint_to_the_convolution(shape in shapes(), seed in 0u64..1000) {
+        fn gradients_are_adjoint_to_the_convolution(shape in conv_shapes(), seed in 0u64..1000) {
             let (x, w) = (values(seed, shape.input_len()), values(seed + 1, shape.weight_len()));
             let g = values(seed + 2, shape.output_len());
             let mask = some_mask(seed, shape.outputs, shape.weight_cols());
@@ -504,7 +510,7 @@ mod tests {
         }
 
         #[test]
-        fn a_convolution_is_a_linear_layer_on_its_columns(shape in shapes(), seed in 0u64..1000) {
+        fn a_convolution_is_a_linear_layer_on_its_columns(shape in conv_shapes(), seed in 0u64..1000) {
             let (x, w) = (values(seed, shape.input_len()), values(seed + 1, shape.weight_len()));
             let bias = values(seed + 2, shape.outputs);
             let y = conv2d(&x, &w, None, Some(&bias), &shape).value;

@@ -1,6 +1,10 @@
 //! One bit per weight: 1 = keep. Bit `j % 32` of word `j / 32` of a row, least significant first; tail bits are 0.
 
+use super::bytes::{self, Reader};
 use crate::KernelError;
+use crate::error::expect_len;
+
+const FORMAT: &str = "bit mask";
 
 const BITS: usize = u32::BITS as usize;
 
@@ -17,6 +21,9 @@ pub struct BitMask {
 }
 
 impl BitMask {
+    /// Names format and version in the byte form.
+    pub const FORMAT_ID: u8 = 1;
+
     /// The mask that keeps everything.
     pub fn full(rows: usize, cols: usize) -> Self {
         Self::from_fn(rows, cols, |_| true)
@@ -107,6 +114,19 @@ impl BitMask {
         self.row_nnz.iter().map(|&count| count as usize).sum()
     }
 
+    /// Columns that a row keeps, ascending.
+    pub(crate) fn row_kept(&self, row: usize) -> impl Iterator<Item = usize> + '_ {
+        let words = &self.words[row * self.stride()..][..self.stride()];
+        words.iter().enumerate().flat_map(|(at, &word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then_some(rest.trailing_zeros() as usize)?;
+                rest &= rest - 1;
+                Some(at * BITS + bit)
+            })
+        })
+    }
+
     /// Kept weights of each row.
     pub fn row_nnz(&self) -> &[u32] {
         &self.row_nnz
@@ -161,6 +181,36 @@ impl BitMask {
         Ok(())
     }
 
+    /// Bytes of words and row counts over the weights covered; NaN for none.
+    pub fn bytes_per_weight(&self) -> f64 {
+        let words = self.words.len() + self.row_nnz.len();
+        4.0 * words as f64 / (self.rows as f64 * self.cols as f64)
+    }
+
+    /// The byte form.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = bytes::header(Self::FORMAT_ID, &[self.rows, self.cols]);
+        bytes::put_words(&mut bytes, &self.row_nnz);
+        bytes::put_words(&mut bytes, &self.words);
+        bytes
+    }
+
+    /// Reads the byte form; refuses whatever [`BitMask::validate`] would.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError> {
+        let mut reader = Reader::new(FORMAT, Self::FORMAT_ID, bytes)?;
+        let (rows, cols) = (reader.size()?, reader.size()?);
+        reader.product(&[rows, cols, 4])?;
+        let mask = Self {
+            rows,
+            cols,
+            row_nnz: reader.words(rows)?,
+            words: reader.words(rows * cols.div_ceil(BITS))?,
+        };
+        reader.end()?;
+        mask.validate()?;
+        Ok(mask)
+    }
+
     fn stride(&self) -> usize {
         self.cols.div_ceil(BITS)
     }
@@ -170,21 +220,10 @@ fn count_ones(words: &[u32]) -> u32 {
     words.iter().map(|word| word.count_ones()).sum()
 }
 
-fn expect_len(what: &'static str, expected: usize, found: usize) -> Result<(), KernelError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(KernelError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::bytes::damaged;
     use proptest::prelude::*;
 
     fn masks() -> impl Strategy<Value = (usize, usize, Vec<bool>)> {
@@ -207,7 +246,8 @@ mod tests {
                 prop_assert_eq!(mask.row_nnz()[row] as usize, kept);
             }
             let again = BitMask::from_words(rows, cols, mask.words().to_vec()).unwrap();
-            prop_assert_eq!(again, mask);
+            prop_assert_eq!(&again, &mask);
+            prop_assert_eq!(BitMask::from_bytes(&mask.to_bytes()).unwrap(), mask);
         }
 
         #[test]
@@ -219,6 +259,20 @@ mod tests {
                 prop_assert_eq!(weight, if keep { index as f32 + 1.0 } else { 0.0 });
             }
         }
+    }
+
+    #[test]
+    fn foreign_bytes_never_panic() {
+        let bytes = BitMask::from_fn(3, 35, |i| i % 3 == 0).to_bytes();
+        let mut refused = 0;
+        for bytes in damaged(&bytes) {
+            match BitMask::from_bytes(&bytes) {
+                Ok(mask) => mask.validate().unwrap(),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > bytes.len());
+        assert_eq!(BitMask::full(4, 64).bytes_per_weight(), 12.0 / 64.0);
     }
 
     #[test]
