@@ -39,6 +39,21 @@ pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, u
 pub type Outer =
     unsafe fn(usize, usize, *const f32, usize, usize, *const f32, *mut f32, usize, bool);
 
+/// `y[i ldy + j] = sum over t of w[t] x[i xrow + offsets[t] + j]`, one channel: `(taps, w, x, xrow, offsets, y, ldy,
+/// finish)`.
+pub type Taps =
+    unsafe fn(usize, *const f32, *const f32, usize, *const u32, *mut f32, usize, Finish);
+
+/// `sums[t][lane] += sum over rows, columns j of g[row ldg + j] x[row xrow + offsets[t] + j]`, spread over lanes, for `g`
+/// readable over a vector at least in each row: `(rows, columns, x, xrow, offsets, g, ldg, sums)`.
+pub type Dots = unsafe fn(usize, usize, *const f32, usize, *const u32, *const f32, usize, *mut f32);
+
+/// `to[i] = from[2 i]`, below `n`: `(from, n, to)`.
+pub type EverySecond = unsafe fn(*const f32, usize, *mut f32);
+
+/// `to[2 i] = a[i]` below `n`, `to[2 i + 1] = b[i]` below `m`, with n - 1 <= m <= n: `(a, b, n, m, to)`.
+pub type Interleave = unsafe fn(*const f32, *const f32, usize, usize, *mut f32);
+
 /// `to[column ldd + row] = from[row lds + column]`: `(from, lds, rows, columns, to, ldd)`.
 pub type Transpose = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize);
 
@@ -58,6 +73,14 @@ pub struct Kernels {
     pub tile: &'static [[Tile; 2]],
     /// `outer[rows - 1]`, two vectors wide.
     pub outer: &'static [Outer],
+    /// `taps[rows - 1][vectors - 1]`.
+    pub taps: &'static [[Taps; 2]],
+    /// `dots[taps - 1]`, of at most nine taps.
+    pub dots: &'static [Dots],
+    /// A copy of one phase.
+    pub every_second: EverySecond,
+    /// Two phases into one.
+    pub interleave: Interleave,
     /// A transposed copy.
     pub transpose: Transpose,
     /// A weight's panel, masked on the way.
@@ -155,6 +178,140 @@ mod body {
                 for (j, &v) in row.iter().enumerate() {
                     let to = c.add(i * ldc + j * S::LANES);
                     S::store(to, if resume { S::add(v, S::load(to)) } else { v });
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn taps<S: Simd, const MR: usize, const NV: usize>(
+        taps: usize,
+        w: *const f32,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        y: *mut f32,
+        ldy: usize,
+        finish: Finish,
+    ) {
+        // SAFETY: the caller has S's instructions; `w` and `offsets` hold `taps` values, `x` NV vectors behind each
+        // offset in each of MR rows, `y` MR rows of them, `bias`, where not null, one value.
+        unsafe {
+            let first = if finish.bias.is_null() {
+                S::zero()
+            } else {
+                S::splat(*finish.bias)
+            };
+            let mut sum = [[first; NV]; MR];
+            for t in 0..taps {
+                let at = x.add(*offsets.add(t) as usize);
+                let w = S::splat(*w.add(t));
+                for (i, row) in sum.iter_mut().enumerate() {
+                    for (j, v) in row.iter_mut().enumerate() {
+                        *v = S::fma(w, S::load(at.add(i * xrow + j * S::LANES)), *v);
+                    }
+                }
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(y.add(i * ldy + j * S::LANES), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn dots<S: Simd, const NT: usize>(
+        rows: usize,
+        columns: usize,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        g: *const f32,
+        ldg: usize,
+        sums: *mut f32,
+    ) {
+        // SAFETY: the caller has S's instructions; `x` and `g` hold the rows (a vector at least), `offsets` NT values,
+        // `sums` NT vectors.
+        unsafe {
+            let mut sum = [S::zero(); NT];
+            for (t, v) in sum.iter_mut().enumerate() {
+                *v = S::load(sums.add(t * S::LANES));
+            }
+            let offsets: [usize; NT] = std::array::from_fn(|t| *offsets.add(t) as usize);
+            let whole = columns / S::LANES * S::LANES;
+            // The rest of a row: a vector that ends with it if there is room, its other lanes absent on both sides.
+            let rest = columns - whole;
+            let (last, bits) = if columns >= S::LANES {
+                (
+                    columns - S::LANES,
+                    ((1u32 << rest) - 1) << (S::LANES - rest),
+                )
+            } else {
+                (0, (1u32 << rest) - 1)
+            };
+            for row in 0..rows {
+                let (x, g) = (x.add(row * xrow), g.add(row * ldg));
+                let mut j = 0;
+                while j < whole {
+                    let b = S::load(g.add(j));
+                    for (v, at) in sum.iter_mut().zip(offsets) {
+                        *v = S::fma(b, S::load(x.add(at + j)), *v);
+                    }
+                    j += S::LANES;
+                }
+                if rest > 0 {
+                    let b = S::keep(S::load(g.add(last)), bits);
+                    for (v, at) in sum.iter_mut().zip(offsets) {
+                        let a = S::keep(S::load(x.add(at + last)), bits);
+                        *v = S::fma(b, a, *v);
+                    }
+                }
+            }
+            for (t, &v) in sum.iter().enumerate() {
+                S::store(sums.add(t * S::LANES), v);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn every_second<S: Simd>(from: *const f32, n: usize, to: *mut f32) {
+        // A vector reads one element more than it takes.
+        let whole = n.saturating_sub(1) / S::LANES * S::LANES;
+        // SAFETY: the caller has S's instructions, `from` holds 2 n - 1 values, `to` n.
+        unsafe {
+            for i in (0..whole).step_by(S::LANES) {
+                S::store(to.add(i), S::every_second(from.add(2 * i)));
+            }
+            for i in whole..n {
+                *to.add(i) = *from.add(2 * i);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn interleave<S: Simd>(
+        a: *const f32,
+        b: *const f32,
+        n: usize,
+        m: usize,
+        to: *mut f32,
+    ) {
+        let whole = n.min(m) / S::LANES * S::LANES;
+        // SAFETY: the caller has S's instructions, `a` holds n values, `b` m, `to` n + m.
+        unsafe {
+            for i in (0..whole).step_by(S::LANES) {
+                let [low, high] = S::interleave(S::load(a.add(i)), S::load(b.add(i)));
+                S::store(to.add(2 * i), low);
+                S::store(to.add(2 * i + S::LANES), high);
+            }
+            for i in whole..n {
+                *to.add(2 * i) = *a.add(i);
+                if i < m {
+                    *to.add(2 * i + 1) = *b.add(i);
                 }
             }
         }
@@ -334,6 +491,54 @@ macro_rules! kernels {
             }
 
             $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn taps<const MR: usize, const NV: usize>(
+                taps: usize,
+                w: *const f32,
+                x: *const f32,
+                xrow: usize,
+                offsets: *const u32,
+                y: *mut f32,
+                ldy: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: as above.
+                unsafe {
+                    body::taps::<$simd, MR, NV>(taps, w, x, xrow, offsets, y, ldy, finish)
+                }
+            }
+
+            $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn dots<const NT: usize>(
+                rows: usize,
+                columns: usize,
+                x: *const f32,
+                xrow: usize,
+                offsets: *const u32,
+                g: *const f32,
+                ldg: usize,
+                sums: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe {
+                    body::dots::<$simd, NT>(rows, columns, x, xrow, offsets, g, ldg, sums)
+                }
+            }
+
+            $(#[$feature])*
+            unsafe fn every_second(from: *const f32, n: usize, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { body::every_second::<$simd>(from, n, to) }
+            }
+
+            $(#[$feature])*
+            unsafe fn interleave(a: *const f32, b: *const f32, n: usize, m: usize, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { body::interleave::<$simd>(a, b, n, m, to) }
+            }
+
+            $(#[$feature])*
             unsafe fn transpose(
                 from: *const f32,
                 lds: usize,
@@ -368,6 +573,20 @@ macro_rules! kernels {
                 rows: [$($rows),*].len(),
                 tile: &[$([tile::<$rows, 1>, tile::<$rows, 2>]),*],
                 outer: &[$(outer::<$rows>),*],
+                taps: &[$([taps::<$rows, 1>, taps::<$rows, 2>]),*],
+                dots: &[
+                    dots::<1>,
+                    dots::<2>,
+                    dots::<3>,
+                    dots::<4>,
+                    dots::<5>,
+                    dots::<6>,
+                    dots::<7>,
+                    dots::<8>,
+                    dots::<9>,
+                ],
+                every_second,
+                interleave,
                 transpose,
                 pack,
             };

@@ -4,6 +4,7 @@
 //! every number of threads: work is divided along outputs, and no sum is ever divided.
 
 pub mod conv;
+mod depthwise;
 mod micro;
 mod plane;
 mod simd;

@@ -37,7 +37,7 @@ pub struct View {
     /// Phases that some tap reads.
     phases: Vec<[usize; 2]>,
     /// Rows and columns beyond the output's that the taps reach.
-    reach: [usize; 2],
+    pub reach: [usize; 2],
     /// Rows and columns of the largest [`Sub`].
     pub count: [usize; 2],
     /// Height and width of the result.
@@ -224,6 +224,17 @@ impl Layout {
         }
     }
 
+    /// One image at a time, rows at a distance of `width`, which must have room for the output's and its reach.
+    pub fn padded(view: &View, rows: usize, width: usize) -> Self {
+        assert!(width >= view.count[1] + view.reach[1], "a row fits");
+        Self {
+            lanes: 1,
+            rows,
+            width,
+            channel: view.phases.len() * (rows + view.reach[0]) * width,
+        }
+    }
+
     /// Floats of a plane of `channels`, with room for a tile to run over the end.
     pub fn len(&self, view: &View, channels: usize) -> usize {
         self.channel * self.lanes * channels + view.reach[1] * self.lanes + super::MAX_COLUMNS
@@ -341,6 +352,58 @@ impl Layout {
         unsafe {
             to.add(self.channel * lanes * channels)
                 .write_bytes(0, view.reach[1] * lanes);
+        }
+    }
+
+    /// As [`Layout::fill`] for one image, into a plane of [`Layout::padded`] that was zero once and was written by nothing
+    /// but this function since: columns of padding are not visited.
+    ///
+    /// # Safety
+    /// `x` must be valid for all rows of these channels, `to` for `channels` times `self.channel` floats.
+    pub unsafe fn refill(
+        &self,
+        view: &View,
+        kernels: &Kernels,
+        x: *const f32,
+        channels: usize,
+        from: usize,
+        to: *mut f32,
+    ) {
+        let [height, width] = view.source;
+        let rows = self.rows + view.reach[0];
+        for (p, phase) in view.phases.iter().enumerate() {
+            // Columns whose source lies inside, as in `fill`; those beyond the last tap's are not needed.
+            let step = view.step[1];
+            let low = view.before[1].saturating_sub(phase[1]).div_ceil(step);
+            let high = (width + view.before[1])
+                .saturating_sub(phase[1])
+                .div_ceil(step)
+                .min(view.count[1] + view.reach[1]);
+            if high <= low {
+                continue;
+            }
+            let (first, n) = (low * step + phase[1] - view.before[1], high - low);
+            for channel in 0..channels {
+                for row in 0..rows {
+                    let at = ((channel * view.phases.len() + p) * rows + row) * self.width + low;
+                    let source = (from + row) * view.step[0] + phase[0];
+                    // SAFETY: `at` is a row of the plane, the source row and its columns lie in the image.
+                    unsafe {
+                        let to = to.add(at);
+                        if source < view.before[0] || source - view.before[0] >= height {
+                            to.write_bytes(0, n);
+                            continue;
+                        }
+                        let line = channel * height + source - view.before[0];
+                        let from = x.add(line * width + first);
+                        match step {
+                            1 => super::work::copy(from, to, n),
+                            2 => (kernels.every_second)(from, n, to),
+                            _ => (0..n).for_each(|i| *to.add(i) = *from.add(i * step)),
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -30,6 +30,10 @@ pub trait Simd: Copy + 'static {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `v` where the bit of its lane is 1, else +0: what is stored in masked places does not matter.
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
+    /// Every second element of two vectors' length, the first included.
+    unsafe fn every_second(from: *const f32) -> Self::V;
+    /// `a[0], b[0], a[1], b[1], ..`.
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2];
     /// `to[column * ldd + row] = from[row * lds + column]` for a block of 8 x 8.
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize);
 }
@@ -83,6 +87,26 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
         std::array::from_fn(|i| if bits >> i & 1 == 1 { v[i] } else { 0.0 })
+    }
+
+    #[inline(always)]
+    unsafe fn every_second(from: *const f32) -> Self::V {
+        // SAFETY: the caller gives 16 elements.
+        std::array::from_fn(|i| unsafe { *from.add(2 * i) })
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let both = |at: usize| {
+            std::array::from_fn(|i| {
+                if i % 2 == 0 {
+                    a[at + i / 2]
+                } else {
+                    b[at + i / 2]
+                }
+            })
+        };
+        [both(0), both(4)]
     }
 
     #[inline(always)]
@@ -162,6 +186,28 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn every_second(from: *const f32) -> __m256 {
+            // SAFETY: the caller has AVX2 and gives 16 elements.
+            unsafe {
+                let (a, b) = (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)));
+                let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(a, b));
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(mixed))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn interleave(a: __m256, b: __m256) -> [__m256; 2] {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                [
+                    _mm256_permute2f128_ps::<0x20>(low, high),
+                    _mm256_permute2f128_ps::<0x31>(low, high),
+                ]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
             // SAFETY: the caller has AVX2 and gives 8 rows and columns on both sides.
             unsafe { transpose8(from, lds, to, ldd) }
@@ -222,6 +268,30 @@ mod x86 {
         unsafe fn keep(v: __m512, bits: u32) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_maskz_mov_ps(bits as __mmask16, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn every_second(from: *const f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F and gives 32 elements.
+            unsafe {
+                let even =
+                    _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                _mm512_permutex2var_ps(_mm512_loadu_ps(from), even, _mm512_loadu_ps(from.add(16)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn interleave(a: __m512, b: __m512) -> [__m512; 2] {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                let high =
+                    _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                [
+                    _mm512_permutex2var_ps(a, low, b),
+                    _mm512_permutex2var_ps(a, high, b),
+                ]
+            }
         }
 
         #[inline(always)]
