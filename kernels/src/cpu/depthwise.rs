@@ -62,6 +62,11 @@ struct Product<'a> {
     /// Result channels of a group.
     results: usize,
     layout: Layout,
+    /// Groups whose planes are filled one after the other before the first is read: what was stored a moment ago is slow
+    /// to load in pieces of another size.
+    together: usize,
+    /// Rows of a channel that are stored where they belong; the others by way of scratch.
+    direct: usize,
     /// For each sub of the view, the offset of each (source channel, tap).
     offsets: Vec<Vec<u32>>,
 }
@@ -82,6 +87,15 @@ impl<'a> Product<'a> {
         let height = view.count[0].max(1);
         let rows = height.div_ceil(height.div_ceil(most));
         let layout = Layout::padded(&view, rows, width);
+        let [high, wide] = view.result;
+        let direct = if wide >= kernels.lanes {
+            high
+        } else if high * wide < kernels.lanes {
+            0
+        } else {
+            // The last of these rows' vectors ends inside the channel.
+            (high * wide - kernels.lanes) / wide + 1
+        };
         let offsets = view
             .subs
             .iter()
@@ -94,13 +108,20 @@ impl<'a> Product<'a> {
             sources,
             results,
             layout,
+            direct,
+            together: (PLANE / (sources * layout.channel)).clamp(1, 8),
             offsets,
         }
     }
 
-    /// A plane of zeros. The last row's tiles read a vector at most beyond their columns.
-    fn plane(&self) -> Scratch {
-        let len = self.sources * self.layout.channel + self.kernels.lanes;
+    /// Floats of a group's plane.
+    fn group(&self) -> usize {
+        self.sources * self.layout.channel
+    }
+
+    /// Planes of zeros. The last row's tiles read a vector at most beyond their columns.
+    fn planes(&self) -> Scratch {
+        let len = self.together * self.group() + self.kernels.lanes;
         let mut plane = Scratch::take(len);
         plane[..len].fill(0.0);
         plane
@@ -109,11 +130,7 @@ impl<'a> Product<'a> {
     /// For each sub the weights `[group][result][source, tap]`, absent ones zero.
     fn pack(&self, w: &[f32], mask: Option<Mask>) -> Vec<Vec<f32>> {
         let taps = self.shape.taps();
-        let kept = |row: usize, tap: usize| {
-            mask.is_none_or(|mask| {
-                mask.words[row * mask.words_per_row() + tap / 32] >> (tap % 32) & 1 == 1
-            })
-        };
+        let kept = |row, tap| mask.is_none_or(|mask| mask.get(row, tap));
         // Either the sources or the results of a group are one, so that (result, source) in order are the weight's rows.
         let pack = |sub: &Sub| {
             (0..self.shape.outputs)
@@ -133,8 +150,8 @@ impl<'a> Product<'a> {
     fn run(&self, source: &[f32], w: &[f32], mask: Option<Mask>, epilogue: Epilogue) -> Vec<f32> {
         let [height, width] = self.view.result;
         let positions = height * width;
-        let groups = self.shape.groups;
-        let len = self.shape.batch * groups * self.results * positions;
+        let all = self.shape.groups;
+        let len = self.shape.batch * all * self.results * positions;
         let mut result = output(len);
         if len == 0 {
             return Vec::new();
@@ -145,35 +162,34 @@ impl<'a> Product<'a> {
         let blocks = self.blocks(self.shape.batch);
         parallel(self.shape.batch * blocks.len(), self.shape.macs(), |item| {
             let (image, block) = (item / blocks.len(), &blocks[item % blocks.len()]);
-            let mut plane = self.plane();
+            let mut planes = self.planes();
             let mut phases = self.phases();
-            for group in block.clone() {
-                let channel = (image * groups + group) * self.sources;
+            for together in split(block.len(), self.together) {
+                let groups = block.start + together.start..block.start + together.end;
                 for band in (0..self.view.count[0]).step_by(self.layout.rows) {
-                    // SAFETY: the group's channels lie in the source, the plane is this thread's and was made for them.
-                    unsafe {
-                        self.layout.refill(
-                            &self.view,
-                            self.kernels,
-                            source.as_ptr().add(channel * source_positions),
-                            self.sources,
-                            band,
-                            plane.as_mut_ptr(),
-                        );
-                    }
-                    for row in 0..self.results {
-                        let channel = group * self.results + row;
-                        let finish = Finish {
-                            resume: false,
-                            bias: epilogue
-                                .bias
-                                .map_or(std::ptr::null(), |bias| &raw const bias[channel]),
-                            relu: epilogue.relu,
-                        };
-                        let to = to.at((image * groups * self.results + channel) * positions);
-                        // SAFETY: this result channel of this image is this thread's alone.
-                        unsafe {
-                            self.band(&plane, &weights, channel, band, finish, &mut phases, to);
+                    let first = (image * all + groups.start) * self.sources;
+                    self.refill(
+                        &source[first * source_positions..],
+                        groups.len(),
+                        band,
+                        &mut planes,
+                    );
+                    for (i, group) in groups.clone().enumerate() {
+                        let plane = &planes[i * self.group()..];
+                        for row in 0..self.results {
+                            let channel = group * self.results + row;
+                            let finish = Finish {
+                                resume: false,
+                                bias: epilogue
+                                    .bias
+                                    .map_or(std::ptr::null(), |bias| &raw const bias[channel]),
+                                relu: epilogue.relu,
+                            };
+                            let to = to.at((image * all * self.results + channel) * positions);
+                            // SAFETY: this result channel of this image is this thread's alone.
+                            unsafe {
+                                self.band(plane, &weights, channel, band, finish, &mut phases, to);
+                            }
                         }
                     }
                 }
@@ -181,6 +197,19 @@ impl<'a> Product<'a> {
         });
         // SAFETY: every channel of every image was written.
         unsafe { result.written() }
+    }
+
+    /// Planes of a band of some groups, whose channels `source` begins with.
+    fn refill(&self, source: &[f32], groups: usize, band: usize, planes: &mut Scratch) {
+        let channels = groups * self.sources;
+        let positions = self.view.source[0] * self.view.source[1];
+        assert!(source.len() >= channels * positions && groups <= self.together);
+        // SAFETY: as asserted, and the planes were made for this.
+        unsafe {
+            let to = planes.as_mut_ptr();
+            self.layout
+                .refill(&self.view, self.kernels, source, channels, band, to);
+        }
     }
 
     /// Ranges of groups: enough that threads find work.
@@ -212,7 +241,7 @@ impl<'a> Product<'a> {
     #[allow(clippy::too_many_arguments)]
     unsafe fn band(
         &self,
-        plane: &Scratch,
+        plane: &[f32],
         weights: &[Vec<f32>],
         channel: usize,
         band: usize,
@@ -220,7 +249,7 @@ impl<'a> Product<'a> {
         phases: &mut Scratch,
         to: *mut f32,
     ) {
-        let [height, width] = self.view.result;
+        let width = self.view.result[1];
         let spread = self.view.spread;
         let weights = |s: usize| {
             let n = self.offsets[s].len();
@@ -230,17 +259,7 @@ impl<'a> Product<'a> {
         if spread == [1, 1] {
             let rows = rows_of(&self.view.subs[0]);
             // A narrow row's vector runs into the next row, which is stored later; the last ones have none behind them.
-            let direct = if width >= self.kernels.lanes {
-                rows
-            } else {
-                ((height * width).saturating_sub(self.kernels.lanes) / width + 1)
-                    .saturating_sub(band)
-                    .min(if height * width < self.kernels.lanes {
-                        0
-                    } else {
-                        rows
-                    })
-            };
+            let direct = self.direct.saturating_sub(band).min(rows);
             // SAFETY: as argued; scratch has room for rows of a vector.
             unsafe {
                 let to = to.add(band * width);
@@ -299,7 +318,7 @@ impl<'a> Product<'a> {
     unsafe fn rows(
         &self,
         sub: usize,
-        plane: &Scratch,
+        plane: &[f32],
         w: &[f32],
         rows: std::ops::Range<usize>,
         y: *mut f32,
@@ -309,10 +328,19 @@ impl<'a> Product<'a> {
         let lanes = self.kernels.lanes;
         let columns = self.view.subs[sub].count[1];
         let offsets = &self.offsets[sub];
-        let first = rows.start;
-        for block in split(rows.len(), self.kernels.rows) {
-            let row = first + block.start;
-            let tiles = &self.kernels.taps[block.len() - 1];
+        let mut row = rows.start;
+        while row < rows.end {
+            // Whole tiles, the last two of one size.
+            let left = rows.end - row;
+            let most = self.kernels.rows;
+            let n = if left >= 2 * most {
+                most
+            } else if left > most {
+                left.div_ceil(2)
+            } else {
+                left
+            };
+            let tiles = &self.kernels.taps[n - 1];
             let mut done = 0;
             while done < columns {
                 // The last vector overlaps the one before where there is one.
@@ -333,6 +361,7 @@ impl<'a> Product<'a> {
                 }
                 done += vectors * lanes;
             }
+            row += n;
         }
     }
 
@@ -342,35 +371,28 @@ impl<'a> Product<'a> {
         let offsets = &self.offsets[0];
         let [height, width] = self.view.count;
         let source = self.view.source[0] * self.view.source[1];
-        let (groups, outputs) = (self.shape.groups, self.shape.outputs);
+        let (all, outputs) = (self.shape.groups, self.shape.outputs);
         let mut result = output(self.shape.weight_len());
         let to = Shared::new(result.as_mut_ptr());
         let blocks = self.blocks(1);
         parallel(blocks.len(), self.shape.macs(), |item| {
-            let mut plane = self.plane();
-            let mut sums = Scratch::take(self.results * taps * lanes);
+            let mut planes = self.planes();
             // Rows narrower than a vector are read from here.
             let narrow = width < lanes;
             let mut aside = Scratch::take(if narrow { self.layout.rows * lanes } else { 0 });
-            for group in blocks[item].clone() {
-                sums[..self.results * taps * lanes].fill(0.0);
+            let mut sums = Scratch::take(self.together * self.results * taps * lanes);
+            for together in split(blocks[item].len(), self.together) {
+                let groups = blocks[item].start + together.start..blocks[item].start + together.end;
+                let channels = groups.start * self.results..groups.end * self.results;
+                sums[..channels.len() * taps * lanes].fill(0.0);
                 for image in 0..self.shape.batch {
                     for band in (0..height).step_by(self.layout.rows) {
                         let rows = self.layout.rows.min(height - band);
-                        // SAFETY: this channel lies in `x`, the plane is this thread's and was made for it.
-                        unsafe {
-                            self.layout.refill(
-                                &self.view,
-                                self.kernels,
-                                x.as_ptr().add((image * groups + group) * source),
-                                1,
-                                band,
-                                plane.as_mut_ptr(),
-                            );
-                        }
-                        for row in 0..self.results {
-                            let channel = image * outputs + group * self.results + row;
-                            let mut from = g[(channel * height + band) * width..].as_ptr();
+                        let first = image * all + groups.start;
+                        self.refill(&x[first * source..], groups.len(), band, &mut planes);
+                        for (i, channel) in channels.clone().enumerate() {
+                            let at = ((image * outputs + channel) * height + band) * width;
+                            let mut from = g[at..].as_ptr();
                             let mut ldg = width;
                             if narrow {
                                 for y in 0..rows {
@@ -382,6 +404,7 @@ impl<'a> Product<'a> {
                                 }
                                 (from, ldg) = (aside.as_ptr(), lanes);
                             }
+                            let plane = &planes[i / self.results * self.group()..];
                             for t in split(taps, self.kernels.dots.len()) {
                                 // SAFETY: rows and taps lie in the plane; the sums of these taps are in `sums`.
                                 unsafe {
@@ -393,21 +416,17 @@ impl<'a> Product<'a> {
                                         offsets.as_ptr().add(t.start),
                                         from,
                                         ldg,
-                                        sums.as_mut_ptr().add((row * taps + t.start) * lanes),
+                                        sums.as_mut_ptr().add((i * taps + t.start) * lanes),
                                     );
                                 }
                             }
                         }
                     }
                 }
-                for (row, sums) in sums.chunks(taps * lanes).take(self.results).enumerate() {
-                    let channel = group * self.results + row;
+                for (channel, sums) in channels.zip(sums.chunks(taps * lanes)) {
                     for (t, sums) in sums.chunks(lanes).enumerate() {
                         let tap = sub.taps[t].0;
-                        let kept = mask.is_none_or(|mask| {
-                            let word = mask.words[channel * mask.words_per_row() + tap / 32];
-                            word >> (tap % 32) & 1 == 1
-                        });
+                        let kept = mask.is_none_or(|mask| mask.get(channel, tap));
                         let sum = if kept { sums.iter().sum() } else { 0.0 };
                         // SAFETY: the weights of this channel are this thread's alone.
                         unsafe { *to.at(channel * taps + tap) = sum };

@@ -48,8 +48,12 @@ pub type Taps =
 /// readable over a vector at least in each row: `(rows, columns, x, xrow, offsets, g, ldg, sums)`.
 pub type Dots = unsafe fn(usize, usize, *const f32, usize, *const u32, *const f32, usize, *mut f32);
 
-/// `to[i] = from[2 i]`, below `n`: `(from, n, to)`.
-pub type EverySecond = unsafe fn(*const f32, usize, *mut f32);
+/// `to[row ldd + i] = from[row lds + i]` below `n`: `(from, lds, rows, n, to, ldd)`.
+pub type Copy = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize);
+
+/// `to[row ldd + i] = from[row lds + 2 i]` below `n`, where `room` values can be read in all, and zeros in any of the
+/// `slack` places behind each row: `(from, lds, room, rows, n, slack, to, ldd)`.
+pub type EverySecond = unsafe fn(*const f32, usize, usize, usize, usize, usize, *mut f32, usize);
 
 /// `to[2 i] = a[i]` below `n`, `to[2 i + 1] = b[i]` below `m`, with n - 1 <= m <= n: `(a, b, n, m, to)`.
 pub type Interleave = unsafe fn(*const f32, *const f32, usize, usize, *mut f32);
@@ -77,6 +81,8 @@ pub struct Kernels {
     pub taps: &'static [[Taps; 2]],
     /// `dots[taps - 1]`, of at most nine taps.
     pub dots: &'static [Dots],
+    /// A copy of short rows.
+    pub copy: Copy,
     /// A copy of one phase.
     pub every_second: EverySecond,
     /// Two phases into one.
@@ -278,16 +284,65 @@ mod body {
     }
 
     #[inline(always)]
-    pub unsafe fn every_second<S: Simd>(from: *const f32, n: usize, to: *mut f32) {
-        // A vector reads one element more than it takes.
-        let whole = n.saturating_sub(1) / S::LANES * S::LANES;
-        // SAFETY: the caller has S's instructions, `from` holds 2 n - 1 values, `to` n.
-        unsafe {
-            for i in (0..whole).step_by(S::LANES) {
-                S::store(to.add(i), S::every_second(from.add(2 * i)));
+    pub unsafe fn copy<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        rows: usize,
+        n: usize,
+        to: *mut f32,
+        ldd: usize,
+    ) {
+        for row in 0..rows {
+            // SAFETY: the caller has S's instructions, and rows of `n` values are on both sides. Pieces end inside `n`,
+            // the last overlaps the one before.
+            unsafe {
+                let (from, to) = (from.add(row * lds), to.add(row * ldd));
+                if n >= S::LANES {
+                    let mut i = 0;
+                    while i + S::LANES <= n {
+                        S::store(to.add(i), S::load(from.add(i)));
+                        i += S::LANES;
+                    }
+                    if i < n {
+                        let last = n - S::LANES;
+                        S::store(to.add(last), S::load(from.add(last)));
+                    }
+                } else {
+                    crate::cpu::work::copy(from, to, n);
+                }
             }
-            for i in whole..n {
-                *to.add(i) = *from.add(2 * i);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn every_second<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        room: usize,
+        rows: usize,
+        n: usize,
+        slack: usize,
+        to: *mut f32,
+        ldd: usize,
+    ) {
+        for row in 0..rows {
+            let room = room - row * lds;
+            let mut i = 0;
+            // SAFETY: the caller has S's instructions, `from` holds `room` values (2 n - 1 at least), `to` n and the
+            // slack.
+            unsafe {
+                let (from, to) = (from.add(row * lds), to.add(row * ldd));
+                while i < n && 2 * (i + S::LANES) <= room && i + S::LANES <= n + slack {
+                    S::store(to.add(i), S::every_second(from.add(2 * i)));
+                    i += S::LANES;
+                }
+                for j in i..n {
+                    *to.add(j) = *from.add(2 * j);
+                }
+                for j in n..i {
+                    *to.add(j) = 0.0;
+                }
             }
         }
     }
@@ -527,9 +582,32 @@ macro_rules! kernels {
             }
 
             $(#[$feature])*
-            unsafe fn every_second(from: *const f32, n: usize, to: *mut f32) {
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn every_second(
+                from: *const f32,
+                lds: usize,
+                room: usize,
+                rows: usize,
+                n: usize,
+                slack: usize,
+                to: *mut f32,
+                ldd: usize,
+            ) {
                 // SAFETY: as above.
-                unsafe { body::every_second::<$simd>(from, n, to) }
+                unsafe { body::every_second::<$simd>(from, lds, room, rows, n, slack, to, ldd) }
+            }
+
+            $(#[$feature])*
+            unsafe fn copy(
+                from: *const f32,
+                lds: usize,
+                rows: usize,
+                n: usize,
+                to: *mut f32,
+                ldd: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::copy::<$simd>(from, lds, rows, n, to, ldd) }
             }
 
             $(#[$feature])*
@@ -585,6 +663,7 @@ macro_rules! kernels {
                     dots::<8>,
                     dots::<9>,
                 ],
+                copy,
                 every_second,
                 interleave,
                 transpose,

@@ -108,6 +108,10 @@ impl<'a> Mask<'a> {
         Ok(Self { words, rows, cols })
     }
 
+    fn get(&self, row: usize, col: usize) -> bool {
+        self.words[row * self.words_per_row() + col / 32] >> (col % 32) & 1 == 1
+    }
+
     fn words_per_row(&self) -> usize {
         self.cols.div_ceil(32)
     }

@@ -359,12 +359,12 @@ impl Layout {
     /// but this function since: columns of padding are not visited.
     ///
     /// # Safety
-    /// `x` must be valid for all rows of these channels, `to` for `channels` times `self.channel` floats.
+    /// `x` must begin with all rows of these channels, `to` be valid for `channels` times `self.channel` floats.
     pub unsafe fn refill(
         &self,
         view: &View,
         kernels: &Kernels,
-        x: *const f32,
+        x: &[f32],
         channels: usize,
         from: usize,
         to: *mut f32,
@@ -383,23 +383,40 @@ impl Layout {
                 continue;
             }
             let (first, n) = (low * step + phase[1] - view.before[1], high - low);
+            // Rows whose source lies inside.
+            let above = (view.before[0]).saturating_sub(from * view.step[0] + phase[0]);
+            let top = above.div_ceil(view.step[0]).min(rows);
+            let below = (height + view.before[0]).saturating_sub(from * view.step[0] + phase[0]);
+            let end = below.div_ceil(view.step[0]).clamp(top, rows);
+            let slack = self.width - low - n;
             for channel in 0..channels {
-                for row in 0..rows {
-                    let at = ((channel * view.phases.len() + p) * rows + row) * self.width + low;
-                    let source = (from + row) * view.step[0] + phase[0];
-                    // SAFETY: `at` is a row of the plane, the source row and its columns lie in the image.
-                    unsafe {
-                        let to = to.add(at);
-                        if source < view.before[0] || source - view.before[0] >= height {
-                            to.write_bytes(0, n);
-                            continue;
+                let at = (channel * view.phases.len() + p) * rows * self.width + low;
+                // SAFETY: `at` is the first row of a phase of the plane, source rows and columns lie in the image.
+                unsafe {
+                    let to = to.add(at);
+                    for row in (0..top).chain(end..rows) {
+                        to.add(row * self.width).write_bytes(0, n);
+                    }
+                    if end == top {
+                        continue;
+                    }
+                    let to = to.add(top * self.width);
+                    let line = (from + top) * view.step[0] + phase[0] - view.before[0];
+                    let at = (channel * height + line) * width + first;
+                    let from = x.as_ptr().add(at);
+                    let (rows, lds) = (end - top, width * view.step[0]);
+                    match step {
+                        1 => (kernels.copy)(from, lds, rows, n, to, self.width),
+                        2 => {
+                            let room = x.len() - at;
+                            (kernels.every_second)(from, lds, room, rows, n, slack, to, self.width);
                         }
-                        let line = channel * height + source - view.before[0];
-                        let from = x.add(line * width + first);
-                        match step {
-                            1 => super::work::copy(from, to, n),
-                            2 => (kernels.every_second)(from, n, to),
-                            _ => (0..n).for_each(|i| *to.add(i) = *from.add(i * step)),
+                        _ => {
+                            for row in 0..rows {
+                                for i in 0..n {
+                                    *to.add(row * self.width + i) = *from.add(row * lds + i * step);
+                                }
+                            }
                         }
                     }
                 }

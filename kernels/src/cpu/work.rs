@@ -44,6 +44,9 @@ pub unsafe fn copy(from: *const f32, to: *mut f32, n: usize) {
             if i < n {
                 to.add(n - 8).copy_from_nonoverlapping(from.add(n - 8), 8);
             }
+        } else if n >= 4 {
+            to.copy_from_nonoverlapping(from, 4);
+            to.add(n - 4).copy_from_nonoverlapping(from.add(n - 4), 4);
         } else {
             for i in 0..n {
                 *to.add(i) = *from.add(i);
