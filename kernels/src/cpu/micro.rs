@@ -39,6 +39,23 @@ pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, u
 pub type Outer =
     unsafe fn(usize, usize, *const f32, usize, usize, *const f32, *mut f32, usize, bool);
 
+/// A kept weight and where the row of activations that it multiplies begins.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Entry {
+    /// The weight.
+    pub value: f32,
+    /// Offset of its activations.
+    pub offset: u32,
+}
+
+/// `c[i ldc + j] (+)= sum over e in entries[ends[i]..ends[i + 1]] of e.value x[e.offset + j]`: `(rows, ends, entries, x, c,
+/// ldc, finish)`.
+pub type Sparse = unsafe fn(usize, *const u32, *const Entry, *const f32, *mut f32, usize, Finish);
+
+/// `sums[e] += sum over j of g[j] x[entries[e].offset + j]`: `(n, entries, x, g, sums)`.
+pub type Sampled = unsafe fn(usize, *const Entry, *const f32, *const f32, *mut f32);
+
 /// `y[i ldy + j] = sum over t of w[t] x[i xrow + offsets[t] + j]`, one channel: `(taps, w, x, xrow, offsets, y, ldy,
 /// finish)`.
 pub type Taps =
@@ -81,6 +98,10 @@ pub struct Kernels {
     pub taps: &'static [[Taps; 2]],
     /// `dots[taps - 1]`, of at most nine taps.
     pub dots: &'static [Dots],
+    /// `sparse[vectors - 1]`.
+    pub sparse: &'static [Sparse],
+    /// `sampled[vectors - 1]`.
+    pub sampled: &'static [Sampled],
     /// A copy of short rows.
     pub copy: Copy,
     /// A copy of one phase.
@@ -101,7 +122,7 @@ impl Kernels {
 }
 
 mod body {
-    use super::{Finish, Simd};
+    use super::{Entry, Finish, Simd};
 
     #[inline(always)]
     pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
@@ -279,6 +300,90 @@ mod body {
             }
             for (t, &v) in sum.iter().enumerate() {
                 S::store(sums.add(t * S::LANES), v);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn sparse<S: Simd, const NV: usize>(
+        rows: usize,
+        ends: *const u32,
+        entries: *const Entry,
+        x: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        finish: Finish,
+    ) {
+        for i in 0..rows {
+            // SAFETY: the caller has S's instructions, `ends` holds rows + 1 ends of `entries`, `x` NV vectors behind each
+            // offset, `c` rows of them at distance `ldc`, `bias`, where not null, `rows` values.
+            unsafe {
+                let c = c.add(i * ldc);
+                let mut sum = [S::zero(); NV];
+                if finish.resume {
+                    for (j, v) in sum.iter_mut().enumerate() {
+                        *v = S::load(c.add(j * S::LANES));
+                    }
+                } else if !finish.bias.is_null() {
+                    sum = [S::splat(*finish.bias.add(i)); NV];
+                }
+                let mut entry = entries.add(*ends.add(i) as usize);
+                let end = entries.add(*ends.add(i + 1) as usize);
+                while entry < end {
+                    let at = x.add((*entry).offset as usize);
+                    let w = S::splat((*entry).value);
+                    for (j, v) in sum.iter_mut().enumerate() {
+                        *v = S::fma(w, S::load(at.add(j * S::LANES)), *v);
+                    }
+                    entry = entry.add(1);
+                }
+                for (j, &v) in sum.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(c.add(j * S::LANES), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn sampled<S: Simd, const NV: usize>(
+        n: usize,
+        entries: *const Entry,
+        x: *const f32,
+        g: *const f32,
+        sums: *mut f32,
+    ) {
+        // SAFETY: the caller has S's instructions, `entries` and `sums` hold n, `g` NV vectors, `x` as many behind each
+        // offset.
+        unsafe {
+            let mut row = [S::zero(); NV];
+            for (j, v) in row.iter_mut().enumerate() {
+                *v = S::load(g.add(j * S::LANES));
+            }
+            let mut e = 0;
+            // Four sums at a time: one alone would wait for itself.
+            while e + 4 <= n {
+                let at: [*const f32; 4] =
+                    std::array::from_fn(|i| x.add((*entries.add(e + i)).offset as usize));
+                let mut sum = [S::zero(); 4];
+                for (j, &b) in row.iter().enumerate() {
+                    for (v, at) in sum.iter_mut().zip(at) {
+                        *v = S::fma(b, S::load(at.add(j * S::LANES)), *v);
+                    }
+                }
+                for (i, &v) in sum.iter().enumerate() {
+                    *sums.add(e + i) += S::sum(v);
+                }
+                e += 4;
+            }
+            while e < n {
+                let at = x.add((*entries.add(e)).offset as usize);
+                let mut sum = S::zero();
+                for (j, &b) in row.iter().enumerate() {
+                    sum = S::fma(b, S::load(at.add(j * S::LANES)), sum);
+                }
+                *sums.add(e) += S::sum(sum);
+                e += 1;
             }
         }
     }
@@ -598,6 +703,32 @@ macro_rules! kernels {
             }
 
             $(#[$feature])*
+            unsafe fn sparse<const NV: usize>(
+                rows: usize,
+                ends: *const u32,
+                entries: *const Entry,
+                x: *const f32,
+                c: *mut f32,
+                ldc: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::sparse::<$simd, NV>(rows, ends, entries, x, c, ldc, finish) }
+            }
+
+            $(#[$feature])*
+            unsafe fn sampled<const NV: usize>(
+                n: usize,
+                entries: *const Entry,
+                x: *const f32,
+                g: *const f32,
+                sums: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::sampled::<$simd, NV>(n, entries, x, g, sums) }
+            }
+
+            $(#[$feature])*
             unsafe fn copy(
                 from: *const f32,
                 lds: usize,
@@ -662,6 +793,34 @@ macro_rules! kernels {
                     dots::<7>,
                     dots::<8>,
                     dots::<9>,
+                ],
+                sparse: &[
+                    sparse::<1>,
+                    sparse::<2>,
+                    sparse::<3>,
+                    sparse::<4>,
+                    sparse::<5>,
+                    sparse::<6>,
+                    sparse::<7>,
+                    sparse::<8>,
+                    sparse::<9>,
+                    sparse::<10>,
+                    sparse::<11>,
+                    sparse::<12>,
+                ],
+                sampled: &[
+                    sampled::<1>,
+                    sampled::<2>,
+                    sampled::<3>,
+                    sampled::<4>,
+                    sampled::<5>,
+                    sampled::<6>,
+                    sampled::<7>,
+                    sampled::<8>,
+                    sampled::<9>,
+                    sampled::<10>,
+                    sampled::<11>,
+                    sampled::<12>,
                 ],
                 copy,
                 every_second,

@@ -8,6 +8,7 @@ mod depthwise;
 mod micro;
 mod plane;
 mod simd;
+pub mod sparse;
 pub mod weight_grad;
 mod work;
 

@@ -30,6 +30,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `v` where the bit of its lane is 1, else +0: what is stored in masked places does not matter.
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
+    /// The sum of all elements.
+    unsafe fn sum(v: Self::V) -> f32;
     /// Every second element of two vectors' length, the first included.
     unsafe fn every_second(from: *const f32) -> Self::V;
     /// `a[0], b[0], a[1], b[1], ..`.
@@ -87,6 +89,11 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V {
         std::array::from_fn(|i| if bits >> i & 1 == 1 { v[i] } else { 0.0 })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
     }
 
     #[inline(always)]
@@ -186,6 +193,16 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn every_second(from: *const f32) -> __m256 {
             // SAFETY: the caller has AVX2 and gives 16 elements.
             unsafe {
@@ -268,6 +285,12 @@ mod x86 {
         unsafe fn keep(v: __m512, bits: u32) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_maskz_mov_ps(bits as __mmask16, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_reduce_add_ps(v) }
         }
 
         #[inline(always)]
