@@ -157,6 +157,36 @@ impl SparseWeight {
         Ok(weight)
     }
 
+    /// Takes new values of the same pattern from a dense weight, in what is remembered too.
+    pub fn refresh(&mut self, weights: &[f32]) -> Result<(), KernelError> {
+        if weights.len() != self.rows * self.cols {
+            return Err(KernelError::Length {
+                what: "weights",
+                expected: self.rows * self.cols,
+                found: weights.len(),
+            });
+        }
+        for row in 0..self.rows {
+            for e in self.row_ptr[row] as usize..self.row_ptr[row + 1] as usize {
+                self.val[e] = weights[row * self.cols + self.col[e] as usize];
+            }
+        }
+        let kept = self.packed.get_mut().unwrap_or_else(|e| e.into_inner());
+        // A form that a product still holds is packed anew when it is needed again.
+        kept.retain_mut(|(_, packed)| match Arc::get_mut(packed) {
+            Some(packed) => {
+                for packed in packed {
+                    for (entry, &place) in packed.entries.iter_mut().zip(&packed.place) {
+                        entry.value = weights[place as usize];
+                    }
+                }
+                true
+            }
+            None => false,
+        });
+        Ok(())
+    }
+
     /// Kept weights.
     pub fn nnz(&self) -> usize {
         self.val.len()
@@ -323,7 +353,7 @@ pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) ->
     if positions * rows == 0 {
         return Vec::new();
     }
-    let panels = Panels::new(kernels, positions);
+    let panels = Panels::new(kernels, positions.div_ceil(kernels.lanes), 1);
     let wide = panels.vectors * kernels.lanes;
     let shape = ConvShape::new(1, [cols, rows], [1, wide], [1; 2]);
     let chunks = chunks(cols, wide, weight.density());
@@ -416,13 +446,13 @@ struct Panels {
 }
 
 impl Panels {
-    fn new(kernels: &Kernels, floats: usize) -> Self {
-        let vectors = floats.div_ceil(kernels.lanes);
-        let count = vectors.div_ceil(kernels.sparse.len()).max(1);
-        let vectors = vectors.div_ceil(count).max(1);
+    /// Of whole `units`, each of a number of vectors.
+    fn new(kernels: &Kernels, units: usize, vectors: usize) -> Self {
+        let count = units.div_ceil(kernels.sparse.len() / vectors).max(1);
+        let each = units.div_ceil(count).max(1);
         Self {
-            count: floats.div_ceil(vectors * kernels.lanes),
-            vectors,
+            count: units.div_ceil(each),
+            vectors: each * vectors,
         }
     }
 }
@@ -493,14 +523,12 @@ impl<'a> Product<'a> {
 
     /// Vectors of the panels of a band.
     fn panels(&self, sub: &Sub, layout: &Layout) -> Panels {
-        let row = sub.count[1] * layout.lanes;
+        let lanes = self.kernels.lanes;
         if layout.lanes > 1 {
-            Panels::new(self.kernels, row)
+            Panels::new(self.kernels, sub.count[1], layout.lanes / lanes)
         } else {
-            Panels::new(
-                self.kernels,
-                (layout.rows - 1) * layout.width + sub.count[1],
-            )
+            let floats = (layout.rows - 1) * layout.width + sub.count[1];
+            Panels::new(self.kernels, floats.div_ceil(lanes), 1)
         }
     }
 
@@ -644,6 +672,9 @@ impl<'a> Product<'a> {
                 band,
                 to,
             );
+            // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
+            let end = self.channels * layout.channel * layout.lanes;
+            to.add(end).write_bytes(0, self.planes(layout) - ALIGN - end);
         }
         to
     }
