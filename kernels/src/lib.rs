@@ -8,6 +8,7 @@ pub mod format;
 mod geometry;
 mod gram;
 mod nm;
+pub mod plan;
 pub mod reference;
 mod select;
 mod soft;

@@ -62,9 +62,20 @@ impl Isa {
             let available = Self::available();
             std::env::var("PTSBENCH_KERNELS_FORCE")
                 .ok()
-                .and_then(|name| available.iter().copied().find(|isa| isa.name() == name))
+                .and_then(|names| {
+                    // A path may be named too, see `crate::plan`.
+                    let named = |isa: &Isa| names.split(',').any(|name| name.trim() == isa.name());
+                    available.iter().copied().find(named)
+                })
                 .unwrap_or(available[0])
         })
+    }
+
+    /// The instruction set of a name, whether or not this processor has it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Avx512, Self::Avx2, Self::Portable]
+            .into_iter()
+            .find(|isa| isa.name() == name)
     }
 
     /// As the environment variable, `doctor` and benchmarks name it.

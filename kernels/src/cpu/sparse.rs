@@ -674,7 +674,8 @@ impl<'a> Product<'a> {
             );
             // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
             let end = self.channels * layout.channel * layout.lanes;
-            to.add(end).write_bytes(0, self.planes(layout) - ALIGN - end);
+            to.add(end)
+                .write_bytes(0, self.planes(layout) - ALIGN - end);
         }
         to
     }
