@@ -55,11 +55,21 @@ pub enum KernelError {
         /// Group.
         m: usize,
     },
+    /// A tensor that does not go with the others.
+    #[error("{what}: expected {expected:?}, found {found:?}; pass tensors of one layer")]
+    Operand {
+        /// Which.
+        what: &'static str,
+        /// Sizes that the other tensors ask for.
+        expected: Vec<usize>,
+        /// Its sizes.
+        found: Vec<usize>,
+    },
     /// A convolution that cannot be.
     #[error("{why}; found {shape:?}")]
     Geometry {
         /// The shape.
-        shape: crate::ConvShape,
+        shape: Box<crate::ConvShape>,
         /// What is wrong with it.
         why: String,
     },

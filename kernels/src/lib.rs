@@ -9,6 +9,7 @@ mod geometry;
 mod gram;
 mod nm;
 pub mod plan;
+mod ops;
 pub mod reference;
 mod select;
 mod soft;
@@ -18,9 +19,13 @@ pub use error::KernelError;
 pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
 pub use gram::GramState;
-pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
+pub use nm::{
+    LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
+};
+pub use ops::{ConvOptions, SparseOps, WeightGrad, conv2d, keep};
 pub use select::{
-    KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
+    KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
+    threshold_of,
 };
 pub use soft::{MaskGrad, SoftMask, SoftMode, soft_mask_backward, soft_mask_forward};
 pub use stats::{ChannelStats, channel_dot, channel_stats};

@@ -306,7 +306,9 @@ mod tests {
                 })
             };
             let one = run(1);
-            assert!(run(2) == one && run(8) == one);
+            for again in 0..20 {
+                assert!(run([2, 8][again % 2]) == one);
+            }
         }
     }
 }

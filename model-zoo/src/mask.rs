@@ -16,7 +16,6 @@ use kernels::BitMask;
 pub struct Mask {
     /// Words [rows, ceil(columns / 32)], least significant bit first.
     keep: Param<Tensor<2, Int>>,
-    columns: usize,
 }
 
 impl Mask {
@@ -29,36 +28,32 @@ impl Mask {
                 ParamId::new(),
                 Tensor::from_data(words, (device, DType::U32)),
             ),
-            columns: mask.cols(),
         }
     }
 
-    /// One value per weight, [rows, columns]: 1 where it is pruned, else 0.
-    fn pruned(&self) -> Tensor<2, Int> {
-        let words = self.keep.val();
-        let [rows, words_per_row] = words.dims();
-        let bits =
-            Tensor::<1, Int>::arange(0..32, (&words.device(), DType::U32)).reshape([1, 1, 32]);
-        words
-            .reshape([rows, words_per_row, 1])
-            .bitwise_right_shift(bits)
-            .bitwise_and_scalar(1)
-            .reshape([rows, words_per_row * 32])
-            .slice([0..rows, 0..self.columns])
-            .bitwise_xor_scalar(1)
+    /// The words, [rows, ceil(columns / 32)].
+    pub fn words(&self) -> Tensor<2, Int> {
+        self.keep.val()
     }
 }
 
 impl Reparameterization for Mask {
     const NAME: &'static str = "mask";
 
-    /// Rank 4 is a convolution's OIHW weight; rank 2 is Burn's `Linear`, which stores [in, out].
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
-        let pruned = self.pruned();
-        let pruned = if D == 2 { pruned.transpose() } else { pruned };
-        // Filling instead of multiplying: NaN and infinity in pruned places must not come through.
-        base.clone()
-            .mask_fill(pruned.reshape(base.shape()).equal_elem(1), 0.0)
+        kernels::keep(base, &self.words())
+    }
+}
+
+/// A weight as the kernels take it: what is stored, and the mask's words if it has one.
+///
+/// Any other reparameterization has its say first.
+pub(crate) fn stored<const D: usize>(
+    weight: &Param<Tensor<D>>,
+) -> (Tensor<D>, Option<Tensor<2, Int>>) {
+    match weight.reparameterization::<Mask>() {
+        Some(mask) => (weight.base(), Some(mask.words())),
+        None => (weight.val(), None),
     }
 }
 

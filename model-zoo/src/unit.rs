@@ -4,9 +4,12 @@
 //! (run it, list it, keep its inputs, train it) is none of the network's business.
 
 use burn::module::{Module, ParamId};
-use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
+use burn::nn::{Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
+use kernels::{ConvOptions, WeightGrad};
+
+use crate::mask::stored;
 
 /// The grain of a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -204,16 +207,40 @@ impl LayerInfo {
     }
 }
 
+/// Zeros before and after each axis of an input of `size`.
+fn padding(conv: &Conv2d, size: [usize; 2]) -> [[usize; 2]; 2] {
+    match conv.padding {
+        PaddingConfig2d::Valid => [[0; 2]; 2],
+        PaddingConfig2d::Explicit(top, left, bottom, right) => [[top, bottom], [left, right]],
+        // As many outputs as strides fit into the input; the odd zero goes behind.
+        PaddingConfig2d::Same => [0, 1].map(|d| {
+            let outputs = size[d].div_ceil(conv.stride[d]);
+            let reach = conv.dilation[d] * (conv.kernel_size[d] - 1) + 1;
+            let zeros = ((outputs.max(1) - 1) * conv.stride[d] + reach).saturating_sub(size[d]);
+            [zeros / 2, zeros - zeros / 2]
+        }),
+    }
+}
+
 impl Unit<Tensor<4>> for Conv2d {
     type Out = Tensor<4>;
     const GRAIN: Grain = Grain::Single;
 
     fn run<T: Tap>(&self, input: Tensor<4>, _: &mut T) -> Tensor<4> {
-        self.forward(input)
+        let (weight, mask) = stored(&self.weight);
+        let [_, _, height, width] = input.dims();
+        let options = ConvOptions {
+            stride: self.stride,
+            padding: padding(self, [height, width]),
+            dilation: self.dilation,
+            groups: self.groups,
+        };
+        let bias = self.bias.as_ref().map(|bias| bias.val());
+        kernels::conv2d(input, weight, mask, bias, options, WeightGrad::Masked)
+            .unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
     }
 
     fn layer(&self) -> Option<LayerInfo> {
-        use burn::nn::PaddingConfig2d;
         let padding = match self.padding {
             PaddingConfig2d::Explicit(top, left, _, _) => [top, left],
             PaddingConfig2d::Valid => [0, 0],

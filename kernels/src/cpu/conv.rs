@@ -15,7 +15,7 @@ use super::{Finish, Isa, Kernels, Mask};
 use crate::ConvShape;
 
 /// Reduction steps of one pass over a tile: what a panel of weights may hold and stay in the first cache.
-const DEPTH: usize = 640;
+const DEPTH: usize = 320;
 /// Floats of a plane: about half of a second-level cache of 512 KiB.
 const PLANE: usize = 96 * 1024;
 
@@ -166,7 +166,8 @@ impl Product<'_> {
         let mut chunks: Vec<_> = split(self.channels, depth).collect();
         if chunks.is_empty() || taps == 0 {
             // Nothing to sum: one pass that stores the bias.
-            chunks = vec![0..0];
+            chunks.clear();
+            chunks.push(0..0);
         }
         let groups = self.shape.groups;
         let mut packed = Packed {

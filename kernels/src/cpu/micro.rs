@@ -22,15 +22,6 @@ pub struct Finish {
     pub relu: bool,
 }
 
-impl Finish {
-    /// A fresh sum, stored as it is.
-    pub const PLAIN: Self = Self {
-        resume: false,
-        bias: std::ptr::null(),
-        relu: false,
-    };
-}
-
 /// `c[i][j] (+)= sum over k of a[k][i] x[offsets[k] + j]`: `(k, a, x, offsets, c, ldc, finish)`.
 pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, usize, Finish);
 
@@ -84,8 +75,6 @@ pub type Pack = unsafe fn(*const f32, usize, usize, usize, *const u32, usize, us
 
 /// The innermost loops of one instruction set.
 pub struct Kernels {
-    /// Name, as `doctor` and benchmarks print it.
-    pub name: &'static str,
     /// Elements of a vector; a tile has one or two of them.
     pub lanes: usize,
     /// The most rows of a tile.
@@ -615,7 +604,7 @@ mod body {
 
 /// The table of one instruction set, with its features enabled in every entry.
 macro_rules! kernels {
-    ($module:ident, $table:ident, $simd:ty, $name:literal, [$($rows:literal)*], $(#[$feature:meta])*) => {
+    ($module:ident, $table:ident, $simd:ty, [$($rows:literal)*], $(#[$feature:meta])*) => {
         mod $module {
             use super::*;
 
@@ -777,7 +766,6 @@ macro_rules! kernels {
             }
 
             pub static TABLE: Kernels = Kernels {
-                name: $name,
                 lanes: <$simd as Simd>::LANES,
                 rows: [$($rows),*].len(),
                 tile: &[$([tile::<$rows, 1>, tile::<$rows, 2>]),*],
@@ -834,9 +822,9 @@ macro_rules! kernels {
 }
 
 // Rows are what leaves room in the register file for two vectors of columns and a broadcast.
-kernels!(portable, PORTABLE, Portable, "portable", [1 2 3 4],);
+kernels!(portable, PORTABLE, Portable, [1 2 3 4],);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, AVX2, super::super::simd::Avx2, "avx2", [1 2 3 4 5 6], #[target_feature(enable = "avx2,fma,bmi2")]);
+kernels!(avx2, AVX2, super::super::simd::Avx2, [1 2 3 4 5 6], #[target_feature(enable = "avx2,fma,bmi2")]);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, AVX512, super::super::simd::Avx512, "avx512", [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+kernels!(avx512, AVX512, super::super::simd::Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]);

@@ -344,6 +344,27 @@ mod tests {
     }
 
     #[test]
+    fn broken_structure_is_refused() {
+        let mask = BitMask::from_fn(3, 4, |i| i % 3 != 1);
+        let csr = Csr::from_dense(&values(1, 12), &mask, ColOrder::Oihw).unwrap();
+        let good = csr.balanced();
+        let broken = |change: &dyn Fn(&mut Csr)| {
+            let mut csr = good.clone();
+            change(&mut csr);
+            csr.validate().unwrap_err().to_string()
+        };
+        assert!(
+            broken(&|csr| csr.rows_stored = Some(vec![0, 2, 0])).contains("row 0 is stored twice")
+        );
+        assert!(broken(&|csr| csr.rows_stored = Some(vec![0, 2, 3])).contains("row 3 is stored"));
+        assert!(broken(&|csr| csr.rows_stored = Some(vec![0, 2])).contains("3"));
+        assert!(broken(&|csr| csr.col[1] = csr.col[0]).contains("stored row 0 do not ascend"));
+        assert!(broken(&|csr| csr.cols = 3).contains("do not ascend below 3"));
+        assert!(broken(&|csr| csr.row_ptr[1] = 7).contains("row 1 ends before it begins"));
+        assert!(broken(&|csr| csr.row_ptr[0] = 1).contains("rows span entries 1..8 of 8"));
+    }
+
+    #[test]
     fn foreign_bytes_never_panic() {
         let mask = BitMask::from_fn(3, 4, |i| i % 3 != 1);
         let csr = Csr::from_dense(&values(1, 12), &mask, ColOrder::Oihw).unwrap();

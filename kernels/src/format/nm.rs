@@ -363,6 +363,20 @@ mod tests {
     }
 
     #[test]
+    fn broken_indices_are_refused() {
+        let mask = nm_mask(&values(3, 30)[..], &[3, 10], 2, 5).unwrap();
+        let good = Nm::from_dense(&values(4, 30), &mask, [2, 5], ColOrder::Oihw).unwrap();
+        let broken = |row: usize, bits: u32| {
+            let mut packed = good.clone();
+            packed.idx[row] = bits;
+            packed.validate().unwrap_err().to_string()
+        };
+        assert!(broken(1, 1 << 12 | good.idx[1]).contains("row 1 has bits beyond"));
+        assert!(broken(2, 0b010_001_010_010).contains("slot 1 of row 2 has index 2; 3..5"));
+        assert!(broken(0, 0b101_001_010_001).contains("slot 3 of row 0 has index 5; 2..5"));
+    }
+
+    #[test]
     fn foreign_bytes_never_panic() {
         let mask = nm_mask(&values(3, 30)[..], &[3, 10], 2, 5).unwrap();
         let packed = Nm::from_dense(&values(4, 30), &mask, [2, 5], ColOrder::Oihw).unwrap();

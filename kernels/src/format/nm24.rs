@@ -410,6 +410,21 @@ mod tests {
     }
 
     #[test]
+    fn broken_words_are_refused() {
+        let (weights, mask) = layer(5, 3, 8);
+        let good = Nm24Hw::from_dense(&weights, &mask, Half::F16, ColOrder::Oihw).unwrap();
+        // 0b0110 says index 2, then 1.
+        for (bits, shift) in [(0b0000, 0), (0b1111, 28), (0b0110, 8)].map(|(b, s)| (b << s, s)) {
+            let mut weight = good.clone();
+            weight.metadata[9] = weight.metadata[9] & !(15 << shift) | bits;
+            assert!(weight.validate().is_err(), "{bits:#x}");
+        }
+        let mut weight = good.clone();
+        *weight.values.last_mut().unwrap() = 1;
+        assert!(weight.validate().is_err());
+    }
+
+    #[test]
     fn foreign_bytes_never_panic() {
         let (weights, mask) = layer(5, 3, 8);
         let packed = Nm24Hw::from_dense(&weights, &mask, Half::F16, ColOrder::Oihw).unwrap();
