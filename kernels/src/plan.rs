@@ -188,17 +188,21 @@ const BANDWIDTH: f64 = 11e9;
 /// Kept weights per row below which rows are too short to pay for themselves before much is pruned.
 const SHORT: f64 = 16.0;
 
+/// Kept weights per row from which on even half of the weights are worth leaving out.
+const LONG: f64 = 64.0;
+
 /// The share of zeros from which on the sparse path is taken.
 ///
-/// Measured with AVX2, one thread, on the 3x3, 1x1 and 5x5 shapes of ResNet, MobileNet and LeNet at batch 1 and 8: at these
-/// shares no shape lost, the closest by 0.02. Wider vectors leave the dense path more to win, since only it reads two rows'
-/// operands from registers: a margin is added there. Plain Rust has no measured crossover and shares the margin.
-fn crossover(op: Op, isa: Isa, per_row: f64) -> f64 {
-    let measured = match (op, per_row < SHORT) {
-        (Op::Forward | Op::InputGrad, false) => 0.6,
-        (Op::Forward | Op::InputGrad, true) => 0.7,
-        (Op::WeightGrad, false) => 0.7,
-        (Op::WeightGrad, true) => 0.9,
+/// Measured with AVX2 on one thread, on 3x3, 1x1, 5x5 and 7x7 shapes of ResNet, MobileNet and LeNet at batch 1 and 8: from
+/// these shares on no shape was slower than dense. Other instruction sets have not been measured and get a margin.
+fn crossover(op: Op, problem: &Problem, isa: Isa, per_row: f64) -> f64 {
+    let unit_stride = matches!(problem, Problem::Conv(shape) if shape.stride == [1; 2]);
+    let measured = match op {
+        Op::Forward | Op::InputGrad if per_row >= LONG && unit_stride => 0.5,
+        Op::Forward | Op::InputGrad if per_row >= SHORT => 0.6,
+        Op::Forward | Op::InputGrad => 0.7,
+        Op::WeightGrad if per_row >= SHORT => 0.7,
+        Op::WeightGrad => 0.9,
     };
     match isa {
         Isa::Avx2 => measured,
@@ -261,13 +265,12 @@ fn rule(
         Problem::Linear { .. } if op != Op::Forward => {
             return (Path::Dense, "linear gradients have no sparse path".into());
         }
-        Problem::Linear { positions, .. } if *positions < LINEAR_POSITIONS => {
-            let why = format!("{positions} positions do not fill the vectors of a panel");
-            return (Path::Dense, why);
-        }
         _ => {}
     }
-    let from = crossover(op, isa, per_row);
+    let from = match problem {
+        Problem::Linear { positions, .. } if *positions < FEW_POSITIONS => FEW,
+        _ => crossover(op, problem, isa, per_row),
+    };
     let facts = format!(
         "{percent:.0} % zeros, {per_row:.0} kept a row; the sparse path pays from {:.0} % on {}",
         100.0 * from,
@@ -280,8 +283,11 @@ fn rule(
     }
 }
 
-/// Positions of a linear layer below which panels are mostly empty.
-const LINEAR_POSITIONS: usize = 32;
+/// Positions of a linear layer below which panels are partly empty.
+const FEW_POSITIONS: usize = 32;
+
+/// The share of zeros from which on a partly empty panel still takes less time than reading the dense weight.
+const FEW: f64 = 0.8;
 
 /// A masked weight that no longer changes: built once, kept by the caller between calls, in the forms that its products
 /// may need.
@@ -385,7 +391,8 @@ mod tests {
             assert!(plan.floor_ms > 0.0 && !plan.reason.is_empty());
             plan.path
         };
-        assert_eq!(path(Op::Forward, 0.5, None), Path::Dense);
+        assert_eq!(path(Op::Forward, 0.45, None), Path::Dense);
+        assert_eq!(path(Op::Forward, 0.5, Some([2, 4])), Path::Nm);
         assert_eq!(path(Op::Forward, 0.65, None), Path::Csr);
         assert_eq!(path(Op::Forward, 0.75, Some([1, 4])), Path::Nm);
         assert_eq!(path(Op::InputGrad, 0.65, None), Path::Csr);
@@ -397,6 +404,19 @@ mod tests {
         let kept = thin.weight_len() * 2 / 5;
         let plan = explain(Op::Forward, &thin.into(), kept.into(), &auto);
         assert_eq!(plan.path, Path::Dense, "{}", plan.reason);
+        let strided = shape.with_stride([2; 2]);
+        let kept = strided.weight_len() / 2;
+        let plan = explain(Op::Forward, &strided.into(), kept.into(), &auto);
+        assert_eq!(plan.path, Path::Dense, "{}", plan.reason);
+        let few = Problem::Linear {
+            positions: 8,
+            rows: 1000,
+            cols: 2048,
+        };
+        let path = |op, nnz: usize| explain(op, &few, nnz.into(), &auto).path;
+        assert_eq!(path(Op::Forward, 2_048_000 * 3 / 10), Path::Dense);
+        assert_eq!(path(Op::Forward, 2_048_000 / 10), Path::Csr);
+        assert_eq!(path(Op::InputGrad, 2_048_000 / 10), Path::Dense);
         let depthwise = ConvShape::new(1, [16, 16], [9, 9], [3; 2]).with_groups(16);
         let plan = explain(Op::Forward, &depthwise.into(), 1.into(), &auto);
         assert_eq!(plan.path, Path::Dense, "{}", plan.reason);

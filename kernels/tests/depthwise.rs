@@ -175,6 +175,19 @@ fn an_infinite_activation_reaches_its_own_outputs_and_taps_alone() {
 }
 
 #[test]
+fn without_outputs_the_input_has_no_gradient() {
+    let shape = ConvShape::new(2, [3, 0], [5, 9], [3; 2]).with_groups(3);
+    assert!(shape.validate().is_ok());
+    for isa in Isa::available() {
+        let x = vec![1.0; shape.input_len()];
+        assert!(conv::forward(isa, &shape, &x, &[], None, Epilogue::default()).is_empty());
+        let dx = conv::input_grad(isa, &shape, &[], &[], None);
+        assert_eq!(dx, vec![0.0; shape.input_len()]);
+        assert!(weight_grad::weight_grad(isa, &shape, &x, &[], None).is_empty());
+    }
+}
+
+#[test]
 fn bits_do_not_depend_on_threads() {
     let isa = Isa::detect();
     let mut random = Random(37);

@@ -109,7 +109,7 @@ impl<'a> Product<'a> {
             results,
             layout,
             direct,
-            together: (PLANE / (sources * layout.channel)).clamp(1, 8),
+            together: (PLANE / (sources * layout.channel).max(1)).clamp(1, 8),
             offsets,
         }
     }
@@ -325,43 +325,21 @@ impl<'a> Product<'a> {
         ldy: usize,
         finish: Finish,
     ) {
-        let lanes = self.kernels.lanes;
-        let columns = self.view.subs[sub].count[1];
-        let offsets = &self.offsets[sub];
-        let mut row = rows.start;
-        while row < rows.end {
-            // Whole tiles, the last two of one size.
-            let left = rows.end - row;
-            let most = self.kernels.rows;
-            let n = if left >= 2 * most {
-                most
-            } else if left > most {
-                left.div_ceil(2)
-            } else {
-                left
-            };
-            let tiles = &self.kernels.taps[n - 1];
-            let mut done = 0;
-            while done < columns {
-                // The last vector overlaps the one before where there is one.
-                let vectors = ((columns - done) / lanes).clamp(1, 2);
-                let at = done.min(columns.saturating_sub(lanes));
-                // SAFETY: the caller's.
-                unsafe {
-                    tiles[vectors - 1](
-                        w.len(),
-                        w.as_ptr(),
-                        plane.as_ptr().add(row * self.layout.width + at),
-                        self.layout.width,
-                        offsets.as_ptr(),
-                        y.add(row * ldy + at),
-                        ldy,
-                        finish,
-                    );
-                }
-                done += vectors * lanes;
-            }
-            row += n;
+        let first = rows.start;
+        // SAFETY: the caller's.
+        unsafe {
+            (self.kernels.taps)(
+                w.len(),
+                w.as_ptr(),
+                plane.as_ptr().add(first * self.layout.width),
+                self.layout.width,
+                self.offsets[sub].as_ptr(),
+                rows.len(),
+                self.view.subs[sub].count[1],
+                y.add(first * ldy),
+                ldy,
+                finish,
+            );
         }
     }
 

@@ -47,10 +47,21 @@ pub type Sparse = unsafe fn(usize, *const u32, *const Entry, *const f32, *mut f3
 /// `sums[e] += sum over j of g[j] x[entries[e].offset + j]`: `(n, entries, x, g, sums)`.
 pub type Sampled = unsafe fn(usize, *const Entry, *const f32, *const f32, *mut f32);
 
-/// `y[i ldy + j] = sum over t of w[t] x[i xrow + offsets[t] + j]`, one channel: `(taps, w, x, xrow, offsets, y, ldy,
-/// finish)`.
-pub type Taps =
-    unsafe fn(usize, *const f32, *const f32, usize, *const u32, *mut f32, usize, Finish);
+/// `y[i ldy + j] = sum over t of w[t] x[i xrow + offsets[t] + j]` for all rows and columns of a band of one channel; where
+/// there are fewer columns than a vector has, whole vectors are stored row after row: `(taps, w, x, xrow, offsets, rows,
+/// columns, y, ldy, finish)`.
+pub type Taps = unsafe fn(
+    usize,
+    *const f32,
+    *const f32,
+    usize,
+    *const u32,
+    usize,
+    usize,
+    *mut f32,
+    usize,
+    Finish,
+);
 
 /// `sums[t][lane] += sum over rows, columns j of g[row ldg + j] x[row xrow + offsets[t] + j]`, spread over lanes, for `g`
 /// readable over a vector at least in each row: `(rows, columns, x, xrow, offsets, g, ldg, sums)`.
@@ -83,8 +94,8 @@ pub struct Kernels {
     pub tile: &'static [[Tile; 2]],
     /// `outer[rows - 1]`, two vectors wide.
     pub outer: &'static [Outer],
-    /// `taps[rows - 1][vectors - 1]`.
-    pub taps: &'static [[Taps; 2]],
+    /// A depthwise band.
+    pub taps: Taps,
     /// `dots[taps - 1]`, of at most nine taps.
     pub dots: &'static [Dots],
     /// `sparse[vectors - 1]`.
@@ -201,7 +212,66 @@ mod body {
 
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    pub unsafe fn taps<S: Simd, const MR: usize, const NV: usize>(
+    pub unsafe fn taps<S: Simd>(
+        taps: usize,
+        w: *const f32,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        rows: usize,
+        columns: usize,
+        y: *mut f32,
+        ldy: usize,
+        finish: Finish,
+    ) {
+        /// Rows of a block: twelve sums, a weight, and registers to spare.
+        const ROWS: usize = 6;
+        let mut row = 0;
+        while row < rows {
+            // Whole blocks, the last two of about one size.
+            let left = rows - row;
+            let n = if left >= 2 * ROWS || left <= ROWS {
+                left.min(ROWS)
+            } else {
+                left.div_ceil(2)
+            };
+            let mut done = 0;
+            while done < columns {
+                // The last vector ends with the row and overlaps the one before, where there is one.
+                let last = columns.saturating_sub(S::LANES);
+                let at = done.min(last);
+                let next = (done + S::LANES).min(last).wrapping_sub(at);
+                let two = columns - done > S::LANES;
+                // SAFETY: the caller has S's instructions and gives these rows and columns.
+                unsafe {
+                    let (x, y) = (x.add(row * xrow + at), y.add(row * ldy + at));
+                    macro_rules! block {
+                        ($($rows:literal)*) => {
+                            match (n, two) {
+                                $(
+                                    ($rows, false) => block::<S, $rows, 1>(
+                                        taps, w, x, xrow, offsets, y, ldy, 0, finish,
+                                    ),
+                                    ($rows, true) => block::<S, $rows, 2>(
+                                        taps, w, x, xrow, offsets, y, ldy, next, finish,
+                                    ),
+                                )*
+                                _ => {}
+                            }
+                        };
+                    }
+                    block!(1 2 3 4 5 6);
+                }
+                done += if two { 2 * S::LANES } else { S::LANES };
+            }
+            row += n;
+        }
+    }
+
+    /// A block of [`taps`]: one vector, or a second one `next` columns further on.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block<S: Simd, const MR: usize, const NV: usize>(
         taps: usize,
         w: *const f32,
         x: *const f32,
@@ -209,6 +279,7 @@ mod body {
         offsets: *const u32,
         y: *mut f32,
         ldy: usize,
+        next: usize,
         finish: Finish,
     ) {
         // SAFETY: the caller has S's instructions; `w` and `offsets` hold `taps` values, `x` NV vectors behind each
@@ -225,14 +296,14 @@ mod body {
                 let w = S::splat(*w.add(t));
                 for (i, row) in sum.iter_mut().enumerate() {
                     for (j, v) in row.iter_mut().enumerate() {
-                        *v = S::fma(w, S::load(at.add(i * xrow + j * S::LANES)), *v);
+                        *v = S::fma(w, S::load(at.add(i * xrow + j * next)), *v);
                     }
                 }
             }
             for (i, row) in sum.iter().enumerate() {
                 for (j, &v) in row.iter().enumerate() {
                     let v = if finish.relu { S::max(v, S::zero()) } else { v };
-                    S::store(y.add(i * ldy + j * S::LANES), v);
+                    S::store(y.add(i * ldy + j * next), v);
                 }
             }
         }
@@ -641,19 +712,23 @@ macro_rules! kernels {
 
             $(#[$feature])*
             #[allow(clippy::too_many_arguments)]
-            unsafe fn taps<const MR: usize, const NV: usize>(
+            unsafe fn taps(
                 taps: usize,
                 w: *const f32,
                 x: *const f32,
                 xrow: usize,
                 offsets: *const u32,
+                rows: usize,
+                columns: usize,
                 y: *mut f32,
                 ldy: usize,
                 finish: Finish,
             ) {
                 // SAFETY: as above.
                 unsafe {
-                    body::taps::<$simd, MR, NV>(taps, w, x, xrow, offsets, y, ldy, finish)
+                    body::taps::<$simd>(
+                        taps, w, x, xrow, offsets, rows, columns, y, ldy, finish,
+                    )
                 }
             }
 
@@ -770,7 +845,7 @@ macro_rules! kernels {
                 rows: [$($rows),*].len(),
                 tile: &[$([tile::<$rows, 1>, tile::<$rows, 2>]),*],
                 outer: &[$(outer::<$rows>),*],
-                taps: &[$([taps::<$rows, 1>, taps::<$rows, 2>]),*],
+                taps,
                 dots: &[
                     dots::<1>,
                     dots::<2>,

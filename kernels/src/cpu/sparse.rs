@@ -464,7 +464,7 @@ fn chunks(channels: usize, floats: usize, density_by_taps: f64) -> Vec<Range<usi
     let chunks: Vec<_> = split(channels, near.max(worth).max(1)).collect();
     if chunks.is_empty() {
         // Nothing to sum: one pass that stores the bias.
-        vec![0..0]
+        std::iter::once(0..0).collect()
     } else {
         chunks
     }
