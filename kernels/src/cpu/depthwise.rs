@@ -53,6 +53,15 @@ pub fn weight_grad(
     product.weight_grad(x, g, mask)
 }
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+
+/// Padded planes of a few groups.
+struct Planes {
+    block: Scratch,
+    skip: usize,
+}
+
 struct Product<'a> {
     kernels: &'static Kernels,
     shape: &'a ConvShape,
@@ -120,11 +129,14 @@ impl<'a> Product<'a> {
     }
 
     /// Planes of zeros. The last row's tiles read a vector at most beyond their columns.
-    fn planes(&self) -> Scratch {
+    fn planes(&self) -> Planes {
         let len = self.together * self.group() + self.kernels.lanes;
-        let mut plane = Scratch::take(len);
-        plane[..len].fill(0.0);
-        plane
+        let mut block = Scratch::take(len + 2 * LINE);
+        // What is copied begins with a cache line, and so does the middle tap's part of a row.
+        let skip =
+            block.as_ptr().align_offset(4 * LINE).min(LINE) + LINE - self.view.before[1] % LINE;
+        block[skip..skip + len].fill(0.0);
+        Planes { block, skip }
     }
 
     /// For each sub the weights `[group][result][source, tap]`, absent ones zero.
@@ -175,7 +187,7 @@ impl<'a> Product<'a> {
                         &mut planes,
                     );
                     for (i, group) in groups.clone().enumerate() {
-                        let plane = &planes[i * self.group()..];
+                        let plane = &planes.block[planes.skip + i * self.group()..];
                         for row in 0..self.results {
                             let channel = group * self.results + row;
                             let finish = Finish {
@@ -200,13 +212,13 @@ impl<'a> Product<'a> {
     }
 
     /// Planes of a band of some groups, whose channels `source` begins with.
-    fn refill(&self, source: &[f32], groups: usize, band: usize, planes: &mut Scratch) {
+    fn refill(&self, source: &[f32], groups: usize, band: usize, planes: &mut Planes) {
         let channels = groups * self.sources;
         let positions = self.view.source[0] * self.view.source[1];
         assert!(source.len() >= channels * positions && groups <= self.together);
         // SAFETY: as asserted, and the planes were made for this.
         unsafe {
-            let to = planes.as_mut_ptr();
+            let to = planes.block.as_mut_ptr().add(planes.skip);
             self.layout
                 .refill(&self.view, self.kernels, source, channels, band, to);
         }
@@ -382,7 +394,8 @@ impl<'a> Product<'a> {
                                 }
                                 (from, ldg) = (aside.as_ptr(), lanes);
                             }
-                            let plane = &planes[i / self.results * self.group()..];
+                            let plane =
+                                &planes.block[planes.skip + i / self.results * self.group()..];
                             for t in split(taps, self.kernels.dots.len()) {
                                 // SAFETY: rows and taps lie in the plane; the sums of these taps are in `sums`.
                                 unsafe {

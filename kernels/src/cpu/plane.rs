@@ -33,7 +33,7 @@ pub struct View {
     /// Distance between neighbours of a plane in the source.
     step: [usize; 2],
     /// Zeros before the source.
-    before: [usize; 2],
+    pub before: [usize; 2],
     /// Phases that some tap reads.
     phases: Vec<[usize; 2]>,
     /// Rows and columns beyond the output's that the taps reach.
