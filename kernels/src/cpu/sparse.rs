@@ -386,7 +386,7 @@ pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) ->
         let (panel, part) = (item / parts.len(), &parts[item % parts.len()]);
         let at = panel * wide;
         let n = wide.min(positions - at);
-        let mut turned = Scratch::take(cols * wide + ALIGN);
+        let mut turned = Scratch::take(cols * wide + LINE);
         let turned = aligned(&mut turned);
         let mut sums = Scratch::take(SUM_ROWS.min(part.len()) * wide);
         // SAFETY: n rows of x, and `turned` has room for as many columns; rows of results belong to this item alone.
@@ -420,12 +420,12 @@ pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) ->
 
 /// Rows whose sums are kept at a time.
 const SUM_ROWS: usize = 512;
-/// Floats to spare so that a block of scratch can begin with a cache line.
-const ALIGN: usize = 16;
+/// Floats of a cache line: a block of scratch has one to spare, to begin with one.
+const LINE: usize = 16;
 
 fn aligned(scratch: &mut Scratch) -> *mut f32 {
     let first = scratch.as_mut_ptr();
-    first.wrapping_add(first.align_offset(64).min(ALIGN))
+    first.wrapping_add(first.align_offset(64).min(LINE))
 }
 
 fn finish(epilogue: Epilogue, row: usize, chunk: usize, chunks: usize) -> Finish {
@@ -553,7 +553,7 @@ impl<'a> Product<'a> {
                 let floats = (panels.vectors * self.kernels.lanes + reach[1] * layout.lanes)
                     * (1 + reach[0]);
                 let chunks = chunks(self.channels, floats, weight.density() * taps as f64);
-                let channel = layout.channel * layout.lanes;
+                let channel = self.pitch(&layout);
                 pack(&lists, self.shape.groups, &chunks, channel, &places)
             };
             self.view.subs.iter().map(pack_sub).collect()
@@ -643,10 +643,20 @@ impl<'a> Product<'a> {
         });
     }
 
+    /// Floats from a channel's plane to the next: spread over the sets of the first-level cache, where planes a multiple of
+    /// a page apart would push each other out.
+    fn pitch(&self, layout: &Layout) -> usize {
+        let mut lines = (layout.channel * layout.lanes).div_ceil(LINE);
+        while !(11..=53).contains(&(lines % 64)) || lines.is_multiple_of(2) {
+            lines += 1;
+        }
+        lines * LINE
+    }
+
     /// Floats of the planes of a band, with room for a panel to run over their end.
     fn planes(&self, layout: &Layout) -> usize {
         let panel = self.kernels.sparse.len() * self.kernels.lanes;
-        layout.len(&self.view, self.channels) + panel + ALIGN
+        layout.len(&self.view, 1) + self.channels * self.pitch(layout) + panel + LINE
     }
 
     fn fill(
@@ -662,20 +672,26 @@ impl<'a> Product<'a> {
         let to = aligned(planes);
         // SAFETY: these channels and images lie in the source; the planes were made for them.
         unsafe {
-            layout.fill(
-                &self.view,
-                self.kernels,
-                source.as_ptr().add(channel * plane),
-                all * plane,
-                images,
-                self.channels,
-                band,
-                to,
-            );
-            // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
-            let end = self.channels * layout.channel * layout.lanes;
-            to.add(end)
-                .write_bytes(0, self.planes(layout) - ALIGN - end);
+            for c in 0..self.channels {
+                layout.fill(
+                    &self.view,
+                    self.kernels,
+                    source.as_ptr().add((channel + c) * plane),
+                    all * plane,
+                    images,
+                    1,
+                    band,
+                    to.add(c * self.pitch(layout)),
+                );
+                // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
+                let end = c * self.pitch(layout) + layout.channel * layout.lanes;
+                let next = if c + 1 == self.channels {
+                    self.planes(layout) - LINE
+                } else {
+                    (c + 1) * self.pitch(layout)
+                };
+                to.add(end).write_bytes(0, next - end);
+            }
         }
         to
     }
