@@ -10,6 +10,7 @@ mod gram;
 mod memory;
 mod nm;
 mod ops;
+pub mod plan;
 pub mod reference;
 mod select;
 mod soft;

@@ -94,12 +94,7 @@ fn convolutions_have_burns_values_and_gradients() {
                     x.clone() * 1.5,
                     weight,
                     Some(b.clone()),
-                    burn::tensor::ops::ConvOptions::new(
-                        [stride; 2],
-                        [pad; 2],
-                        [1; 2],
-                        groups,
-                    ),
+                    burn::tensor::ops::ConvOptions::new([stride; 2], [pad; 2], [1; 2], groups),
                 );
                 close("output", y.clone().inner(), want.clone().inner());
                 if x_dims[0] == 0 {
@@ -115,7 +110,10 @@ fn convolutions_have_burns_values_and_gradients() {
                 if grad == WeightGrad::Dense && masked {
                     // Burn's mask stops what thresholds learn from; where both have it, it agrees.
                     let plain = words.clone().inner();
-                    assert_ne!(values(dw.clone()), values(kernels::keep(dw.clone(), &plain)));
+                    assert_ne!(
+                        values(dw.clone()),
+                        values(kernels::keep(dw.clone(), &plain))
+                    );
                     close("dense dw", kernels::keep(dw, &plain), dw_want);
                 } else {
                     close("dw", dw, dw_want);
@@ -197,7 +195,12 @@ fn norms_rows_and_stacks_have_burns_values_and_gradients() {
         );
     };
     let x = || random([3, 17, 40], &device);
-    check("softmax", &kernels::softmax, &|x| activation::softmax(x, 2), x());
+    check(
+        "softmax",
+        &kernels::softmax,
+        &|x| activation::softmax(x, 2),
+        x(),
+    );
     check("gelu", &kernels::gelu, &activation::gelu, x());
     let other = random([3, 40, 9], &device);
     check(
@@ -254,8 +257,15 @@ fn views_are_read_as_what_they_show() {
         whole.slice([0..1, 0..6]).expand([3, 6, 8, 12]),
     ];
     let conv = |x| {
-        kernels::conv2d(x, w.clone(), None, None, options(1, 1, 1), WeightGrad::Masked)
-            .expect("the operands fit")
+        kernels::conv2d(
+            x,
+            w.clone(),
+            None,
+            None,
+            options(1, 1, 1),
+            WeightGrad::Masked,
+        )
+        .expect("the operands fit")
     };
     for view in views {
         let copy = Tensor::from_data(view.to_data(), &device);
