@@ -7,6 +7,9 @@ use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Distribution, Gradients, IndexingUpdateOp, activation};
 use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::plan::{
+    self, FrozenWeight, KernelPolicy, Path, PathChoice, Problem, auto_forward, explain,
+};
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
 use crate::engine::{self, Engine, Entry, Keep, Weight};
@@ -140,6 +143,17 @@ impl Stage<'_> {
         let mut contestants = vec![self.core(conv, &inputs, &output_grad, 0)?];
         if masks {
             contestants.push(self.core(conv, &inputs, &output_grad, 50)?);
+            for sparsity in [80, 90, 95] {
+                contestants.push(self.frozen(
+                    conv,
+                    &inputs,
+                    sparsity,
+                    PathChoice::Force(Path::Csr),
+                )?);
+            }
+            for sparsity in [50, 70, 90] {
+                contestants.push(self.frozen(conv, &inputs, sparsity, PathChoice::Auto)?);
+            }
         }
         let contest = |entry: Entry| {
             let w = self.conv_weight(shape, entry.sparsity)?;
@@ -176,15 +190,7 @@ impl Stage<'_> {
         output_grad: &Tensor<4>,
         sparsity: u32,
     ) -> Result<Contestant> {
-        let shape = ConvShape::new(
-            self.batch,
-            [conv.inputs, conv.outputs],
-            [conv.size; 2],
-            [conv.kernel; 2],
-        )
-        .with_stride([conv.stride; 2])
-        .with_padding([conv.padding; 2])
-        .with_groups(conv.groups);
+        let shape = self.shape(conv);
         let (rows, cols) = (conv.outputs, shape.weight_cols());
         let w: Tensor<2> = self.draw([rows, cols]) / (cols as f64).sqrt();
         let w = to_vecs(&[w])?.remove(0);
@@ -215,6 +221,59 @@ impl Stage<'_> {
             path: Some(isa.name().to_owned()),
             ..contestant(name, call)
         })
+    }
+
+    /// A weight that no longer changes, `sparsity` percent of it masked, on the path that is forced or chosen. Its forms
+    /// are made in the first call, which is not timed.
+    fn frozen(
+        &self,
+        conv: &Conv,
+        inputs: &[Tensor<4>],
+        sparsity: u32,
+        path: PathChoice,
+    ) -> Result<Contestant> {
+        let shape = self.shape(conv);
+        let (rows, cols) = (conv.outputs, shape.weight_cols());
+        let w: Tensor<2> = self.draw([rows, cols]) / (cols as f64).sqrt();
+        let weight = FrozenWeight::new(to_vecs(&[w])?.remove(0), self.mask(rows, cols, sparsity)?)?;
+        let inputs = to_vecs(inputs)?;
+        let policy = KernelPolicy {
+            path,
+            ..KernelPolicy::auto()
+        };
+        let plan = explain(
+            plan::Op::Forward,
+            &Problem::Conv(shape),
+            weight.kept(),
+            &policy,
+        );
+        let call = move |index: usize| {
+            let x = &inputs[index];
+            let y = auto_forward(&policy, &shape, x, &weight, Epilogue::default());
+            drop(black_box(y));
+        };
+        let name = if path == PathChoice::Auto {
+            "auto"
+        } else {
+            "csr"
+        };
+        Ok(Contestant {
+            sparsity,
+            path: Some(plan.path.name().to_owned()),
+            ..contestant(name, call)
+        })
+    }
+
+    fn shape(&self, conv: &Conv) -> ConvShape {
+        ConvShape::new(
+            self.batch,
+            [conv.inputs, conv.outputs],
+            [conv.size; 2],
+            [conv.kernel; 2],
+        )
+        .with_stride([conv.stride; 2])
+        .with_padding([conv.padding; 2])
+        .with_groups(conv.groups)
     }
 
     /// `sparsity` percent masked at random.
@@ -563,6 +622,7 @@ fn run(engine: &dyn Engine, parts: &[Part], mut state: State) -> State {
                 (Step::Add, Some(State::Image(kept))) => x + kept,
                 _ => pointwise(*step, x),
             }),
+            (Part::Plain(Step::Gelu), State::Tokens(x)) => State::Tokens(engine.gelu(x)),
             (Part::Plain(step), State::Tokens(x)) => State::Tokens(match (step, saved.clone()) {
                 (Step::Add, Some(State::Tokens(kept))) => x + kept,
                 _ => pointwise(*step, x),
