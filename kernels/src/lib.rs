@@ -9,6 +9,7 @@ mod geometry;
 mod gram;
 mod nm;
 mod ops;
+mod precision;
 pub mod reference;
 mod select;
 mod soft;
@@ -20,6 +21,7 @@ pub use geometry::ConvShape;
 pub use gram::GramState;
 pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
 pub use ops::{ConvOptions, SparseOps, WeightGrad, conv2d, keep};
+pub use precision::Precision;
 pub use select::{
     KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
 };
