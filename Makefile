@@ -5,9 +5,10 @@ RUST := 1.95
 OUT ?= out
 PLAN ?= micro
 # The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
-PTSBENCH = $(CARGO) build --release --workspace --quiet && "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/ptsbench"
+PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
+PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels bench-kernels micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +41,9 @@ check: rust ## format and lints alone
 
 test-kernels: rust ## the kernels' tests alone
 	$(CARGO) test --release -p ptsbench-tests -p kernels --lib
+
+bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
+	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)
 
 micro-zoo: rust ## train the built-in networks again (about half an hour; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo

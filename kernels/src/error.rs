@@ -69,7 +69,7 @@ pub enum KernelError {
     #[error("{why}; found {shape:?}")]
     Geometry {
         /// The shape.
-        shape: crate::ConvShape,
+        shape: Box<crate::ConvShape>,
         /// What is wrong with it.
         why: String,
     },

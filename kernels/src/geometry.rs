@@ -74,7 +74,12 @@ impl ConvShape {
     /// Refuses what no convolution can be: zero strides, kernels or dilations, groups that do not divide the channels,
     /// a kernel larger than the padded input.
     pub fn validate(&self) -> Result<(), KernelError> {
-        let fail = |why: String| Err(KernelError::Geometry { shape: *self, why });
+        let fail = |why: String| {
+            Err(KernelError::Geometry {
+                shape: Box::new(*self),
+                why,
+            })
+        };
         if self.stride.contains(&0) || self.dilation.contains(&0) || self.kernel.contains(&0) {
             return fail("kernel, stride and dilation must be at least 1".into());
         }

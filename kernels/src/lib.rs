@@ -19,11 +19,17 @@ pub use error::KernelError;
 pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
 pub use gram::GramState;
-pub use nm::{TileLayout, nm_applies, nm_mask, nm_mask_transposable};
-pub use ops::{ConvOptions, SparseOps, WeightGrad, conv2d, keep};
+pub use nm::{
+    LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
+};
+pub use ops::{
+    Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
+    layer_norm, linear, matmul, softmax,
+};
 pub use precision::Precision;
 pub use select::{
-    KthValue, Scores, Ties, global_counts, select_smallest, select_smallest_global, threshold_of,
+    KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
+    threshold_of,
 };
 pub use soft::{MaskGrad, SoftMask, SoftMode, soft_mask_backward, soft_mask_forward};
 pub use stats::{ChannelStats, channel_dot, channel_stats};

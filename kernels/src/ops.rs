@@ -10,7 +10,7 @@ use burn::backend::{
     Backend, Dispatch, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
-use burn::tensor::module::conv2d as burn_conv2d;
+use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor};
 
@@ -63,8 +63,83 @@ pub trait SparseOps: Backend {
         shape: ConvShape,
     ) -> FloatTensor<Self>;
 
-    /// Sum over everything but axis 1 (rank 4): a convolution's bias gradient.
+    /// `x w + bias`: `x` [positions, in], `w` [in, out] as Burn stores it.
+    fn sparse_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        #[extension_type] mask: Keep<Self>,
+        #[extension_type] bias: Bias<Self>,
+        grad: WeightGrad,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of `x` from that of the result.
+    fn sparse_linear_input_grad(
+        g: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        #[extension_type] mask: Keep<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of `w`, zero outside the mask.
+    fn sparse_linear_weight_grad(
+        x: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        #[extension_type] mask: Keep<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// Sum over everything but axis 1: a bias's gradient.
     fn channel_sums(g: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// A stack of products: `a` [batch, m, k], `b` [batch, k, n].
+    fn stacked_matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Batch norm with the batch's statistics: the result, and each channel's mean and population variance, which have no
+    /// gradient.
+    fn channel_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `x`, `gamma` and `beta`.
+    fn channel_norm_grad(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+        g: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Layer norm over the last axis of [rows, columns]: the result, and each row's mean and 1 / deviation, which have no
+    /// gradient.
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradients of `x`, `gamma` and `beta`.
+    fn row_norm_grad(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        inv_std: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Softmax over the last axis of [rows, columns].
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradient of `x` from the result and its gradient.
+    fn row_softmax_grad(y: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `x Phi(x)` of every element.
+    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradient of `x`.
+    fn exact_gelu_grad(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// Which entries of a masked weight's gradient are wanted.
@@ -147,6 +222,129 @@ pub fn conv2d(
         shape,
         grad,
     )))
+}
+
+/// A linear layer on the last axis of `x`: `w` is [in, out] as Burn stores it, and only what `mask` keeps of it exists.
+pub fn linear<const D: usize>(
+    x: Tensor<D>,
+    w: Tensor<2>,
+    mask: Option<Tensor<2, Int>>,
+    bias: Option<Tensor<1>>,
+    grad: WeightGrad,
+) -> Result<Tensor<D>, KernelError> {
+    let dims = x.dims();
+    let [inputs, outputs] = w.dims();
+    let last = dims.last().copied().unwrap_or(1);
+    if last != inputs {
+        return Err(KernelError::Operand {
+            what: "the input's last axis",
+            expected: vec![inputs],
+            found: dims.to_vec(),
+        });
+    }
+    expect_mask(mask.as_ref(), outputs, inputs)?;
+    expect_bias(bias.as_ref(), outputs)?;
+    if !has_kernels(&x.device(), x.dtype(), w.dtype()) {
+        let w = match mask {
+            Some(mask) => keep(w, &mask),
+            None => w,
+        };
+        return Ok(burn_linear(x, w, bias));
+    }
+    let positions = dims[..D - 1].iter().product();
+    let y = Tensor::<2>::from_dispatch(Dispatch::sparse_linear(
+        x.reshape([positions, inputs]).into_dispatch(),
+        w.into_dispatch(),
+        mask.map_or(Keep::All, |mask| Keep::Words(mask.into_dispatch())),
+        bias.map_or(Bias::Zero, |bias| Bias::Channels(bias.into_dispatch())),
+        grad,
+    ));
+    let mut dims = dims;
+    dims[D - 1] = outputs;
+    Ok(y.reshape(dims))
+}
+
+/// `a b` over the last two axes, for stacks of the same size; others go to Burn, which repeats what it must.
+pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    let (left, right) = (a.dims(), b.dims());
+    let same = D > 2 && left[..D - 2] == right[..D - 2] && left[D - 1] == right[D - 2];
+    if !same || !has_kernels(&a.device(), a.dtype(), b.dtype()) {
+        return a.matmul(b);
+    }
+    let batch = left[..D - 2].iter().product();
+    let flat = |t: Tensor<D>, [m, n]: [usize; 2]| t.reshape([batch, m, n]).into_dispatch();
+    let (m, k, n) = (left[D - 2], left[D - 1], right[D - 1]);
+    let c = Dispatch::stacked_matmul(flat(a, [m, k]), flat(b, [k, n]));
+    let mut dims = left;
+    dims[D - 1] = n;
+    Tensor::<3>::from_dispatch(c).reshape(dims)
+}
+
+/// Batch norm with the batch's own statistics: the result, and each channel's mean and population variance.
+pub fn batch_norm_train(
+    x: Tensor<4>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
+    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+        let result = burn::tensor::module::batch_norm_train(x, gamma, beta, epsilon);
+        return (result.output, result.mean, result.variance);
+    }
+    let (y, mean, variance) = Dispatch::channel_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        epsilon,
+    );
+    (
+        Tensor::from_dispatch(y),
+        Tensor::from_dispatch(mean),
+        Tensor::from_dispatch(variance),
+    )
+}
+
+/// Layer norm over the last axis.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+        return burn::tensor::module::layer_norm(x, gamma, Some(beta), epsilon);
+    }
+    let dims = x.dims();
+    let (y, _, _) = Dispatch::row_norm(
+        rows(x).into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        epsilon,
+    );
+    Tensor::<2>::from_dispatch(y).reshape(dims)
+}
+
+/// Softmax over the last axis.
+pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+        return burn::tensor::activation::softmax(x, D - 1);
+    }
+    let dims = x.dims();
+    Tensor::<2>::from_dispatch(Dispatch::row_softmax(rows(x).into_dispatch())).reshape(dims)
+}
+
+/// `x Phi(x)`, with the error function itself rather than a fit by tanh.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+        return burn::tensor::activation::gelu(x);
+    }
+    Tensor::from_dispatch(Dispatch::exact_gelu(x.into_dispatch()))
+}
+
+/// All axes but the last as one.
+fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
+    let dims = x.dims();
+    x.reshape([dims[..D - 1].iter().product::<usize>(), dims[D - 1]])
 }
 
 fn has_kernels(device: &Device, x: DType, w: DType) -> bool {

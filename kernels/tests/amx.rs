@@ -5,7 +5,7 @@
 //! bf16 holds and f32 sums without rounding: there one misplaced factor shows, however loose the bound is.
 
 use kernels::cpu::amx::{self, Amx};
-use kernels::cpu::{Epilogue, Isa, Mask, conv};
+use kernels::cpu::{self, Epilogue, Isa, Mask, conv};
 use kernels::reference::{self, LinearShape, Rounding};
 use kernels::{BitMask, ConvShape, KernelError, Precision};
 
@@ -479,7 +479,31 @@ fn what_a_machine_lacks_is_refused_by_name() {
             }
         }
     }
-    let plain = run(Precision::F32, &shape).expect("f32 is everywhere");
+    let layer = LinearShape {
+        positions: 16,
+        rows: 24,
+        cols: 32,
+    };
+    let (x2, w2) = (&x[..16 * 32], &w[..24 * 32]);
+    let run =
+        |precision| amx::linear_forward(precision, isa, layer, x2, w2, None, Epilogue::default());
+    assert_eq!(run(Precision::Bf16).err(), Precision::Bf16.check().err());
+    assert_eq!(
+        run(Precision::F32).expect("f32 is everywhere").values,
+        cpu::linear::forward(isa, layer, x2, w2, None, Epilogue::default())
+    );
+}
+
+#[test]
+fn f32_is_what_it_was() {
+    let shape = ConvShape::new(1, [16, 16], [8; 2], [3; 2]).with_padding([1; 2]);
+    let mut random = Random(2);
+    let x = random.values(shape.input_len(), false);
+    let w = random.values(shape.weight_len(), false);
+    let isa = Isa::detect();
+    let epilogue = Epilogue::default();
+    let plain = amx::conv_forward(Precision::F32, isa, &shape, &x, &w, None, epilogue)
+        .expect("f32 is everywhere");
     assert_eq!(plain.fallback, None);
     assert_eq!(
         plain.values,
@@ -495,4 +519,11 @@ fn shapes_that_leave_tiles_empty_are_declined() {
     assert!(Amx::declines(&shape([64, 64], [1; 2])).is_none());
     assert!(Amx::declines_weight_grad(&shape([64, 64], [1; 2])).is_some());
     assert!(Amx::declines_weight_grad(&shape([64, 64], [7; 2])).is_none());
+    let layer = |positions, rows, cols| LinearShape {
+        positions,
+        rows,
+        cols,
+    };
+    assert!(Amx::declines_linear(layer(1, 64, 64)).is_some());
+    assert!(Amx::declines_linear(layer(8, 64, 10)).is_none());
 }

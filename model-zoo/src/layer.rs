@@ -92,6 +92,22 @@ pub struct ConvNormAct {
     activation: Activation,
 }
 
+/// Batch norm as Burn's layer has it, with the kernels' passes while training.
+pub(crate) fn batch_norm(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    if !(x.device().is_autodiff() && norm.training.is_enabled()) {
+        return norm.forward(x);
+    }
+    let (y, mean, variance) =
+        kernels::batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    for (state, value) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+        let device = value.device();
+        let old = state.value_sync().to_device(&device);
+        let new = old.mul_scalar(1.0 - norm.momentum) + value.detach().mul_scalar(norm.momentum);
+        state.update(new.detach());
+    }
+    y
+}
+
 impl Unit<Tensor<4>> for ConvNormAct {
     type Out = Tensor<4>;
     const GRAIN: Grain = Grain::Layer;
@@ -99,7 +115,7 @@ impl Unit<Tensor<4>> for ConvNormAct {
     fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
         let mut x = tap.unit("conv", &self.conv, x);
         if let Some(norm) = &self.norm {
-            x = norm.forward(x);
+            x = batch_norm(norm, x);
         }
         tap.mark("norm", &x);
         let x = self.activation.apply(x);

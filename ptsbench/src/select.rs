@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 use kernels::{
-    BitMask, KernelError, Scores, Ties, TileLayout, nm_mask, nm_mask_transposable, select_smallest,
+    BitMask, KernelError, Ties, TileLayout, nm_mask, nm_mask_transposable, select_smallest,
 };
 
 use crate::allocate::{Allocation, keep_trunc};
@@ -64,16 +64,13 @@ pub fn select(
             .ok_or_else(|| SelectError::NoWeights {
                 path: layer.path.clone(),
             })?;
-        let scores = criterion.scores(layer, weight);
-        let scores = ZerosFirst {
-            weight,
-            scores: &scores,
-            // Transposable masks add scores up, so there a zero counts as the lowest that a criterion gives.
-            lowest: match pattern {
-                Pattern::TransposableNofM { .. } => 0.0,
-                _ => f64::NEG_INFINITY,
-            },
+        let mut scores = criterion.scores(layer, weight);
+        // Transposable masks add scores up, so there a zero counts as the lowest that a criterion gives.
+        let lowest = match pattern {
+            Pattern::TransposableNofM { .. } => 0.0,
+            _ => f32::NEG_INFINITY,
         };
+        zeros_first(&mut scores, weight, lowest);
         let mask = match pattern {
             Pattern::Unstructured { .. } => {
                 let (zeros, ties) = counted(layer, allocation, rule)?;
@@ -112,23 +109,11 @@ fn counted(
     })
 }
 
-/// Scores in which weights that are zero already go before all others, whatever the criterion says (section 0.1).
-struct ZerosFirst<'a> {
-    weight: &'a [f32],
-    scores: &'a [f32],
-    lowest: f64,
-}
-
-impl Scores for ZerosFirst<'_> {
-    fn len(&self) -> usize {
-        self.scores.len()
-    }
-
-    fn at(&self, index: usize) -> f64 {
-        if self.weight[index] == 0.0 {
-            self.lowest
-        } else {
-            f64::from(self.scores[index])
+/// Weights that are zero already go before all others, whatever the criterion says (section 0.1).
+fn zeros_first(scores: &mut [f32], weight: &[f32], lowest: f32) {
+    for (score, weight) in scores.iter_mut().zip(weight) {
+        if *weight == 0.0 {
+            *score = lowest;
         }
     }
 }

@@ -10,12 +10,14 @@ use std::ops::Range;
 
 use super::micro::MAX_COLUMNS;
 use super::plane::{Layout, Sub, View};
-use super::work::{Scratch, Shared, parallel, split};
+use super::work::{Scratch, Shared, parallel, prefetch, split};
 use super::{Finish, Isa, Kernels, Mask};
 use crate::ConvShape;
 
 /// Reduction steps of one pass over a tile: what a panel of weights may hold and stay in the first cache.
 const DEPTH: usize = 320;
+/// Tiles of positions that are gathered together in place: a few lines of a page at a time.
+const GATHER: usize = 4;
 /// Floats of a plane: about half of a second-level cache of 512 KiB.
 const PLANE: usize = 96 * 1024;
 
@@ -142,7 +144,7 @@ impl Product<'_> {
                 continue;
             }
             if self.in_place && !small {
-                let packed = self.pack(sub, w, mask, self.channels.max(1));
+                let packed = self.pack(sub, w, mask, DEPTH);
                 self.run_in_place(source, &packed, epilogue, to);
             } else {
                 let depth = (DEPTH / sub.taps.len().max(1)).max(1);
@@ -160,7 +162,8 @@ impl Product<'_> {
         let mut chunks: Vec<_> = split(self.channels, depth).collect();
         if chunks.is_empty() || taps == 0 {
             // Nothing to sum: one pass that stores the bias.
-            chunks = vec![0..0];
+            chunks.clear();
+            chunks.push(0..0);
         }
         let groups = self.shape.groups;
         let mut packed = Packed {
@@ -243,46 +246,126 @@ impl Product<'_> {
         let positions = height * width;
         let columns = self.kernels.columns();
         let groups = self.shape.groups;
-        let offsets: Vec<u32> = (0..self.channels).map(|c| (c * positions) as u32).collect();
-        let tiles = positions.div_ceil(columns);
-        // Enough pieces that no thread waits long for the last.
-        let blocks = split(
-            tiles,
-            tiles.div_ceil(self.pieces(self.shape.batch * groups)),
-        );
-        let blocks: Vec<_> = blocks.collect();
+        let depth = packed.chunks.iter().map(Range::len).max().unwrap_or(0);
+        let offsets: Vec<u32> = (0..depth).map(|c| (c * columns) as u32).collect();
+        // Whole tiles; what is left over is a tile of its own that overlaps the one before.
+        let tiles = positions / columns;
+        let pieces = self.pieces(self.shape.batch * groups);
+        let blocks: Vec<_> = split(tiles, tiles.div_ceil(pieces)).collect();
         parallel(
             self.shape.batch * groups * blocks.len(),
             self.shape.macs(),
             |item| {
                 let (image, block) = (item / blocks.len(), &blocks[item % blocks.len()]);
-                let group = image % groups;
-                for tile in block.clone() {
-                    // The last tile overlaps the one before: the same sums are stored twice.
-                    let at = (tile * columns).min(positions - columns);
-                    for panel in &packed.panels {
-                        let finish = self.finish(group, panel, epilogue, true, true);
-                        // SAFETY: the tile's positions lie inside the image, its panel inside the packed weight; this
-                        // thread alone writes this piece of this image.
-                        unsafe {
-                            (self.kernels.tile[panel.len() - 1][1])(
-                                self.channels,
-                                packed.data.as_ptr().add(packed.at(
-                                    group,
-                                    &(0..self.channels),
-                                    panel,
-                                )),
-                                source.as_ptr().add(image * self.channels * positions + at),
-                                offsets.as_ptr(),
-                                to.at((image * self.rows + panel.start) * positions + at),
-                                positions,
-                                finish,
-                            );
-                        }
+                let mut gathered = Scratch::take(GATHER * depth * columns);
+                let mut run = |at, tiles| {
+                    // SAFETY: the tiles' positions lie inside the image, and this piece of it is this item's alone.
+                    unsafe {
+                        self.tiles_in_place(
+                            source,
+                            packed,
+                            epilogue,
+                            to,
+                            image,
+                            at,
+                            tiles,
+                            &offsets,
+                            &mut gathered,
+                        );
                     }
+                };
+                // First the one that overlaps: its neighbour in the same block stores the shared places anew.
+                if block.end == tiles && !positions.is_multiple_of(columns) {
+                    run(positions - columns, 1);
+                }
+                for first in block.clone().step_by(GATHER) {
+                    run(first * columns, GATHER.min(block.end - first));
                 }
             },
         );
+    }
+
+    /// A few tiles of positions of one image's group, all rows.
+    ///
+    /// # Safety
+    /// The tiles from `at` on lie in the image, and no other thread writes there.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tiles_in_place(
+        &self,
+        source: &[f32],
+        packed: &Packed,
+        epilogue: Epilogue,
+        to: Shared,
+        image: usize,
+        at: usize,
+        tiles: usize,
+        offsets: &[u32],
+        gathered: &mut Scratch,
+    ) {
+        let columns = self.kernels.columns();
+        let positions = self.view.result[0] * self.view.result[1];
+        let group = image % self.shape.groups;
+        let begin = source
+            .as_ptr()
+            .wrapping_add(image * self.channels * positions + at);
+        for (c, channels) in packed.chunks.iter().enumerate() {
+            let (first, last) = (c == 0, c + 1 == packed.chunks.len());
+            let from = begin.wrapping_add(channels.start * positions);
+            // Every channel is another page: gathered once, all rows of weights read it from the first cache.
+            for channel in 0..channels.len() {
+                for tile in 0..tiles {
+                    // SAFETY: the caller's, and the scratch has room for so many tiles of a chunk.
+                    unsafe {
+                        gathered
+                            .as_mut_ptr()
+                            .add((tile * channels.len() + channel) * columns)
+                            .copy_from_nonoverlapping(
+                                from.add(channel * positions + tile * columns),
+                                columns,
+                            );
+                    }
+                }
+            }
+            // No prefetcher of the processor's follows from page to page: while rows are summed, the lines to gather next
+            // come in, with each panel its share.
+            let (ahead, lines) = match packed.chunks.get(c + 1) {
+                Some(next) => (begin.wrapping_add(next.start * positions), next.len()),
+                None => (begin.wrapping_add(tiles * columns), packed.chunks[0].len()),
+            };
+            let shares = packed.panels.len() * tiles;
+            for tile in 0..tiles {
+                for (i, panel) in packed.panels.iter().enumerate() {
+                    let result =
+                        to.at((image * self.rows + panel.start) * positions + at + tile * columns);
+                    let share = tile * packed.panels.len() + i;
+                    for line in share * lines / shares..(share + 1) * lines / shares {
+                        for tile in 0..tiles {
+                            prefetch::<false>(
+                                ahead.wrapping_add(line * positions + tile * columns),
+                            );
+                        }
+                    }
+                    if last {
+                        for row in 0..panel.len() {
+                            prefetch::<true>(result.wrapping_add(row * positions + columns));
+                        }
+                    }
+                    let finish = self.finish(group, panel, epilogue, first, last);
+                    // SAFETY: the caller's, and the panel lies in the packed weight.
+                    unsafe {
+                        (self.kernels.tile[panel.len() - 1][1])(
+                            channels.len(),
+                            packed.data.as_ptr().add(packed.at(group, channels, panel)),
+                            gathered.as_ptr().add(tile * channels.len() * columns),
+                            offsets.as_ptr(),
+                            result,
+                            positions,
+                            finish,
+                        );
+                    }
+                }
+            }
+        }
     }
 
     /// How many pieces to cut each of `items` into.

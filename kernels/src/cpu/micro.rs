@@ -22,15 +22,6 @@ pub struct Finish {
     pub relu: bool,
 }
 
-impl Finish {
-    /// A fresh sum, stored as it is.
-    pub const PLAIN: Self = Self {
-        resume: false,
-        bias: std::ptr::null(),
-        relu: false,
-    };
-}
-
 /// `c[i][j] (+)= sum over k of a[k][i] x[offsets[k] + j]`: `(k, a, x, offsets, c, ldc, finish)`.
 pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, usize, Finish);
 
@@ -46,10 +37,30 @@ pub type Transpose = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize)
 /// [`MAX_ROWS`] rows: `(from, lds, rows, columns, words or null, first, bits, to)`.
 pub type Pack = unsafe fn(*const f32, usize, usize, usize, *const u32, usize, usize, *mut f32);
 
+/// `c[i][j] (+)= sum over k of a[i strides[0] + k strides[1]] b[k ldb + j]`, with a bias per *column* in `finish`:
+/// `(k, a, strides, b, ldb, c, ldc, finish)`.
+pub type Gemm =
+    unsafe fn(usize, *const f32, [isize; 2], *const f32, usize, *mut f32, usize, Finish);
+
+/// Where a block of a matrix lies in its mask.
+#[derive(Clone, Copy)]
+pub struct Bits {
+    /// First word of the mask, or null for a block that is kept whole.
+    pub words: *const u32,
+    /// Words from a row of the mask to the next.
+    pub per_row: usize,
+    /// Row of the mask of the block's first element.
+    pub row: usize,
+    /// Column of the mask of the block's first element.
+    pub col: usize,
+}
+
+/// `to[i ldt + j] = from[i ldf + j]`, +0 where the mask prunes, for at most a tile's width of columns; both sides may be
+/// the same: `(from, ldf, rows, columns, bits, to, ldt)`.
+pub type Keep = unsafe fn(*const f32, usize, usize, usize, Bits, *mut f32, usize);
+
 /// The innermost loops of one instruction set.
 pub struct Kernels {
-    /// Name, as `doctor` and benchmarks print it.
-    pub name: &'static str,
     /// Elements of a vector; a tile has one or two of them.
     pub lanes: usize,
     /// The most rows of a tile.
@@ -58,6 +69,12 @@ pub struct Kernels {
     pub tile: &'static [[Tile; 2]],
     /// `outer[rows - 1]`, two vectors wide.
     pub outer: &'static [Outer],
+    /// `gemm[rows - 1][vectors - 1]`.
+    pub gemm: &'static [[Gemm; 2]],
+    /// A copy whose rows are the mask's rows; the bits of a row must lie in one word.
+    pub keep_along: Keep,
+    /// A copy whose rows are the mask's columns.
+    pub keep_across: Keep,
     /// A transposed copy.
     pub transpose: Transpose,
     /// A weight's panel, masked on the way.
@@ -72,7 +89,7 @@ impl Kernels {
 }
 
 mod body {
-    use super::{Finish, Simd};
+    use super::{Bits, Finish, MAX_COLUMNS, Simd};
 
     #[inline(always)]
     pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
@@ -157,6 +174,142 @@ mod body {
                     S::store(to, if resume { S::add(v, S::load(to)) } else { v });
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn gemm<S: Simd, const MR: usize, const NV: usize>(
+        k: usize,
+        mut a: *const f32,
+        strides: [isize; 2],
+        mut b: *const f32,
+        ldb: usize,
+        c: *mut f32,
+        ldc: usize,
+        finish: Finish,
+    ) {
+        // SAFETY: the caller has S's instructions, `a` holds MR x k values at its strides, `b` k rows of NV vectors at
+        // distance `ldb`, `c` MR rows of NV vectors, and `bias`, where not null, NV vectors. Pointers step past the last
+        // row without being read there.
+        unsafe {
+            let mut sum = [[S::zero(); NV]; MR];
+            for (i, row) in sum.iter_mut().enumerate() {
+                for (j, v) in row.iter_mut().enumerate() {
+                    if finish.resume {
+                        *v = S::load(c.add(i * ldc + j * S::LANES));
+                    } else if !finish.bias.is_null() {
+                        *v = S::load(finish.bias.add(j * S::LANES));
+                    }
+                }
+            }
+            for _ in 0..k {
+                let mut columns = [S::zero(); NV];
+                for (j, v) in columns.iter_mut().enumerate() {
+                    *v = S::load(b.add(j * S::LANES));
+                }
+                for (i, row) in sum.iter_mut().enumerate() {
+                    let w = S::splat(*a.wrapping_offset(i as isize * strides[0]));
+                    for (v, &b) in row.iter_mut().zip(&columns) {
+                        *v = S::fma(w, b, *v);
+                    }
+                }
+                a = a.wrapping_offset(strides[1]);
+                b = b.wrapping_add(ldb);
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(c.add(i * ldc + j * S::LANES), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn keep_along<S: Simd>(
+        from: *const f32,
+        ldf: usize,
+        rows: usize,
+        columns: usize,
+        bits: Bits,
+        to: *mut f32,
+        ldt: usize,
+    ) {
+        for i in 0..rows {
+            // SAFETY: the caller gives `rows` x `columns` values on both sides, and their bits in the mask.
+            unsafe {
+                let (from, to) = (from.add(i * ldf), to.add(i * ldt));
+                let mut word = u32::MAX;
+                if !bits.words.is_null() {
+                    word = *bits
+                        .words
+                        .add((bits.row + i) * bits.per_row + bits.col / 32);
+                    word >>= bits.col % 32;
+                }
+                let whole = columns / S::LANES * S::LANES;
+                for j in (0..whole).step_by(S::LANES) {
+                    S::store(to.add(j), S::keep(S::load(from.add(j)), word >> j));
+                }
+                for j in whole..columns {
+                    *to.add(j) = if word >> j & 1 == 1 {
+                        *from.add(j)
+                    } else {
+                        0.0
+                    };
+                }
+            }
+        }
+    }
+
+    /// Columns ahead of those that are copied.
+    const AHEAD: usize = 64;
+
+    #[inline(always)]
+    pub unsafe fn keep_across<S: Simd>(
+        from: *const f32,
+        ldf: usize,
+        rows: usize,
+        columns: usize,
+        bits: Bits,
+        to: *mut f32,
+        ldt: usize,
+    ) {
+        let whole = columns / S::LANES * S::LANES;
+        let mut words = [u32::MAX; MAX_COLUMNS];
+        let mut begin = 0;
+        while begin < rows {
+            let first = (bits.col + begin) % 32;
+            let n = (32 - first).min(rows - begin);
+            // SAFETY: the caller gives `rows` x `columns` values on both sides, and their bits in the mask.
+            unsafe {
+                if !bits.words.is_null() {
+                    let word = bits.words.add((bits.col + begin) / 32);
+                    for (j, w) in words.iter_mut().enumerate().take(columns) {
+                        *w = *word.add((bits.row + j) * bits.per_row);
+                    }
+                }
+                for i in 0..n {
+                    let (from, to) = (from.add((begin + i) * ldf), to.add((begin + i) * ldt));
+                    // Rows are pages apart: no prefetcher follows them from one panel to the next.
+                    S::prefetch(from.wrapping_add(AHEAD));
+                    for j in (0..whole).step_by(S::LANES) {
+                        let v = S::load(from.add(j));
+                        S::store(
+                            to.add(j),
+                            S::keep_across(v, words.as_ptr().add(j), first + i),
+                        );
+                    }
+                    for (j, word) in words.iter().enumerate().take(columns).skip(whole) {
+                        *to.add(j) = if word >> (first + i) & 1 == 1 {
+                            *from.add(j)
+                        } else {
+                            0.0
+                        };
+                    }
+                }
+            }
+            begin += n;
         }
     }
 
@@ -298,7 +451,7 @@ mod body {
 
 /// The table of one instruction set, with its features enabled in every entry.
 macro_rules! kernels {
-    ($module:ident, $table:ident, $simd:ty, $name:literal, [$($rows:literal)*], $(#[$feature:meta])*) => {
+    ($module:ident, $table:ident, $simd:ty, [$($rows:literal)*], $(#[$feature:meta])*) => {
         mod $module {
             use super::*;
 
@@ -334,6 +487,50 @@ macro_rules! kernels {
             }
 
             $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn gemm<const MR: usize, const NV: usize>(
+                k: usize,
+                a: *const f32,
+                strides: [isize; 2],
+                b: *const f32,
+                ldb: usize,
+                c: *mut f32,
+                ldc: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::gemm::<$simd, MR, NV>(k, a, strides, b, ldb, c, ldc, finish) }
+            }
+
+            $(#[$feature])*
+            unsafe fn keep_along(
+                from: *const f32,
+                ldf: usize,
+                rows: usize,
+                columns: usize,
+                bits: Bits,
+                to: *mut f32,
+                ldt: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::keep_along::<$simd>(from, ldf, rows, columns, bits, to, ldt) }
+            }
+
+            $(#[$feature])*
+            unsafe fn keep_across(
+                from: *const f32,
+                ldf: usize,
+                rows: usize,
+                columns: usize,
+                bits: Bits,
+                to: *mut f32,
+                ldt: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::keep_across::<$simd>(from, ldf, rows, columns, bits, to, ldt) }
+            }
+
+            $(#[$feature])*
             unsafe fn transpose(
                 from: *const f32,
                 lds: usize,
@@ -363,11 +560,13 @@ macro_rules! kernels {
             }
 
             pub static TABLE: Kernels = Kernels {
-                name: $name,
                 lanes: <$simd as Simd>::LANES,
                 rows: [$($rows),*].len(),
                 tile: &[$([tile::<$rows, 1>, tile::<$rows, 2>]),*],
                 outer: &[$(outer::<$rows>),*],
+                gemm: &[$([gemm::<$rows, 1>, gemm::<$rows, 2>]),*],
+                keep_along,
+                keep_across,
                 transpose,
                 pack,
             };
@@ -377,9 +576,9 @@ macro_rules! kernels {
 }
 
 // Rows are what leaves room in the register file for two vectors of columns and a broadcast.
-kernels!(portable, PORTABLE, Portable, "portable", [1 2 3 4],);
+kernels!(portable, PORTABLE, Portable, [1 2 3 4],);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, AVX2, super::super::simd::Avx2, "avx2", [1 2 3 4 5 6], #[target_feature(enable = "avx2,fma,bmi2")]);
+kernels!(avx2, AVX2, super::super::simd::Avx2, [1 2 3 4 5 6], #[target_feature(enable = "avx2,fma,bmi2")]);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, AVX512, super::super::simd::Avx512, "avx512", [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
+kernels!(avx512, AVX512, super::super::simd::Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]);

@@ -5,8 +5,12 @@
 
 pub mod amx;
 pub mod conv;
+pub mod gemm;
+pub mod linear;
 mod micro;
+pub mod norm;
 mod plane;
+pub mod rows;
 mod simd;
 pub mod weight_grad;
 mod work;

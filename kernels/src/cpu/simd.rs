@@ -14,6 +14,8 @@ pub trait Simd: Copy + 'static {
     /// Elements of a vector.
     const LANES: usize;
 
+    /// Asks for the cache line at an address, which need not exist.
+    fn prefetch(_at: *const f32) {}
     /// All zero.
     unsafe fn zero() -> Self::V;
     /// All `x`.
@@ -30,6 +32,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `v` where the bit of its lane is 1, else +0: what is stored in masked places does not matter.
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
+    /// `v` where bit `bit` of its lane's word is 1, else +0; `words` holds `LANES` of them.
+    unsafe fn keep_across(v: Self::V, words: *const u32, bit: usize) -> Self::V;
     /// `to[column * ldd + row] = from[row * lds + column]` for a block of 8 x 8.
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize);
 }
@@ -86,6 +90,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn keep_across(v: Self::V, words: *const u32, bit: usize) -> Self::V {
+        // SAFETY: the caller gives 8 words.
+        let words = unsafe { words.cast::<[u32; 8]>().read_unaligned() };
+        std::array::from_fn(|i| if words[i] >> bit & 1 == 1 { v[i] } else { 0.0 })
+    }
+
+    #[inline(always)]
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
         for column in 0..8 {
             for row in 0..8 {
@@ -108,6 +119,12 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
+
+        #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: every x86-64 processor has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> __m256 {
@@ -162,6 +179,17 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn keep_across(v: __m256, words: *const u32, bit: usize) -> __m256 {
+            // SAFETY: the caller has AVX2 and gives 8 words.
+            unsafe {
+                let words = _mm256_loadu_si256(words.cast());
+                // The bit becomes the sign, and the sign every bit.
+                let first = _mm256_sll_epi32(words, _mm_cvtsi32_si128(31 - bit as i32));
+                _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_srai_epi32::<31>(first)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
             // SAFETY: the caller has AVX2 and gives 8 rows and columns on both sides.
             unsafe { transpose8(from, lds, to, ldd) }
@@ -175,6 +203,12 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
+
+        #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: every x86-64 processor has the instruction, and it never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> __m512 {
@@ -222,6 +256,16 @@ mod x86 {
         unsafe fn keep(v: __m512, bits: u32) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_maskz_mov_ps(bits as __mmask16, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn keep_across(v: __m512, words: *const u32, bit: usize) -> __m512 {
+            // SAFETY: the caller has AVX-512F and gives 16 words.
+            unsafe {
+                let words = _mm512_loadu_si512(words.cast());
+                let kept = _mm512_test_epi32_mask(words, _mm512_set1_epi32(1 << bit));
+                _mm512_maskz_mov_ps(kept, v)
+            }
         }
 
         #[inline(always)]

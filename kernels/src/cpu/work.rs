@@ -136,3 +136,20 @@ impl Output {
         self.data
     }
 }
+
+/// Asks for the cache line at `p` ahead of its use, for reading or for writing. Any address will do.
+#[inline(always)]
+pub fn prefetch<const WRITE: bool>(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch does not fault, wherever it points; every x86-64 processor knows it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        if WRITE {
+            _mm_prefetch::<_MM_HINT_ET0>(p.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}

@@ -1,5 +1,6 @@
 //! The extension on the tape: which gradients an operation has, and what each needs kept.
 
+use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 use burn_autodiff::{
     Autodiff, NodeId,
@@ -11,23 +12,30 @@ use burn_autodiff::{
 use super::{Bias, Keep, SparseOps, WeightGrad};
 use crate::ConvShape;
 
-/// A convolution that is on the tape: with (3 parents) or without (2) a bias.
+/// A tensor that may be on the tape.
+type Taped<B, S> = FloatTensor<Autodiff<B, S>>;
+
+/// A convolution or a linear layer on the tape, with (3 parents) or without (2) a bias.
 #[derive(Debug)]
-struct Conv2d;
+struct Product;
 
 /// What its gradients need; activations and weights by their place on the tape.
 #[derive(Debug, Clone)]
-struct Conv2dState<B: SparseOps> {
+struct ProductState<B: Backend> {
     x: Option<NodeId>,
     w: Option<NodeId>,
     mask: Keep<B>,
-    shape: ConvShape,
+    /// None for a linear layer.
+    shape: Option<ConvShape>,
     grad: WeightGrad,
 }
 
-impl<B: SparseOps> Conv2dState<B> {
-    fn backward<const N: usize>(
-        ops: Ops<Self, N>,
+impl<B: SparseOps, const N: usize> Backward<B, N> for Product {
+    type State = ProductState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
@@ -39,20 +47,23 @@ impl<B: SparseOps> Conv2dState<B> {
             )
         };
         if let Some(x) = &ops.parents[0] {
-            let dx = B::sparse_conv2d_input_grad(
-                g.clone(),
-                kept(state.w),
-                state.mask.clone(),
-                state.shape,
-            );
+            let (w, mask) = (kept(state.w), state.mask.clone());
+            let dx = match state.shape {
+                Some(shape) => B::sparse_conv2d_input_grad(g.clone(), w, mask, shape),
+                None => B::sparse_linear_input_grad(g.clone(), w, mask),
+            };
             grads.register::<B>(x.id, dx);
         }
         if let Some(w) = &ops.parents[1] {
+            let x = kept(state.x);
             let mask = match state.grad {
                 WeightGrad::Masked => state.mask,
                 WeightGrad::Dense => Keep::All,
             };
-            let dw = B::sparse_conv2d_weight_grad(kept(state.x), g.clone(), mask, state.shape);
+            let dw = match state.shape {
+                Some(shape) => B::sparse_conv2d_weight_grad(x, g.clone(), mask, shape),
+                None => B::sparse_linear_weight_grad(x, g.clone(), mask),
+            };
             grads.register::<B>(w.id, dw);
         }
         if let Some(bias) = ops.parents.get(2).and_then(Option::as_ref) {
@@ -61,20 +72,205 @@ impl<B: SparseOps> Conv2dState<B> {
     }
 }
 
-impl<B: SparseOps, const N: usize> Backward<B, N> for Conv2d {
-    type State = Conv2dState<B>;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, N>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        Conv2dState::backward(ops, grads, checkpointer);
+/// Puts a product on the tape.
+fn product<B: SparseOps, S: CheckpointStrategy>(
+    x: Taped<B, S>,
+    w: Taped<B, S>,
+    mask: Keep<Autodiff<B, S>>,
+    bias: Bias<Autodiff<B, S>>,
+    shape: Option<ConvShape>,
+    grad: WeightGrad,
+) -> Taped<B, S> {
+    let mask: Keep<B> = match mask {
+        Keep::All => Keep::All,
+        Keep::Words(words) => Keep::Words(words),
+    };
+    let run = |x, w, mask, bias| match shape {
+        Some(shape) => B::sparse_conv2d(x, w, mask, bias, shape, grad),
+        None => B::sparse_linear(x, w, mask, bias, grad),
+    };
+    let (x_tracked, w_tracked) = (x.is_tracked(), w.is_tracked());
+    // Generic over the number of parents, which functions of tensors are not.
+    macro_rules! prepare {
+        ($nodes:expr, $bias:expr) => {
+            match Product.prepare::<S>($nodes).compute_bound().stateful() {
+                OpsKind::Tracked(mut prep) => {
+                    let state = ProductState {
+                        x: w_tracked.then(|| prep.checkpoint(&x)),
+                        w: x_tracked.then(|| prep.checkpoint(&w)),
+                        mask: mask.clone(),
+                        shape,
+                        grad,
+                    };
+                    let y = run(x.into_primitive(), w.into_primitive(), mask, $bias);
+                    prep.finish(state, y)
+                }
+                OpsKind::UnTracked(prep) => {
+                    prep.finish(run(x.into_primitive(), w.into_primitive(), mask, $bias))
+                }
+            }
+        };
+    }
+    match bias {
+        Bias::Channels(bias) => prepare!(
+            [x.node(), w.node(), bias.node()],
+            Bias::Channels(bias.into_primitive())
+        ),
+        Bias::Zero => prepare!([x.node(), w.node()], Bias::Zero),
     }
 }
 
-const ONCE: &str = "these operations have no second derivative";
+/// A stack of matrix products.
+#[derive(Debug)]
+struct Matmul;
+
+impl<B: SparseOps> Backward<B, 2> for Matmul {
+    type State = (Option<NodeId>, Option<NodeId>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        let mut turned = |id: Option<NodeId>| {
+            let kept = checkpointer.retrieve_node_output::<FloatTensor<B>>(
+                id.expect("a tracked parent's partner was kept"),
+            );
+            B::float_swap_dims(kept, 1, 2)
+        };
+        if let Some(a) = &ops.parents[0] {
+            grads.register::<B>(a.id, B::stacked_matmul(g.clone(), turned(ops.state.1)));
+        }
+        if let Some(b) = &ops.parents[1] {
+            grads.register::<B>(b.id, B::stacked_matmul(turned(ops.state.0), g));
+        }
+    }
+}
+
+/// Batch norm or layer norm.
+#[derive(Debug)]
+struct Norm;
+
+/// Input, scale, and the statistics that came out: mean and variance, or mean and 1 / deviation.
+#[derive(Debug, Clone)]
+struct NormState<B: Backend> {
+    x: NodeId,
+    gamma: NodeId,
+    statistics: [FloatTensor<B>; 2],
+    /// Batch norm's epsilon; None for layer norm.
+    batch: Option<f64>,
+}
+
+impl<B: SparseOps> Backward<B, 3> for Norm {
+    type State = NormState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        let state = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(state.x);
+        let gamma = checkpointer.retrieve_node_output::<FloatTensor<B>>(state.gamma);
+        let [mean, spread] = state.statistics;
+        let (dx, dgamma, dbeta) = match state.batch {
+            Some(epsilon) => B::channel_norm_grad(x, gamma, mean, spread, epsilon, g),
+            None => B::row_norm_grad(x, gamma, mean, spread, g),
+        };
+        for (parent, grad) in ops.parents.iter().zip([dx, dgamma, dbeta]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// Puts a norm on the tape.
+fn norm<B: SparseOps, S: CheckpointStrategy>(
+    x: Taped<B, S>,
+    gamma: Taped<B, S>,
+    beta: Taped<B, S>,
+    epsilon: f64,
+    batch: bool,
+) -> (Taped<B, S>, Taped<B, S>, Taped<B, S>) {
+    let run = |x, gamma, beta| {
+        if batch {
+            B::channel_norm(x, gamma, beta, epsilon)
+        } else {
+            B::row_norm(x, gamma, beta, epsilon)
+        }
+    };
+    let nodes = [x.node(), gamma.node(), beta.node()];
+    let (y, mean, spread) = match Norm.prepare::<S>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let (x_id, gamma_id) = (prep.checkpoint(&x), prep.checkpoint(&gamma));
+            let (y, mean, spread) = run(
+                x.into_primitive(),
+                gamma.into_primitive(),
+                beta.into_primitive(),
+            );
+            let state = NormState {
+                x: x_id,
+                gamma: gamma_id,
+                statistics: [mean.clone(), spread.clone()],
+                batch: batch.then_some(epsilon),
+            };
+            (prep.finish(state, y), mean, spread)
+        }
+        OpsKind::UnTracked(prep) => {
+            let (y, mean, spread) = run(
+                x.into_primitive(),
+                gamma.into_primitive(),
+                beta.into_primitive(),
+            );
+            (prep.finish(y), mean, spread)
+        }
+    };
+    let untracked = Taped::<B, S>::new;
+    (y, untracked(mean), untracked(spread))
+}
+
+/// Softmax, whose gradient needs what came out.
+#[derive(Debug)]
+struct Softmax;
+
+impl<B: SparseOps> Backward<B, 1> for Softmax {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let g = grads.consume::<B>(&ops.node);
+        if let [Some(x)] = &ops.parents {
+            grads.register::<B>(x.id, B::row_softmax_grad(ops.state, g));
+        }
+    }
+}
+
+/// GELU, whose gradient needs what went in.
+#[derive(Debug)]
+struct Gelu;
+
+impl<B: SparseOps> Backward<B, 1> for Gelu {
+    type State = NodeId;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        if let [Some(x)] = &ops.parents {
+            let input = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
+            grads.register::<B>(x.id, B::exact_gelu_grad(input, g));
+        }
+    }
+}
+
+const ONCE: &str = "gradients have no gradients here";
 
 impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
     fn sparse_conv2d(
@@ -85,39 +281,75 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         shape: ConvShape,
         grad: WeightGrad,
     ) -> FloatTensor<Self> {
-        let mask: Keep<B> = match mask {
-            Keep::All => Keep::All,
-            Keep::Words(words) => Keep::Words(words),
-        };
-        let (x_tracked, w_tracked) = (x.is_tracked(), w.is_tracked());
-        // Generic over the number of parents, which closures are not.
-        macro_rules! prepare {
-            ($nodes:expr, $bias:expr) => {
-                match Conv2d.prepare::<S>($nodes).compute_bound().stateful() {
-                    OpsKind::Tracked(mut prep) => {
-                        let state = Conv2dState {
-                            x: w_tracked.then(|| prep.checkpoint(&x)),
-                            w: x_tracked.then(|| prep.checkpoint(&w)),
-                            mask: mask.clone(),
-                            shape,
-                            grad,
-                        };
-                        let (x, w) = (x.into_primitive(), w.into_primitive());
-                        prep.finish(state, B::sparse_conv2d(x, w, mask, $bias, shape, grad))
-                    }
-                    OpsKind::UnTracked(prep) => {
-                        let (x, w) = (x.into_primitive(), w.into_primitive());
-                        prep.finish(B::sparse_conv2d(x, w, mask, $bias, shape, grad))
-                    }
-                }
-            };
+        product(x, w, mask, bias, Some(shape), grad)
+    }
+
+    fn sparse_linear(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        mask: Keep<Self>,
+        bias: Bias<Self>,
+        grad: WeightGrad,
+    ) -> FloatTensor<Self> {
+        product(x, w, mask, bias, None, grad)
+    }
+
+    fn stacked_matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let (a_tracked, b_tracked) = (a.is_tracked(), b.is_tracked());
+        match Matmul
+            .prepare::<S>([a.node(), b.node()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = (
+                    b_tracked.then(|| prep.checkpoint(&a)),
+                    a_tracked.then(|| prep.checkpoint(&b)),
+                );
+                let c = B::stacked_matmul(a.into_primitive(), b.into_primitive());
+                prep.finish(state, c)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::stacked_matmul(a.into_primitive(), b.into_primitive()))
+            }
         }
-        match bias {
-            Bias::Channels(bias) => prepare!(
-                [x.node(), w.node(), bias.node()],
-                Bias::Channels(bias.into_primitive())
-            ),
-            Bias::Zero => prepare!([x.node(), w.node()], Bias::Zero),
+    }
+
+    fn channel_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        norm::<B, S>(x, gamma, beta, epsilon, true)
+    }
+
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        norm::<B, S>(x, gamma, beta, epsilon, false)
+    }
+
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Softmax.prepare::<S>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let y = B::row_softmax(x.into_primitive());
+                prep.finish(y.clone(), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::row_softmax(x.into_primitive())),
+        }
+    }
+
+    fn exact_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gelu.prepare::<S>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = prep.checkpoint(&x);
+                prep.finish(state, B::exact_gelu(x.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::exact_gelu(x.into_primitive())),
         }
     }
 
@@ -139,7 +371,52 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         unreachable!("{ONCE}")
     }
 
+    fn sparse_linear_input_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn sparse_linear_weight_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
     fn channel_sums(_: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn channel_norm_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: f64,
+        _: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{ONCE}")
+    }
+
+    fn row_norm_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{ONCE}")
+    }
+
+    fn row_softmax_grad(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn exact_gelu_grad(_: FloatTensor<Self>, _: FloatTensor<Self>) -> FloatTensor<Self> {
         unreachable!("{ONCE}")
     }
 }

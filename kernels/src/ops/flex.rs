@@ -5,7 +5,9 @@ use burn_flex::{Flex, FlexTensor, Layout};
 
 use super::{Bias, Keep, SparseOps, WeightGrad};
 use crate::ConvShape;
-use crate::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use crate::cpu::gemm::{self, Operand};
+use crate::cpu::{Epilogue, Isa, Mask, conv, linear, norm, rows, weight_grad};
+use crate::reference::LinearShape;
 
 /// A tensor in memory order; most are already.
 fn packed(tensor: FlexTensor) -> FlexTensor {
@@ -104,21 +106,240 @@ impl SparseOps for Flex {
         tensor(dw, shape.weight_dims())
     }
 
+    fn sparse_linear(
+        x: FlexTensor,
+        w: FlexTensor,
+        keep: Keep<Flex>,
+        bias: Bias<Flex>,
+        _: WeightGrad,
+    ) -> FlexTensor {
+        let (x, w, keep) = (packed(x), packed(w), words(keep));
+        let bias = match bias {
+            Bias::Zero => None,
+            Bias::Channels(bias) => Some(packed(bias)),
+        };
+        let epilogue = Epilogue {
+            bias: bias.as_ref().map(floats),
+            relu: false,
+        };
+        let shape = linear_shape(&x, &w);
+        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
+        let y = linear::forward(Isa::detect(), shape, floats(&x), floats(&w), mask, epilogue);
+        tensor(y, [shape.positions, shape.rows])
+    }
+
+    fn sparse_linear_input_grad(g: FlexTensor, w: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
+        let (g, w, keep) = (packed(g), packed(w), words(keep));
+        let shape = LinearShape {
+            positions: g.layout().shape()[0],
+            rows: w.layout().shape()[1],
+            cols: w.layout().shape()[0],
+        };
+        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
+        let dx = linear::input_grad(Isa::detect(), shape, floats(&g), floats(&w), mask);
+        tensor(dx, [shape.positions, shape.cols])
+    }
+
+    fn sparse_linear_weight_grad(x: FlexTensor, g: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
+        let (x, g, keep) = (packed(x), packed(g), words(keep));
+        let shape = LinearShape {
+            positions: x.layout().shape()[0],
+            rows: g.layout().shape()[1],
+            cols: x.layout().shape()[1],
+        };
+        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
+        let dw = linear::weight_grad(Isa::detect(), shape, floats(&x), floats(&g), mask);
+        tensor(dw, [shape.cols, shape.rows])
+    }
+
     fn channel_sums(g: FlexTensor) -> FlexTensor {
         let g = packed(g);
-        let dims = g.layout().shape().clone();
-        let (batch, channels, places) = (dims[0], dims[1], dims[2] * dims[3]);
-        let values = floats(&g);
-        let sums = (0..channels)
-            .map(|c| {
-                (0..batch)
-                    .map(|n| {
-                        let image = &values[(n * channels + c) * places..][..places];
-                        image.iter().map(|v| f64::from(*v)).sum::<f64>()
-                    })
-                    .sum::<f64>() as f32
-            })
-            .collect();
+        let [images, channels, pixels] = planes(&g);
+        let sums = norm::channel_sums([images, channels, pixels], floats(&g));
         tensor(sums, [channels])
     }
+
+    fn stacked_matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+        let (left, right) = (a.layout().shape().clone(), b.layout().shape().clone());
+        let product = gemm::matmul(
+            Isa::detect(),
+            [left[1], left[2], right[2]],
+            Operand {
+                data: a.storage(),
+                offsets: &offsets(&a),
+                strides: strides(&a),
+            },
+            Operand {
+                data: b.storage(),
+                offsets: &offsets(&b),
+                strides: strides(&b),
+            },
+        );
+        tensor(product, [left[0], left[1], right[2]])
+    }
+
+    fn channel_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, gamma, beta) = (packed(x), packed(gamma), packed(beta));
+        let planes = planes(&x);
+        let norm = norm::batch_norm_train_forward(
+            Isa::detect(),
+            planes,
+            floats(&x),
+            floats(&gamma),
+            floats(&beta),
+            epsilon as f32,
+        );
+        (
+            tensor(norm.y, x.layout().shape().clone()),
+            tensor(norm.mean, [planes[1]]),
+            tensor(norm.variance, [planes[1]]),
+        )
+    }
+
+    fn channel_norm_grad(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        epsilon: f64,
+        g: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, g, gamma) = (packed(x), packed(g), packed(gamma));
+        let (mean, variance) = (packed(mean), packed(variance));
+        let planes = planes(&x);
+        let inv_std: Vec<f32> = floats(&variance)
+            .iter()
+            .map(|v| (1.0 / (f64::from(*v) + epsilon).sqrt()) as f32)
+            .collect();
+        let grad = norm::batch_norm_train_backward(
+            Isa::detect(),
+            planes,
+            floats(&x),
+            floats(&gamma),
+            floats(&mean),
+            &inv_std,
+            floats(&g),
+        );
+        (
+            tensor(grad.dx, x.layout().shape().clone()),
+            tensor(grad.dgamma, [planes[1]]),
+            tensor(grad.dbeta, [planes[1]]),
+        )
+    }
+
+    fn row_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, gamma, beta) = (packed(x), packed(gamma), packed(beta));
+        let [count, cols] = matrix(&x);
+        let norm = rows::layer_norm(
+            Isa::detect(),
+            floats(&x),
+            Some(floats(&gamma)),
+            Some(floats(&beta)),
+            epsilon as f32,
+            cols,
+        );
+        (
+            tensor(norm.y, [count, cols]),
+            tensor(norm.mean, [count]),
+            tensor(norm.inv_std, [count]),
+        )
+    }
+
+    fn row_norm_grad(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        mean: FlexTensor,
+        inv_std: FlexTensor,
+        g: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, g, gamma) = (packed(x), packed(g), packed(gamma));
+        let (mean, inv_std) = (packed(mean), packed(inv_std));
+        let [count, cols] = matrix(&x);
+        let grad = rows::layer_norm_grad(
+            Isa::detect(),
+            floats(&x),
+            Some(floats(&gamma)),
+            floats(&mean),
+            floats(&inv_std),
+            floats(&g),
+            cols,
+        );
+        (
+            tensor(grad.dx, [count, cols]),
+            tensor(grad.dgamma, [cols]),
+            tensor(grad.dbeta, [cols]),
+        )
+    }
+
+    fn row_softmax(x: FlexTensor) -> FlexTensor {
+        let x = packed(x);
+        let [count, cols] = matrix(&x);
+        tensor(
+            rows::softmax(Isa::detect(), floats(&x), cols),
+            [count, cols],
+        )
+    }
+
+    fn row_softmax_grad(y: FlexTensor, g: FlexTensor) -> FlexTensor {
+        let (y, g) = (packed(y), packed(g));
+        let [count, cols] = matrix(&y);
+        let dx = rows::softmax_grad(Isa::detect(), floats(&y), floats(&g), cols);
+        tensor(dx, [count, cols])
+    }
+
+    fn exact_gelu(x: FlexTensor) -> FlexTensor {
+        let x = packed(x);
+        let y = rows::gelu(Isa::detect(), floats(&x));
+        tensor(y, x.layout().shape().clone())
+    }
+
+    fn exact_gelu_grad(x: FlexTensor, g: FlexTensor) -> FlexTensor {
+        let (x, g) = (packed(x), packed(g));
+        let dx = rows::gelu_grad(Isa::detect(), floats(&x), floats(&g));
+        tensor(dx, x.layout().shape().clone())
+    }
+}
+
+/// Images, channels, and pixels of an image: axes beyond the second are pixels.
+fn planes(x: &FlexTensor) -> [usize; 3] {
+    let shape = x.layout().shape();
+    let pixels = (2..shape.num_dims()).map(|d| shape[d]).product();
+    [shape[0], shape[1], pixels]
+}
+
+fn matrix(x: &FlexTensor) -> [usize; 2] {
+    let shape = x.layout().shape();
+    [shape[0], shape[1]]
+}
+
+fn linear_shape(x: &FlexTensor, w: &FlexTensor) -> LinearShape {
+    let ([positions, cols], [_, rows]) = (matrix(x), matrix(w));
+    LinearShape {
+        positions,
+        rows,
+        cols,
+    }
+}
+
+/// Where the matrices of a stack begin in its storage.
+fn offsets(x: &FlexTensor) -> Vec<usize> {
+    let (start, stride) = (x.layout().start_offset(), x.layout().strides()[0]);
+    (0..x.layout().shape()[0])
+        .map(|i| start.wrapping_add_signed(i as isize * stride))
+        .collect()
+}
+
+fn strides(x: &FlexTensor) -> [isize; 2] {
+    let strides = x.layout().strides();
+    [strides[1], strides[2]]
 }

@@ -1,6 +1,6 @@
 //! Magnitude, L1Norm, L2Norm: the lowest scores of the whole network go (section 1.2).
 
-use kernels::{Scores, Ties, global_counts, threshold_of};
+use kernels::{Scores, Stored, Ties, global_counts, threshold_of};
 
 use super::{AllocateError, Allocation, Allocator, Limits, Options, Rate, lens};
 use crate::cell::Rule;
@@ -45,6 +45,15 @@ impl Scores for NormedMagnitude<'_> {
 
     fn at(&self, index: usize) -> f64 {
         f64::from(self.weights[index]).abs() / self.divisor
+    }
+
+    fn stored(&self) -> Option<Stored<'_>> {
+        // With NaN weights there is no such norm; the scores then say where.
+        (self.divisor.is_finite() && self.divisor > 0.0).then_some(Stored {
+            values: self.weights,
+            magnitude: true,
+            divisor: self.divisor,
+        })
     }
 }
 

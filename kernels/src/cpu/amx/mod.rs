@@ -94,6 +94,59 @@ pub fn conv_weight_grad(
     )
 }
 
+/// [`super::linear::forward`] in any precision.
+#[allow(clippy::too_many_arguments)]
+pub fn linear_forward(
+    precision: Precision,
+    isa: Isa,
+    shape: LinearShape,
+    x: &[f32],
+    w: &[f32],
+    mask: Option<Mask>,
+    epilogue: Epilogue,
+) -> Result<Computed, KernelError> {
+    Amx::choose(
+        precision,
+        Amx::declines_linear(shape),
+        |amx| amx.linear_forward(isa, shape, x, w, mask, epilogue),
+        || super::linear::forward(isa, shape, x, w, mask, epilogue),
+    )
+}
+
+/// [`super::linear::input_grad`] in any precision.
+pub fn linear_input_grad(
+    precision: Precision,
+    isa: Isa,
+    shape: LinearShape,
+    g: &[f32],
+    w: &[f32],
+    mask: Option<Mask>,
+) -> Result<Computed, KernelError> {
+    Amx::choose(
+        precision,
+        Amx::declines_linear(shape),
+        |amx| amx.linear_input_grad(isa, shape, g, w, mask),
+        || super::linear::input_grad(isa, shape, g, w, mask),
+    )
+}
+
+/// [`super::linear::weight_grad`] in any precision.
+pub fn linear_weight_grad(
+    precision: Precision,
+    isa: Isa,
+    shape: LinearShape,
+    x: &[f32],
+    g: &[f32],
+    mask: Option<Mask>,
+) -> Result<Computed, KernelError> {
+    Amx::choose(
+        precision,
+        Amx::declines_linear(shape),
+        |amx| amx.linear_weight_grad(isa, shape, x, g, mask),
+        || super::linear::weight_grad(isa, shape, x, g, mask),
+    )
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
     #[cfg(target_arch = "x86_64")]
@@ -172,6 +225,12 @@ impl Amx {
         let small = shape.out_size().iter().product::<usize>() < SMALL;
         Self::declines(shape)
             .or(small.then_some("fewer than 16 positions of an image leave tiles empty"))
+    }
+
+    /// The same for a linear layer's products.
+    pub fn declines_linear(shape: LinearShape) -> Option<&'static str> {
+        let least = shape.positions.min(shape.rows).min(shape.cols);
+        (least < FEW).then_some("fewer than 8 positions, rows or columns leave tiles empty")
     }
 
     /// The output of a convolution: `x` NCHW, `w` OIHW, both as `shape` says.

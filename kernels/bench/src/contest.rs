@@ -1,0 +1,631 @@
+//! Turns a row into contestants: closures that each compute the row's product on one of several input sets.
+
+use std::hint::black_box;
+
+use anyhow::{Context, Result};
+use burn::prelude::*;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Distribution, Gradients, IndexingUpdateOp, activation};
+use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
+
+use crate::engine::{self, Engine, Entry, Keep, Weight};
+use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
+
+/// Somebody who computes a row's product.
+pub struct Contestant {
+    /// As goals and files name it.
+    pub name: String,
+    /// Percent of the weights that are masked.
+    pub sparsity: u32,
+    /// The path taken, where there is a choice.
+    pub path: Option<String>,
+    /// Computes on input set `index`, below [`Contest::sets`].
+    pub call: Box<dyn FnMut(usize)>,
+}
+
+/// A row with its inputs.
+pub struct Contest {
+    /// Input sets.
+    pub sets: usize,
+    /// In the order they take turns.
+    pub contestants: Vec<Contestant>,
+}
+
+/// Draws inputs for `row` and gathers its contestants. `l2_bytes`: the input sets together are more than twice this.
+pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
+    let device = Device::flex();
+    device.seed(seed);
+    let sets = (2 * l2_bytes / row.input_bytes().max(1) + 1).clamp(3, 64);
+    let stage = Stage {
+        op: &row.op,
+        device,
+        sets,
+        batch: row.batch,
+        pass: row.pass,
+    };
+    let contestants = match &row.op {
+        Op::Conv(conv) => stage.conv(conv)?,
+        Op::Linear(linear) => stage.linear(linear)?,
+        Op::Matmul(matmul) => stage.matmul(matmul),
+        Op::Softmax(rows) => stage.softmax(rows),
+        Op::LayerNorm(rows) => stage.layer_norm(rows),
+        Op::Select(select) => stage.select(select)?,
+        Op::Nm(nm) => stage.nm(nm)?,
+        Op::Block(block) => stage.block(block)?,
+    };
+    Ok(Contest { sets, contestants })
+}
+
+struct Stage<'a> {
+    op: &'a Op,
+    device: Device,
+    sets: usize,
+    batch: usize,
+    pass: Pass,
+}
+
+impl Stage<'_> {
+    fn field(&self) -> Vec<Entry> {
+        engine::field(self.op, self.pass)
+    }
+
+    fn draw<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &self.device)
+    }
+
+    fn inputs<const D: usize>(&self, shape: [usize; D]) -> Vec<Tensor<D>> {
+        (0..self.sets).map(|_| self.draw(shape)).collect()
+    }
+
+    /// An OIHW weight, scaled so that outputs stay near 1, `sparsity` percent of it masked at random.
+    fn conv_weight(&self, shape: [usize; 4], sparsity: u32) -> Result<Weight<4>> {
+        let [outputs, inputs, height, width] = shape;
+        let cols = inputs * height * width;
+        let mask = self.keep(outputs, cols, sparsity)?;
+        Ok(Weight {
+            value: self.draw(shape) / (cols as f64).sqrt(),
+            mask: mask.map(|(ones, words)| Keep {
+                ones: ones.reshape(shape),
+                words,
+            }),
+        })
+    }
+
+    /// The same as `[in, out]`.
+    fn linear_weight(&self, inputs: usize, outputs: usize, sparsity: u32) -> Result<Weight<2>> {
+        let mask = self.keep(outputs, inputs, sparsity)?;
+        Ok(Weight {
+            value: self.draw([inputs, outputs]) / (inputs as f64).sqrt(),
+            mask: mask.map(|(ones, words)| Keep {
+                // A copy: a transposed view would slow the product that reads it.
+                ones: Tensor::from_data(ones.transpose().into_data(), &self.device),
+                words,
+            }),
+        })
+    }
+
+    /// A mask of a row per output, as ones and as words.
+    fn keep(
+        &self,
+        rows: usize,
+        cols: usize,
+        sparsity: u32,
+    ) -> Result<Option<(Tensor<2>, Tensor<2, Int>)>> {
+        if sparsity == 0 {
+            return Ok(None);
+        }
+        let mask = self.mask(rows, cols, sparsity)?;
+        let cells = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+        let ones: Vec<f32> = cells.map(|at| f32::from(mask.get(at.0, at.1))).collect();
+        let words = TensorData::new(mask.words().to_vec(), [rows, cols.div_ceil(32)]);
+        Ok(Some((
+            Tensor::from_data(TensorData::new(ones, [rows, cols]), &self.device),
+            Tensor::from_data(words, (&self.device, DType::U32)),
+        )))
+    }
+
+    fn conv(&self, conv: &Conv) -> Result<Vec<Contestant>> {
+        let options = options(conv.stride, conv.padding, conv.groups);
+        let shape = [
+            conv.outputs,
+            conv.inputs / conv.groups,
+            conv.kernel,
+            conv.kernel,
+        ];
+        let inputs = self.inputs([self.batch, conv.inputs, conv.size, conv.size]);
+        let output_size = conv.output_size();
+        let output_grad = self.draw([self.batch, conv.outputs, output_size, output_size]);
+        let masks = self.pass == Pass::Forward && !conv.depthwise();
+        let mut contestants = vec![self.core(conv, &inputs, &output_grad, 0)?];
+        if masks {
+            contestants.push(self.core(conv, &inputs, &output_grad, 50)?);
+        }
+        let contest = |entry: Entry| {
+            let w = self.conv_weight(shape, entry.sparsity)?;
+            let (inputs, options) = (inputs.clone(), options.clone());
+            let output_grad = output_grad.clone();
+            Ok(enter(entry, self.pass, move |engine, pass, index| {
+                let x = inputs[index].clone();
+                match pass {
+                    Pass::Forward => drop(black_box(engine.conv2d(x, &w, &options))),
+                    Pass::WeightGrad => drop(black_box(engine.conv2d_weight_grad(
+                        x,
+                        &w,
+                        output_grad.clone(),
+                        &options,
+                    ))),
+                    Pass::Step => {
+                        let (x, w) = (tracked(x), w.tracked());
+                        let grads = engine.conv2d(x.clone(), &w, &options).backward();
+                        black_box((x.grad(&grads), w.value.grad(&grads)));
+                    }
+                }
+            }))
+        };
+        let through_burn: Result<Vec<_>> = self.field().into_iter().map(contest).collect();
+        contestants.extend(through_burn?);
+        Ok(contestants)
+    }
+
+    /// The kernels on plain slices, without Burn around them.
+    fn core(
+        &self,
+        conv: &Conv,
+        inputs: &[Tensor<4>],
+        output_grad: &Tensor<4>,
+        sparsity: u32,
+    ) -> Result<Contestant> {
+        let shape = ConvShape::new(
+            self.batch,
+            [conv.inputs, conv.outputs],
+            [conv.size; 2],
+            [conv.kernel; 2],
+        )
+        .with_stride([conv.stride; 2])
+        .with_padding([conv.padding; 2])
+        .with_groups(conv.groups);
+        let (rows, cols) = (conv.outputs, shape.weight_cols());
+        let w: Tensor<2> = self.draw([rows, cols]) / (cols as f64).sqrt();
+        let w = to_vecs(&[w])?.remove(0);
+        let mask = (sparsity > 0).then(|| self.mask(rows, cols, sparsity));
+        let mask = mask.transpose()?;
+        let (inputs, g) = (
+            to_vecs(inputs)?,
+            to_vecs(std::slice::from_ref(output_grad))?.remove(0),
+        );
+        let (isa, pass) = (Isa::detect(), self.pass);
+        let call = move |index: usize| {
+            let (x, mask) = (&inputs[index], mask.as_ref().map(Mask::from));
+            if pass != Pass::WeightGrad {
+                let y = conv::forward(isa, &shape, x, &w, mask, Epilogue::default());
+                drop(black_box(y));
+            }
+            if pass != Pass::Forward {
+                let w_grad = weight_grad::weight_grad(isa, &shape, x, &g, mask);
+                drop(black_box(w_grad));
+            }
+            if pass == Pass::Step {
+                drop(black_box(conv::input_grad(isa, &shape, &g, &w, mask)));
+            }
+        };
+        let name = if sparsity == 0 { "core" } else { "core_masked" };
+        Ok(Contestant {
+            sparsity,
+            path: Some(isa.name().to_owned()),
+            ..contestant(name, call)
+        })
+    }
+
+    /// `sparsity` percent masked at random.
+    fn mask(&self, rows: usize, cols: usize, sparsity: u32) -> Result<BitMask> {
+        let uniform: Tensor<1> = Tensor::random(
+            [rows * cols],
+            Distribution::Uniform(0.0, 100.0),
+            &self.device,
+        );
+        let keep = uniform.greater_equal_elem(sparsity).into_data();
+        let keep: Vec<bool> = keep.try_into_vec().context("reading a mask")?;
+        Ok(BitMask::from_keep(rows, cols, &keep)?)
+    }
+
+    fn linear(&self, linear: &Linear) -> Result<Vec<Contestant>> {
+        let inputs = self.inputs([self.batch, linear.tokens, linear.inputs]);
+        let contest = |entry: Entry| {
+            let w = self.linear_weight(linear.inputs, linear.outputs, entry.sparsity)?;
+            let inputs = inputs.clone();
+            Ok(enter(entry, self.pass, move |engine, pass, index| {
+                let x = inputs[index].clone();
+                if pass == Pass::Forward {
+                    drop(black_box(engine.linear(x, &w)));
+                    return;
+                }
+                let (x, w) = (tracked(x), w.tracked());
+                let grads = engine.linear(x.clone(), &w).backward();
+                black_box((x.grad(&grads), w.value.grad(&grads)));
+            }))
+        };
+        self.field().into_iter().map(contest).collect()
+    }
+
+    fn matmul(&self, matmul: &Matmul) -> Vec<Contestant> {
+        let left = self.inputs([matmul.count, matmul.m, matmul.k]);
+        let right = self.inputs([matmul.count, matmul.k, matmul.n]);
+        let contest = |entry: Entry| {
+            let (left, right) = (left.clone(), right.clone());
+            enter(entry, self.pass, move |engine, pass, index| {
+                let (a, b) = (left[index].clone(), right[index].clone());
+                if pass == Pass::Forward {
+                    drop(black_box(engine.matmul(a, b)));
+                    return;
+                }
+                let (a, b) = (tracked(a), tracked(b));
+                let grads = engine.matmul(a.clone(), b.clone()).backward();
+                black_box((a.grad(&grads), b.grad(&grads)));
+            })
+        };
+        self.field().into_iter().map(contest).collect()
+    }
+
+    fn softmax(&self, rows: &Rows) -> Vec<Contestant> {
+        self.row_wise(rows, |engine, x, _, _| engine.softmax(x))
+    }
+
+    fn layer_norm(&self, rows: &Rows) -> Vec<Contestant> {
+        self.row_wise(rows, |engine, x, gamma, beta| {
+            engine.layer_norm(x, gamma, beta)
+        })
+    }
+
+    fn row_wise(
+        &self,
+        rows: &Rows,
+        compute: fn(&dyn Engine, Tensor<3>, Tensor<1>, Tensor<1>) -> Tensor<3>,
+    ) -> Vec<Contestant> {
+        let inputs = self.inputs([1, rows.rows, rows.width]);
+        let (gamma, beta) = (self.draw([rows.width]), self.draw([rows.width]));
+        let contest = |entry: Entry| {
+            let (inputs, gamma, beta) = (inputs.clone(), gamma.clone(), beta.clone());
+            enter(entry, self.pass, move |engine, pass, index| {
+                let (x, gamma, beta) = (inputs[index].clone(), gamma.clone(), beta.clone());
+                if pass == Pass::Forward {
+                    drop(black_box(compute(engine, x, gamma, beta)));
+                    return;
+                }
+                // The square: a softmax row sums to one, so plain ones would ask for a gradient of zero.
+                let x = tracked(x);
+                let y = compute(engine, x.clone(), tracked(gamma), tracked(beta));
+                let grads = (y.clone() * y).backward();
+                black_box(x.grad(&grads));
+            })
+        };
+        self.field().into_iter().map(contest).collect()
+    }
+
+    fn block(&self, block: &Block) -> Result<Vec<Contestant>> {
+        let parts = self.parts(block)?;
+        let inputs: Vec<State> = match block.input() {
+            Input::Image([channels, size]) => self
+                .inputs([self.batch, channels, size, size])
+                .into_iter()
+                .map(State::Image)
+                .collect(),
+            Input::Tokens([tokens, width]) => self
+                .inputs([self.batch, tokens, width])
+                .into_iter()
+                .map(State::Tokens)
+                .collect(),
+        };
+        let contest = |entry: Entry| {
+            let (parts, inputs) = (parts.clone(), inputs.clone());
+            enter(entry, self.pass, move |engine, pass, index| {
+                let x = inputs[index].clone();
+                if pass == Pass::Forward {
+                    drop(black_box(run(engine, &parts, x)));
+                    return;
+                }
+                let x = x.tracked();
+                let parts: Vec<Part> = parts.iter().map(Part::tracked).collect();
+                let grads = run(engine, &parts, x.clone()).backward();
+                black_box(x.grad(&grads));
+                parts.iter().for_each(|part| part.take_grad(&grads));
+            })
+        };
+        Ok(self.field().into_iter().map(contest).collect())
+    }
+
+    fn parts(&self, block: &Block) -> Result<Vec<Part>> {
+        let mut width = match block.input() {
+            Input::Image([channels, _]) => channels,
+            Input::Tokens([_, width]) => width,
+        };
+        let mut part = |step: &Step| -> Result<Part> {
+            Ok(match *step {
+                Step::Conv {
+                    outputs,
+                    kernel,
+                    stride,
+                    padding,
+                    groups,
+                } => {
+                    let inputs = std::mem::replace(&mut width, outputs) / groups;
+                    let shape = [outputs, inputs, kernel, kernel];
+                    Part::Conv(
+                        self.conv_weight(shape, 0)?,
+                        options(stride, padding, groups),
+                    )
+                }
+                Step::Linear { outputs } => {
+                    let inputs = std::mem::replace(&mut width, outputs);
+                    Part::Linear(self.linear_weight(inputs, outputs, 0)?)
+                }
+                Step::Attention { heads } => {
+                    width /= 3;
+                    Part::Attention(heads)
+                }
+                Step::LayerNorm => Part::LayerNorm(
+                    Tensor::ones([width], &self.device),
+                    Tensor::zeros([width], &self.device),
+                ),
+                Step::GroupNorm { groups } => Part::GroupNorm(groups),
+                step => Part::Plain(step),
+            })
+        };
+        block.steps.iter().map(&mut part).collect()
+    }
+
+    /// A sorting threshold must keep the scores, so those that reorder work on a copy, and that is timed.
+    fn select(&self, select: &Select) -> Result<Vec<Contestant>> {
+        let tensors = self.inputs([select.count]);
+        let scores = to_vecs(&tensors)?;
+        let k = (select.share * select.count as f64) as usize;
+        let count = select.count;
+        let ours = {
+            let scores = scores.clone();
+            contestant("ours", move |index| {
+                let mask = select_smallest(
+                    scores[index].as_slice(),
+                    [1, count],
+                    k as u64,
+                    Ties::KeepLowestIndex,
+                );
+                black_box(mask.expect("scores are finite"));
+            })
+        };
+        let nth = {
+            let scores = scores.clone();
+            contestant("select_nth", move |index| {
+                let mut copy = scores[index].clone();
+                black_box(copy.select_nth_unstable_by(k - 1, f32::total_cmp).1);
+            })
+        };
+        let sort = contestant("sort", move |index| {
+            let mut copy = scores[index].clone();
+            copy.sort_unstable_by(f32::total_cmp);
+            black_box(copy[k - 1]);
+        });
+        let burn = contestant("burn", move |index| {
+            let x = tensors[index].clone();
+            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
+            black_box(x.greater(threshold.expand([count])));
+        });
+        Ok(vec![ours, nth, sort, burn])
+    }
+
+    fn nm(&self, nm: &Nm) -> Result<Vec<Contestant>> {
+        let Nm {
+            rows, cols, n, m, ..
+        } = *nm;
+        let tensors = self.inputs([rows * cols / m, m]);
+        let scores = to_vecs(&tensors)?;
+        let ours = {
+            let scores = scores.clone();
+            contestant("ours", move |index| {
+                let mask = nm_mask(scores[index].as_slice(), &[rows, cols], n, m);
+                black_box(mask.expect("groups divide the columns"));
+            })
+        };
+        let device = self.device.clone();
+        let burn = contestant("burn", move |index| {
+            let groups = [rows * cols / m, n];
+            let kept = tensors[index].clone().argsort_descending(1).narrow(1, 0, n);
+            let mask: Tensor<2> = Tensor::zeros([groups[0], m], &device);
+            let ones = Tensor::ones(groups, &device);
+            black_box(mask.scatter(1, kept, ones, IndexingUpdateOp::Add));
+        });
+        let mut target = vec![0f32; rows * cols];
+        let copy = contestant("copy", move |index| {
+            target.copy_from_slice(&scores[index]);
+            black_box(&mut target);
+        });
+        Ok(vec![ours, burn, copy])
+    }
+}
+
+fn contestant(name: &str, call: impl FnMut(usize) + 'static) -> Contestant {
+    Contestant {
+        name: name.to_owned(),
+        sparsity: 0,
+        path: None,
+        call: Box::new(call),
+    }
+}
+
+fn enter(
+    entry: Entry,
+    pass: Pass,
+    call: impl Fn(&dyn Engine, Pass, usize) + 'static,
+) -> Contestant {
+    Contestant {
+        name: entry.name.to_owned(),
+        sparsity: entry.sparsity,
+        path: entry.engine.path(),
+        call: Box::new(move |index| call(&*entry.engine, pass, index)),
+    }
+}
+
+fn options(stride: usize, padding: usize, groups: usize) -> ConvOptions<2> {
+    ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups)
+}
+
+fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.autodiff().require_grad()
+}
+
+fn to_vecs<const D: usize>(tensors: &[Tensor<D>]) -> Result<Vec<Vec<f32>>> {
+    let vecs = tensors.iter().map(|t| t.to_data().try_into_vec());
+    vecs.collect::<Result<_, _>>().context("reading scores")
+}
+
+impl<const D: usize> Weight<D> {
+    fn tracked(&self) -> Self {
+        Self {
+            value: tracked(self.value.clone()),
+            mask: self.mask.clone().map(|mask| Keep {
+                ones: mask.ones.autodiff(),
+                words: mask.words,
+            }),
+        }
+    }
+}
+
+/// A step with its weights.
+#[derive(Clone)]
+enum Part {
+    Plain(Step),
+    Conv(Weight<4>, ConvOptions<2>),
+    Linear(Weight<2>),
+    LayerNorm(Tensor<1>, Tensor<1>),
+    GroupNorm(usize),
+    Attention(usize),
+}
+
+/// A value inside a block.
+#[derive(Clone)]
+enum State {
+    Image(Tensor<4>),
+    Tokens(Tensor<3>),
+}
+
+impl Part {
+    fn tracked(&self) -> Self {
+        match self {
+            Self::Conv(w, options) => Self::Conv(w.tracked(), options.clone()),
+            Self::Linear(w) => Self::Linear(w.tracked()),
+            Self::LayerNorm(gamma, beta) => {
+                Self::LayerNorm(tracked(gamma.clone()), tracked(beta.clone()))
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn take_grad(&self, grads: &Gradients) {
+        match self {
+            Self::Conv(w, _) => drop(black_box(w.value.grad(grads))),
+            Self::Linear(w) => drop(black_box(w.value.grad(grads))),
+            _ => {}
+        }
+    }
+}
+
+impl State {
+    fn tracked(self) -> Self {
+        match self {
+            Self::Image(x) => Self::Image(tracked(x)),
+            Self::Tokens(x) => Self::Tokens(tracked(x)),
+        }
+    }
+
+    fn backward(&self) -> Gradients {
+        match self {
+            Self::Image(x) => x.backward(),
+            Self::Tokens(x) => x.backward(),
+        }
+    }
+
+    fn grad(&self, grads: &Gradients) -> bool {
+        match self {
+            Self::Image(x) => x.grad(grads).is_some(),
+            Self::Tokens(x) => x.grad(grads).is_some(),
+        }
+    }
+}
+
+fn run(engine: &dyn Engine, parts: &[Part], mut state: State) -> State {
+    let mut saved = None;
+    for part in parts {
+        state = match (part, state) {
+            (Part::Plain(Step::Save), state) => {
+                saved = Some(state.clone());
+                state
+            }
+            (Part::Plain(step), State::Image(x)) => State::Image(match (step, saved.clone()) {
+                (Step::Add, Some(State::Image(kept))) => x + kept,
+                _ => pointwise(*step, x),
+            }),
+            (Part::Plain(step), State::Tokens(x)) => State::Tokens(match (step, saved.clone()) {
+                (Step::Add, Some(State::Tokens(kept))) => x + kept,
+                _ => pointwise(*step, x),
+            }),
+            (Part::Conv(w, options), State::Image(x)) => State::Image(engine.conv2d(x, w, options)),
+            (Part::GroupNorm(groups), State::Image(x)) => {
+                State::Image(group_norm(engine, x, *groups))
+            }
+            (Part::Linear(w), State::Tokens(x)) => State::Tokens(engine.linear(x, w)),
+            (Part::LayerNorm(gamma, beta), State::Tokens(x)) => {
+                State::Tokens(engine.layer_norm(x, gamma.clone(), beta.clone()))
+            }
+            (Part::Attention(heads), State::Tokens(x)) => {
+                State::Tokens(attention(engine, x, *heads))
+            }
+            _ => unreachable!("the shape file was checked"),
+        };
+    }
+    state
+}
+
+fn pointwise<const D: usize>(step: Step, x: Tensor<D>) -> Tensor<D> {
+    match step {
+        Step::Relu => activation::relu(x),
+        Step::Relu6 => x.clamp(0.0, 6.0),
+        Step::Gelu => activation::gelu(x),
+        Step::Silu => activation::silu(x),
+        other => unreachable!("{other:?} is not pointwise"),
+    }
+}
+
+/// Each group of channels is a row of a layer norm without scale and shift.
+fn group_norm(engine: &dyn Engine, x: Tensor<4>, groups: usize) -> Tensor<4> {
+    let shape = x.dims();
+    let width = shape.iter().product::<usize>() / (shape[0] * groups);
+    let (ones, zeros) = (
+        Tensor::ones([width], &x.device()),
+        Tensor::zeros([width], &x.device()),
+    );
+    let rows = x.reshape([1, shape[0] * groups, width]);
+    engine.layer_norm(rows, ones, zeros).reshape(shape)
+}
+
+/// Scaled dot-product attention of `[batch, tokens, 3 * heads * size]`.
+fn attention(engine: &dyn Engine, x: Tensor<3>, heads: usize) -> Tensor<3> {
+    let [batch, tokens, width] = x.dims();
+    let size = width / 3 / heads;
+    let parts = x
+        .reshape([batch, tokens, 3, heads * size])
+        .permute([2, 0, 1, 3]);
+    let part = |index: usize| {
+        parts
+            .clone()
+            .narrow(0, index, 1)
+            .reshape([batch, tokens, heads, size])
+            .swap_dims(1, 2)
+            .reshape([batch * heads, tokens, size])
+    };
+    let (queries, keys, values) = (part(0), part(1), part(2));
+    let scores = engine.matmul(queries, keys.swap_dims(1, 2)) / (size as f64).sqrt();
+    engine
+        .matmul(engine.softmax(scores), values)
+        .reshape([batch, heads, tokens, size])
+        .swap_dims(1, 2)
+        .reshape([batch, tokens, heads * size])
+}
