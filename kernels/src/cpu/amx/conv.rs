@@ -342,11 +342,11 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Copies a panel's results to where they belong, with bias and activation.
+    /// Finishes a panel's results and copies them to where they belong.
     #[allow(clippy::too_many_arguments)]
     fn emit(
         &self,
-        sums: &[f32],
+        sums: &mut [f32],
         ldc: usize,
         group: usize,
         panel: &Range<usize>,
@@ -355,25 +355,39 @@ impl<'a> Plan<'a> {
         to: Shared,
     ) {
         let [height, width] = self.view.result;
-        let lanes = self.layout.lanes;
+        let (lanes, columns) = (self.layout.lanes, self.sub.count[1]);
+        let spread = self.view.spread[1];
         let channels = self.of.shape.groups * self.rows;
         for (i, row) in panel.clone().enumerate() {
             let channel = group * self.rows + row;
-            let bias = self.of.epilogue.bias.map_or(0.0, |bias| bias[channel]);
-            let finish = |sum: f32| match self.of.epilogue.relu {
-                true => (sum + bias).max(0.0),
-                false => sum + bias,
-            };
+            let sums = &mut sums[i * ldc..][..self.run(rows)];
+            if let Some(bias) = self.of.epilogue.bias {
+                sums.iter_mut().for_each(|sum| *sum += bias[channel]);
+            }
+            if self.of.epilogue.relu {
+                sums.iter_mut().for_each(|sum| *sum = sum.max(0.0));
+            }
             for y in 0..rows {
-                let from = &sums[i * ldc + y * self.layout.width * lanes..];
-                let from = &from[..self.sub.count[1] * lanes];
+                let from = &sums[y * self.layout.width * lanes..][..columns * lanes];
                 let line = self.sub.first[0] + (band + y) * self.view.spread[0];
-                for n in 0..images {
-                    let first = (((image + n) * channels + channel) * height + line) * width
-                        + self.sub.first[1];
-                    for (x, sums) in from.chunks_exact(lanes).enumerate() {
-                        // SAFETY: the position lies in the result, and each position of the sub is written by one item.
-                        unsafe { *to.at(first + x * self.view.spread[1]) = finish(sums[n]) };
+                let first = ((image * channels + channel) * height + line) * width;
+                let to = to.at(first + self.sub.first[1]);
+                let image = channels * height * width;
+                // SAFETY: this line of these images lies in the result, and one item writes each position of a sub.
+                unsafe {
+                    match (lanes, spread) {
+                        (1, 1) => to.copy_from_nonoverlapping(from.as_ptr(), columns),
+                        (_, 1) => {
+                            let turn = self.of.kernels.transpose;
+                            turn(from.as_ptr(), lanes, columns, images, to, image);
+                        }
+                        _ => {
+                            for (x, sums) in from.chunks_exact(lanes).enumerate() {
+                                for (n, &sum) in sums.iter().enumerate().take(images) {
+                                    *to.add(n * image + x * spread) = sum;
+                                }
+                            }
+                        }
                     }
                 }
             }

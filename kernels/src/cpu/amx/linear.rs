@@ -10,9 +10,11 @@ use super::tiles::{SIDE, TILE, Tiles};
 
 /// Steps of k of one pass.
 const CHUNK: usize = 512;
-/// Rows and columns of a work item: with two terms its factors take 2 MiB / 2 of a second-level cache.
-const ROWS: usize = 256;
-const COLUMNS: usize = 256;
+/// The most rows and columns of a work item: its chunk of B, the part that is read again and again, takes half of a
+/// second-level cache of 2 MiB with two terms. Larger items pack less per product.
+const SIZE: usize = 512;
+/// Rows and columns below which an item is not cut for another thread's sake.
+const LEAST: usize = 128;
 
 /// A matrix as it lies in a slice: distance between rows, between columns.
 #[derive(Clone, Copy)]
@@ -106,15 +108,24 @@ impl Product<'_> {
         let [m, k, n] = self.size;
         let mut result = output(m * n);
         let to = Shared::new(result.as_mut_ptr());
-        let rows: Vec<_> = (0..m).step_by(ROWS).collect();
-        let columns: Vec<_> = (0..n).step_by(COLUMNS).collect();
+        let mut most = [SIZE; 2];
+        let items = |most: [usize; 2]| m.div_ceil(most[0]) * n.div_ceil(most[1]);
+        while items(most) < rayon::current_num_threads() {
+            let cut = [0, 1].into_iter().filter(|&d| most[d] > LEAST);
+            let Some(longer) = cut.max_by_key(|&d| most[d].min([m, n][d])) else {
+                break;
+            };
+            most[longer] /= 2;
+        }
+        let rows: Vec<_> = (0..m).step_by(most[0]).collect();
+        let columns: Vec<_> = (0..n).step_by(most[1]).collect();
         let macs = (m * n) as u64 * k as u64;
         parallel(rows.len() * columns.len(), macs, |item| {
             let row = rows[item / columns.len()];
             let column = columns[item % columns.len()];
             self.item::<T>(
-                row..(row + ROWS).min(m),
-                column..(column + COLUMNS).min(n),
+                row..(row + most[0]).min(m),
+                column..(column + most[1]).min(n),
                 to,
             );
         });

@@ -7,8 +7,9 @@
 //! Opt-in, by [`Precision`]: nothing here is chosen for a caller who asked for f32. Speed has not been measured; the
 //! processors at hand had no AMX, so the tests there prove all but the instructions themselves.
 //!
-//! Non-finite factors make non-finite results, if not always the same ones as in f32: an infinity split in two is a NaN, and a
-//! zero weight in a tile times an infinity is one too. Masked weights are absent whatever they hold.
+//! Non-finite factors make non-finite results, if not always the same ones as in f32: an infinity split in two is a NaN, and
+//! so is an infinity times one of the zeros that fill a tile or stand for masked weights. Masked weights are absent
+//! whatever they hold.
 
 mod block;
 mod conv;

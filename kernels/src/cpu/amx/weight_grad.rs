@@ -218,7 +218,6 @@ impl Plan<'_> {
                     for (y, from) in from.chunks_exact(width).enumerate() {
                         line[y * self.layout.width..][..width].copy_from_slice(from);
                     }
-                    line[(rows - 1) * self.layout.width + width..].fill(0.0);
                 } else {
                     line.fill(0.0);
                 }
