@@ -229,35 +229,31 @@ fn pairs_body(even: &[f32], odd: &[f32], high: &mut [u32], low: Option<&mut [u32
     }
 }
 
-/// A line of a weight, masked, as bf16: place `i` is kept if bit `first + i` of the mask's row is 1.
 #[inline(always)]
-fn line_body(
-    values: &[f32],
-    mask: Option<(&[u32], usize)>,
-    high: &mut [u16],
-    mut low: Option<&mut [u16]>,
-) {
-    for begin in (0..values.len()).step_by(32) {
-        let n = (values.len() - begin).min(32);
-        let bits = mask.map_or(u32::MAX, |(words, first)| {
-            let (word, shift) = ((first + begin) / 32, (first + begin) % 32);
-            let next = words.get(word + 1).copied().unwrap_or(0);
-            ((u64::from(next) << 32 | u64::from(words[word])) >> shift) as u32
-        });
-        let mut kept = [0f32; 32];
-        kept[..n].copy_from_slice(&values[begin..][..n]);
-        for (i, value) in kept.iter_mut().enumerate() {
-            let keep = 0u32.wrapping_sub(bits >> i & 1);
-            *value = f32::from_bits(value.to_bits() & keep);
-        }
-        let terms = kept.map(split);
-        for (to, term) in high[begin..][..n].iter_mut().zip(terms) {
-            *to = term[0] as u16;
-        }
-        if let Some(low) = &mut low {
-            for (to, term) in low[begin..][..n].iter_mut().zip(terms) {
-                *to = term[1] as u16;
+fn halves_body(values: &[f32], high: &mut [u16], low: Option<&mut [u16]>) {
+    match low {
+        None => {
+            for (&value, high) in values.iter().zip(high) {
+                *high = split(value)[0] as u16;
             }
+        }
+        Some(low) => {
+            for ((&value, high), low) in values.iter().zip(high).zip(low) {
+                let terms = split(value);
+                (*high, *low) = (terms[0] as u16, terms[1] as u16);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn keep_body(values: &mut [f32], words: &[u32], first: usize) {
+    for (i, values) in values.chunks_mut(32).enumerate() {
+        let (word, shift) = ((first + 32 * i) / 32, first % 32);
+        let next = words.get(word + 1).copied().unwrap_or(0);
+        let bits = ((u64::from(next) << 32 | u64::from(words[word])) >> shift) as u32;
+        for (j, value) in values.iter_mut().enumerate() {
+            *value = f32::from_bits(value.to_bits() & 0u32.wrapping_sub(bits >> j & 1));
         }
     }
 }
@@ -299,35 +295,43 @@ widths!(
     pairs = pairs_body(even: &[f32], odd: &[f32], high: &mut [u32], low: Option<&mut [u32]>)
 );
 widths!(
-    /// A line of a weight as bf16, the first term and the second where it is wanted. Of the mask's row, if there is one: its
-    /// words, and the bit of the line's first place; masked places are 0 whatever they held.
-    line = line_body(
-        values: &[f32],
-        mask: Option<(&[u32], usize)>,
-        high: &mut [u16],
-        low: Option<&mut [u16]>
-    )
+    /// Values as bf16, one after the other: the first term, and the second where it is wanted.
+    halves = halves_body(values: &[f32], high: &mut [u16], low: Option<&mut [u16]>)
+);
+widths!(
+    /// Zeros in masked places, whatever they held: place `i` is kept if bit `first + i` of the mask's row is 1.
+    keep = keep_body(values: &mut [f32], words: &[u32], first: usize)
 );
 
-/// A row of a left factor's tiles, 32 values along k, for each term.
-///
-/// # Safety
-/// `to` is the row's first word in the first term's tile, and the other terms' tiles follow.
-pub unsafe fn row(values: &[f32; DEPTH], terms: Terms, to: *mut u32) {
-    let even: [f32; SIDE] = std::array::from_fn(|i| values[2 * i]);
-    let odd: [f32; SIDE] = std::array::from_fn(|i| values[2 * i + 1]);
-    let (mut high, mut low) = ([0; SIDE], [0; SIDE]);
-    pairs(
-        &even,
-        &odd,
-        &mut high,
-        (terms == Terms::Two).then_some(&mut low[..]),
-    );
-    // SAFETY: the caller's.
-    unsafe {
-        to.copy_from_nonoverlapping(high.as_ptr(), SIDE);
-        if terms == Terms::Two {
-            to.add(TILE).copy_from_nonoverlapping(low.as_ptr(), SIDE);
+/// Lines of bf16 numbers on their way into tiles of A, for each term.
+pub struct Lines([Vec<u16>; 2]);
+
+impl Lines {
+    /// Of at most `n` numbers.
+    pub fn new(n: usize, terms: Terms) -> Self {
+        Self([vec![0; n], vec![0; if terms == Terms::Two { n } else { 0 }]])
+    }
+
+    /// Takes `values`.
+    pub fn set(&mut self, values: &[f32]) {
+        let [high, low] = &mut self.0;
+        let low = (!low.is_empty()).then(|| &mut low[..values.len()]);
+        halves(values, &mut high[..values.len()], low);
+    }
+
+    /// Writes the 32 numbers from `first` on to a row of a tile and of the next term's, which follows.
+    ///
+    /// # Safety
+    /// `to` is the row's first word, and both tiles can be written.
+    pub unsafe fn emit(&self, first: usize, to: *mut u32) {
+        for (term, half) in self.0.iter().filter(|half| !half.is_empty()).enumerate() {
+            let half = &half[first..][..DEPTH];
+            // SAFETY: the caller's; two halves are a word.
+            unsafe {
+                to.add(term * TILE)
+                    .cast::<u16>()
+                    .copy_from_nonoverlapping(half.as_ptr(), DEPTH);
+            }
         }
     }
 }

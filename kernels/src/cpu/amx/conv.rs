@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::super::plane::{Layout, Sub, View};
 use super::super::work::{Scratch, Shared, output, parallel, split};
 use super::super::{Epilogue, Kernels, Mask};
-use super::block::{BLOCK, Block, DEPTH, Terms, Words, line, pairs, pitch, zeroed};
+use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, keep, pairs, pitch, zeroed};
 use super::tiles::{SIDE, TILE, Tiles};
 use crate::ConvShape;
 
@@ -176,40 +176,71 @@ impl<'a> Plan<'a> {
                 &panels[rest % panels.len()],
             );
             let height = panel.len().div_ceil(SIDE);
-            // Both sides in u16, as a tile of A is.
-            let to: *mut u16 = to.at(self.at(group, chunk, panel)).cast();
-            let mut halves = [(); 2].map(|()| vec![0u16; DEPTH * all]);
+            let to: *mut u32 = to.at(self.at(group, chunk, panel)).cast();
+            let per_line = shape.inputs / shape.groups;
+            // 32 lines of the weight at most, as they lie there and turned so that what is summed is contiguous.
+            let mut straight = Scratch::take(DEPTH * DEPTH * all);
+            let mut turned = Scratch::take(DEPTH * DEPTH * all);
+            let mut lines = Lines::new(DEPTH * DEPTH * all, self.of.terms);
             for (b, first) in chunk.clone().step_by(DEPTH).enumerate() {
                 let block = first..chunk.end.min(first + DEPTH);
-                // A line of the weight is an output channel; along it lie input channels.
-                let (lines, along) = if self.of.grad {
+                // A line is an output channel; along it lie input channels.
+                let (down, along) = if self.of.grad {
                     (&block, panel)
                 } else {
                     (panel, &block)
                 };
-                let per_line = shape.inputs / shape.groups;
-                for (l, output) in lines.clone().enumerate() {
+                let n = along.len() * all;
+                for (l, output) in down.clone().enumerate() {
                     let output = group * (shape.outputs / shape.groups) + output;
-                    let n = along.len() * all;
-                    let [high, low] = &mut halves;
-                    line(
-                        &w[(output * per_line + along.start) * all..][..n],
-                        self.of.mask.map(|mask| {
-                            let words = &mask.words[output * mask.words_per_row()..];
-                            (&words[..mask.words_per_row()], along.start * all)
-                        }),
-                        &mut high[..n],
-                        (terms == 2).then_some(&mut low[..n]),
-                    );
-                    for s in 0..along.len() {
-                        let (row, k) = if self.of.grad { (s, l) } else { (l, s) };
-                        for (t, &(tap, _)) in self.sub.taps.iter().enumerate() {
-                            let tile = ((b * self.taps.len() + t) * height + row / SIDE) * terms;
-                            let at = tile * 2 * TILE + row % SIDE * DEPTH + k;
-                            for (term, half) in halves.iter().enumerate().take(terms) {
-                                // SAFETY: this panel of this chunk is this item's alone, and the place lies in it.
-                                unsafe { *to.add(at + term * 2 * TILE) = half[s * all + tap] };
-                            }
+                    let line = &mut straight[l * n..][..n];
+                    line.copy_from_slice(&w[(output * per_line + along.start) * all..][..n]);
+                    if let Some(mask) = self.of.mask {
+                        let words = &mask.words[output * mask.words_per_row()..];
+                        keep(line, &words[..mask.words_per_row()], along.start * all);
+                    }
+                }
+                // Rows and taps, 32 summed channels each; zeros where there are fewer.
+                let used = panel.len() * all * DEPTH;
+                if block.len() < DEPTH {
+                    turned[..used].fill(0.0);
+                }
+                let turn = self.of.kernels.transpose;
+                // SAFETY: both have room for 32 lines of 32 channels.
+                unsafe {
+                    if self.of.grad {
+                        // [channel][row, tap] to [row, tap][channel].
+                        turn(
+                            straight.as_ptr(),
+                            n,
+                            block.len(),
+                            n,
+                            turned.as_mut_ptr(),
+                            DEPTH,
+                        );
+                    } else {
+                        // For each row, [channel][tap] to [tap][channel].
+                        for l in 0..panel.len() {
+                            let to = turned.as_mut_ptr().add(l * all * DEPTH);
+                            turn(
+                                straight.as_ptr().add(l * n),
+                                all,
+                                block.len(),
+                                all,
+                                to,
+                                DEPTH,
+                            );
+                        }
+                    }
+                }
+                lines.set(&turned[..used]);
+                for row in 0..panel.len() {
+                    for (t, &(tap, _)) in self.sub.taps.iter().enumerate() {
+                        let tile = ((b * self.taps.len() + t) * height + row / SIDE) * terms;
+                        // SAFETY: this panel of this chunk is this item's alone, and the row lies in it.
+                        unsafe {
+                            let to = to.add(tile * TILE + row % SIDE * SIDE);
+                            lines.emit((row * all + tap) * DEPTH, to);
                         }
                     }
                 }

@@ -5,7 +5,7 @@
 
 use super::super::work::{Scratch, Shared, output, parallel, split};
 use super::super::{Epilogue, Kernels, Mask};
-use super::block::{BLOCK, Block, DEPTH, Terms, Words, pairs, pitch, row};
+use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, pairs, pitch};
 use super::tiles::{SIDE, TILE, Tiles};
 
 /// Steps of k of one pass.
@@ -13,6 +13,8 @@ const CHUNK: usize = 512;
 /// The most rows and columns of a work item: its chunk of B, the part that is read again and again, takes half of a
 /// second-level cache of 2 MiB with two terms. Larger items pack less per product.
 const SIZE: usize = 512;
+/// Columns of B that are packed at a time.
+const PIECE: usize = 64;
 /// Rows and columns below which an item is not cut for another thread's sake.
 const LEAST: usize = 128;
 
@@ -183,22 +185,27 @@ impl Product<'_> {
         }
         drop(tiles);
         for (i, row) in rows.clone().enumerate() {
-            let sums = &sums[i * ldc..][..columns.len()];
+            let sums = &mut sums[i * ldc..][..columns.len()];
+            if let Some(bias) = self.epilogue.bias {
+                for (sum, bias) in sums.iter_mut().zip(&bias[columns.clone()]) {
+                    *sum += bias;
+                }
+            }
+            if self.epilogue.relu {
+                sums.iter_mut().for_each(|sum| *sum = sum.max(0.0));
+            }
+            if let Some(mask) = self.result_mask {
+                for (sum, column) in sums.iter_mut().zip(columns.clone()) {
+                    let word = mask.words[column * mask.words_per_row() + row / 32];
+                    if word >> (row % 32) & 1 == 0 {
+                        *sum = 0.0;
+                    }
+                }
+            }
             // SAFETY: this piece of this row belongs to this item.
-            let to = |j: usize| to.at(row * n + columns.start + j);
-            for (j, &sum) in sums.iter().enumerate() {
-                let column = columns.start + j;
-                let sum = sum + self.epilogue.bias.map_or(0.0, |bias| bias[column]);
-                let sum = if self.epilogue.relu {
-                    sum.max(0.0)
-                } else {
-                    sum
-                };
-                let kept = self.result_mask.is_none_or(|mask| {
-                    mask.words[column * mask.words_per_row() + row / 32] >> (row % 32) & 1 == 1
-                });
-                // SAFETY: as above.
-                unsafe { *to(j) = if kept { sum } else { 0.0 } };
+            unsafe {
+                to.at(row * n + columns.start)
+                    .copy_from_nonoverlapping(sums.as_ptr(), sums.len());
             }
         }
     }
@@ -213,6 +220,7 @@ impl Product<'_> {
         let steps = chunk.len().div_ceil(DEPTH);
         let terms = self.terms.count();
         let tall = rows.len().next_multiple_of(SIDE);
+        let mut lines = Lines::new(BLOCK * DEPTH, self.terms);
         for panel in (0..tall).step_by(BLOCK) {
             let height = BLOCK.min(tall - panel);
             for step in 0..steps {
@@ -221,12 +229,13 @@ impl Product<'_> {
                 let k = chunk.start + step * DEPTH..chunk.end.min(chunk.start + (step + 1) * DEPTH);
                 self.a
                     .gather(self.kernels, [&from, &k], values.as_flattened_mut(), DEPTH);
+                lines.set(values.as_flattened());
                 let first = (panel / SIDE * steps + step * (height / SIDE)) * terms * TILE;
-                for (i, values) in values.iter().enumerate().take(height) {
+                for i in 0..height {
                     let at = first + i / SIDE * terms * TILE + i % SIDE * SIDE;
                     let to = &mut to[at..][..(terms - 1) * TILE + SIDE];
                     // SAFETY: the slice reaches to the end of the row in the last term's tile.
-                    unsafe { row(values, self.terms, to.as_mut_ptr()) };
+                    unsafe { lines.emit(i * DEPTH, to.as_mut_ptr()) };
                 }
             }
         }
@@ -244,12 +253,12 @@ impl Product<'_> {
         let half = to.len() / self.terms.count();
         for step in 0..chunk.len().div_ceil(DEPTH) {
             let k = chunk.start + step * DEPTH..chunk.end.min(chunk.start + (step + 1) * DEPTH);
-            for piece in (0..wide).step_by(BLOCK) {
-                let length = BLOCK.min(wide - piece);
+            for piece in (0..wide).step_by(PIECE) {
+                let length = PIECE.min(wide - piece);
                 let n = columns.start + piece..columns.end.min(columns.start + piece + length);
-                let mut values = [[0f32; BLOCK]; DEPTH];
+                let mut values = [[0f32; PIECE]; DEPTH];
                 self.b
-                    .gather(self.kernels, [&k, &n], values.as_flattened_mut(), BLOCK);
+                    .gather(self.kernels, [&k, &n], values.as_flattened_mut(), PIECE);
                 self.keep(&k, &n, &mut values);
                 for (pair, rows) in values.chunks_exact(2).enumerate() {
                     let at = (step * SIDE + pair) * width + piece;
@@ -271,7 +280,7 @@ impl Product<'_> {
         &self,
         k: &std::ops::Range<usize>,
         n: &std::ops::Range<usize>,
-        values: &mut [[f32; BLOCK]; DEPTH],
+        values: &mut [[f32; PIECE]; DEPTH],
     ) {
         let keep = |value: &mut f32, bit: u32| {
             *value = f32::from_bits(value.to_bits() & 0u32.wrapping_sub(bit & 1));
@@ -280,7 +289,7 @@ impl Product<'_> {
             Kept::All => {}
             Kept::Across(mask) => {
                 // Bits of 32 steps of k, for each column, out of up to two words.
-                let mut bits = [0u32; BLOCK];
+                let mut bits = [0u32; PIECE];
                 let (word, shift) = (k.start / 32, k.start % 32);
                 for (bits, column) in bits.iter_mut().zip(n.clone()) {
                     let row = &mask.words[column * mask.words_per_row()..][..mask.words_per_row()];

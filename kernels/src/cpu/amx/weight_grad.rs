@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::super::plane::{Layout, View};
 use super::super::work::{Scratch, Shared, output, parallel};
 use super::super::{Kernels, Mask};
-use super::block::{BLOCK, Block, DEPTH, Terms, Words, pairs, row};
+use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, pairs};
 use super::tiles::{SIDE, TILE, Tiles};
 use crate::ConvShape;
 
@@ -205,6 +205,7 @@ impl Plan<'_> {
         let [height, width] = self.view.count;
         let rows = self.layout.rows.min(height - band);
         let mut line = vec![0f32; self.steps * DEPTH];
+        let mut lines = Lines::new(line.len(), self.of.terms);
         let tall = item.rows.len().next_multiple_of(SIDE);
         for i in 0..tall {
             let panel = i / BLOCK * BLOCK;
@@ -222,12 +223,13 @@ impl Plan<'_> {
                     line.fill(0.0);
                 }
                 let first = panel / SIDE * images.len() * self.steps;
-                for (s, values) in line.as_chunks::<DEPTH>().0.iter().enumerate() {
+                lines.set(&line);
+                for s in 0..self.steps {
                     let tile = first + (n * self.steps + s) * tiles + i % BLOCK / SIDE;
                     let at = tile * terms * TILE + i % SIDE * SIDE;
                     let to = &mut to[at..][..(terms - 1) * TILE + SIDE];
                     // SAFETY: the slice reaches to the end of the row in the last term's tile.
-                    unsafe { row(values, self.of.terms, to.as_mut_ptr()) };
+                    unsafe { lines.emit(s * DEPTH, to.as_mut_ptr()) };
                 }
             }
         }
