@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::super::plane::{Layout, View};
 use super::super::work::{Scratch, Shared, output, parallel};
 use super::super::{Kernels, Mask};
-use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, pairs};
+use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, keep, pairs};
 use super::tiles::{SIDE, TILE, Tiles};
 use crate::ConvShape;
 
@@ -172,21 +172,25 @@ impl Plan<'_> {
             }
         }
         drop(tiles);
+        // Taps are in the weight's order: sums [tap][channel] become the weight's [channel][tap].
         let all = self.taps.len();
         for (i, r) in item.rows.clone().enumerate() {
             let output = item.group * self.rows + r;
-            for (j, c) in item.channels.clone().enumerate() {
-                for (t, &(tap, _)) in self.view.subs[0].taps.iter().enumerate() {
-                    let column = c * all + tap;
-                    let kept = self.of.mask.is_none_or(|mask| {
-                        mask.words[output * mask.words_per_row() + column / 32] >> (column % 32) & 1
-                            == 1
-                    });
-                    let at = ((j / BLOCK * panels + i / BLOCK) * all + t) * cell;
-                    let sum = sums[at + i % BLOCK * BLOCK + j % BLOCK];
-                    let to = to.at(output * self.channels * all + column);
-                    // SAFETY: these rows and channels of the weight are this item's alone.
-                    unsafe { *to = if kept { sum } else { 0.0 } };
+            for piece in 0..pieces {
+                let first = piece * BLOCK;
+                let n = BLOCK.min(item.channels.len() - first);
+                let column = (item.channels.start + first) * all;
+                let at = (piece * panels + i / BLOCK) * all * cell + i % BLOCK * BLOCK;
+                let from = sums[at..][..(all - 1) * cell + n].as_ptr();
+                let to = to.at(output * self.channels * all + column);
+                // SAFETY: these rows and channels of the weight are this item's alone, and written before they are masked.
+                unsafe {
+                    (self.of.kernels.transpose)(from, cell, all, n, to, all);
+                    if let Some(mask) = self.of.mask {
+                        let words = &mask.words[output * mask.words_per_row()..];
+                        let written = std::slice::from_raw_parts_mut(to, n * all);
+                        keep(written, &words[..mask.words_per_row()], column);
+                    }
                 }
             }
         }
