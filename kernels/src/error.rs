@@ -109,6 +109,14 @@ pub enum KernelError {
         /// The name.
         found: String,
     },
+    /// A name that is no instruction set and no path.
+    #[error(
+        "PTSBENCH_KERNELS_FORCE has {name:?}; use avx512, avx2 or portable, and dense, csr, nm or sampled, with commas"
+    )]
+    Force {
+        /// The name.
+        name: String,
+    },
 }
 
 /// Refuses a slice whose length is not its shape's.

@@ -7,8 +7,10 @@ mod error;
 pub mod format;
 mod geometry;
 mod gram;
+mod memory;
 mod nm;
 mod ops;
+pub mod plan;
 mod precision;
 pub mod reference;
 mod select;
@@ -19,6 +21,7 @@ pub use error::KernelError;
 pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
 pub use gram::GramState;
+pub use memory::keep_freed_memory;
 pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };

@@ -7,6 +7,7 @@ use ptsbench::cli::Cli;
 use ptsbench::interrupt::{self, Interrupted};
 
 fn main() -> ExitCode {
+    kernels::keep_freed_memory();
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {

@@ -78,6 +78,7 @@ struct Args {
 const GATE_ROUNDS: u16 = 7;
 
 fn main() -> ExitCode {
+    kernels::keep_freed_memory();
     let args = Args::parse();
     let prepared = prepare(&args);
     let (rows, old) = match prepared {

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::micro::MAX_COLUMNS;
 use super::plane::{Layout, Sub, View};
-use super::work::{Scratch, Shared, parallel, prefetch, split};
+use super::work::{Scratch, Shared, copy, parallel, prefetch, split};
 use super::{Finish, Isa, Kernels, Mask};
 use crate::ConvShape;
 
@@ -43,6 +43,9 @@ pub fn forward(
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), shape.outputs, "one bias per output channel");
     }
+    if shape.is_depthwise() {
+        return super::depthwise::forward(isa.kernels(), shape, x, w, mask, epilogue);
+    }
     let product = Product {
         kernels: isa.kernels(),
         shape,
@@ -64,6 +67,9 @@ pub fn input_grad(
     mask: Option<Mask>,
 ) -> Vec<f32> {
     check(shape, g.len(), shape.output_len(), w.len(), mask);
+    if shape.is_depthwise() {
+        return super::depthwise::input_grad(isa.kernels(), shape, g, w, mask);
+    }
     let product = Product {
         kernels: isa.kernels(),
         shape,
@@ -605,31 +611,6 @@ impl Product<'_> {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-/// A short copy without a call: rows are a few vectors long.
-///
-/// # Safety
-/// `n` floats on both sides, which do not overlap.
-#[inline(always)]
-unsafe fn copy(from: *const f32, to: *mut f32, n: usize) {
-    // SAFETY: the caller's; pieces end inside `n`, the last overlaps the one before.
-    unsafe {
-        if n >= 8 {
-            let mut i = 0;
-            while i + 8 <= n {
-                to.add(i).copy_from_nonoverlapping(from.add(i), 8);
-                i += 8;
-            }
-            if i < n {
-                to.add(n - 8).copy_from_nonoverlapping(from.add(n - 8), 8);
-            }
-        } else {
-            for i in 0..n {
-                *to.add(i) = *from.add(i);
             }
         }
     }

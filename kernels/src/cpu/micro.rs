@@ -30,6 +30,53 @@ pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, u
 pub type Outer =
     unsafe fn(usize, usize, *const f32, usize, usize, *const f32, *mut f32, usize, bool);
 
+/// A kept weight and where the row of activations that it multiplies begins.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Entry {
+    /// The weight.
+    pub value: f32,
+    /// Offset of its activations.
+    pub offset: u32,
+}
+
+/// `c[i ldc + j] (+)= sum over e in entries[ends[i]..ends[i + 1]] of e.value x[e.offset + j]`: `(rows, ends, entries, x, c,
+/// ldc, finish)`.
+pub type Sparse = unsafe fn(usize, *const u32, *const Entry, *const f32, *mut f32, usize, Finish);
+
+/// `sums[e] += sum over j of g[j] x[entries[e].offset + j]`: `(n, entries, x, g, sums)`.
+pub type Sampled = unsafe fn(usize, *const Entry, *const f32, *const f32, *mut f32);
+
+/// `y[i ldy + j] = sum over t of w[t] x[i xrow + offsets[t] + j]` for all rows and columns of a band of one channel; where
+/// there are fewer columns than a vector has, whole vectors are stored row after row: `(taps, w, x, xrow, offsets, rows,
+/// columns, y, ldy, finish)`.
+pub type Taps = unsafe fn(
+    usize,
+    *const f32,
+    *const f32,
+    usize,
+    *const u32,
+    usize,
+    usize,
+    *mut f32,
+    usize,
+    Finish,
+);
+
+/// `sums[t][lane] += sum over rows, columns j of g[row ldg + j] x[row xrow + offsets[t] + j]`, spread over lanes, for `g`
+/// readable over a vector at least in each row: `(rows, columns, x, xrow, offsets, g, ldg, sums)`.
+pub type Dots = unsafe fn(usize, usize, *const f32, usize, *const u32, *const f32, usize, *mut f32);
+
+/// `to[row ldd + i] = from[row lds + i]` below `n`: `(from, lds, rows, n, to, ldd)`.
+pub type Copy = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize);
+
+/// `to[row ldd + i] = from[row lds + 2 i]` below `n`, where `room` values can be read in all, and zeros in any of the
+/// `slack` places behind each row: `(from, lds, room, rows, n, slack, to, ldd)`.
+pub type EverySecond = unsafe fn(*const f32, usize, usize, usize, usize, usize, *mut f32, usize);
+
+/// `to[2 i] = a[i]` below `n`, `to[2 i + 1] = b[i]` below `m`, with n - 1 <= m <= n: `(a, b, n, m, to)`.
+pub type Interleave = unsafe fn(*const f32, *const f32, usize, usize, *mut f32);
+
 /// `to[column ldd + row] = from[row lds + column]`: `(from, lds, rows, columns, to, ldd)`.
 pub type Transpose = unsafe fn(*const f32, usize, usize, usize, *mut f32, usize);
 
@@ -75,6 +122,20 @@ pub struct Kernels {
     pub keep_along: Keep,
     /// A copy whose rows are the mask's columns.
     pub keep_across: Keep,
+    /// A depthwise band.
+    pub taps: Taps,
+    /// `dots[taps - 1]`, of at most nine taps.
+    pub dots: &'static [Dots],
+    /// `sparse[vectors - 1]`.
+    pub sparse: &'static [Sparse],
+    /// `sampled[vectors - 1]`.
+    pub sampled: &'static [Sampled],
+    /// A copy of short rows.
+    pub copy: Copy,
+    /// A copy of one phase.
+    pub every_second: EverySecond,
+    /// Two phases into one.
+    pub interleave: Interleave,
     /// A transposed copy.
     pub transpose: Transpose,
     /// A weight's panel, masked on the way.
@@ -89,7 +150,9 @@ impl Kernels {
 }
 
 mod body {
-    use super::{Bits, Finish, MAX_COLUMNS, Simd};
+    use std::mem::MaybeUninit;
+
+    use super::{Bits, Entry, Finish, MAX_COLUMNS, Simd};
 
     #[inline(always)]
     pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
@@ -292,7 +355,7 @@ mod body {
                 for i in 0..n {
                     let (from, to) = (from.add((begin + i) * ldf), to.add((begin + i) * ldt));
                     // Rows are pages apart: no prefetcher follows them from one panel to the next.
-                    S::prefetch(from.wrapping_add(AHEAD));
+                    crate::cpu::work::prefetch::<false>(from.wrapping_add(AHEAD));
                     for j in (0..whole).step_by(S::LANES) {
                         let v = S::load(from.add(j));
                         S::store(
@@ -310,6 +373,333 @@ mod body {
                 }
             }
             begin += n;
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn taps<S: Simd>(
+        taps: usize,
+        w: *const f32,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        rows: usize,
+        columns: usize,
+        y: *mut f32,
+        ldy: usize,
+        finish: Finish,
+    ) {
+        /// Rows of a block: twelve sums, a weight, and registers to spare.
+        const ROWS: usize = 6;
+        let mut row = 0;
+        while row < rows {
+            // Whole blocks, the last two of about one size.
+            let left = rows - row;
+            let n = if left >= 2 * ROWS || left <= ROWS {
+                left.min(ROWS)
+            } else {
+                left.div_ceil(2)
+            };
+            let mut done = 0;
+            while done < columns {
+                // The last vector ends with the row and overlaps the one before, where there is one.
+                let last = columns.saturating_sub(S::LANES);
+                let at = done.min(last);
+                let next = (done + S::LANES).min(last).wrapping_sub(at);
+                let two = columns - done > S::LANES;
+                // SAFETY: the caller has S's instructions and gives these rows and columns.
+                unsafe {
+                    let (x, y) = (x.add(row * xrow + at), y.add(row * ldy + at));
+                    macro_rules! block {
+                        ($($rows:literal)*) => {
+                            match (n, two) {
+                                $(
+                                    ($rows, false) => block::<S, $rows, 1>(
+                                        taps, w, x, xrow, offsets, y, ldy, 0, finish,
+                                    ),
+                                    ($rows, true) => block::<S, $rows, 2>(
+                                        taps, w, x, xrow, offsets, y, ldy, next, finish,
+                                    ),
+                                )*
+                                _ => {}
+                            }
+                        };
+                    }
+                    block!(1 2 3 4 5 6);
+                }
+                done += if two { 2 * S::LANES } else { S::LANES };
+            }
+            row += n;
+        }
+    }
+
+    /// A block of [`taps`]: one vector, or a second one `next` columns further on.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn block<S: Simd, const MR: usize, const NV: usize>(
+        taps: usize,
+        w: *const f32,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        y: *mut f32,
+        ldy: usize,
+        next: usize,
+        finish: Finish,
+    ) {
+        // SAFETY: the caller has S's instructions; `w` and `offsets` hold `taps` values, `x` NV vectors behind each
+        // offset in each of MR rows, `y` MR rows of them, `bias`, where not null, one value.
+        unsafe {
+            let first = if finish.bias.is_null() {
+                S::zero()
+            } else {
+                S::splat(*finish.bias)
+            };
+            let mut sum = [[first; NV]; MR];
+            for t in 0..taps {
+                let at = x.add(*offsets.add(t) as usize);
+                let w = S::splat(*w.add(t));
+                for (i, row) in sum.iter_mut().enumerate() {
+                    for (j, v) in row.iter_mut().enumerate() {
+                        *v = S::fma(w, S::load(at.add(i * xrow + j * next)), *v);
+                    }
+                }
+            }
+            for (i, row) in sum.iter().enumerate() {
+                for (j, &v) in row.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(y.add(i * ldy + j * next), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn dots<S: Simd, const NT: usize>(
+        rows: usize,
+        columns: usize,
+        x: *const f32,
+        xrow: usize,
+        offsets: *const u32,
+        g: *const f32,
+        ldg: usize,
+        sums: *mut f32,
+    ) {
+        // SAFETY: the caller has S's instructions; `x` and `g` hold the rows (a vector at least), `offsets` NT values,
+        // `sums` NT vectors.
+        unsafe {
+            let mut sum = [S::zero(); NT];
+            for (t, v) in sum.iter_mut().enumerate() {
+                *v = S::load(sums.add(t * S::LANES));
+            }
+            let offsets: [usize; NT] = std::array::from_fn(|t| *offsets.add(t) as usize);
+            let whole = columns / S::LANES * S::LANES;
+            // The rest of a row: a vector that ends with it if there is room, its other lanes absent on both sides.
+            let rest = columns - whole;
+            let (last, bits) = if columns >= S::LANES {
+                (
+                    columns - S::LANES,
+                    ((1u32 << rest) - 1) << (S::LANES - rest),
+                )
+            } else {
+                (0, (1u32 << rest) - 1)
+            };
+            for row in 0..rows {
+                let (x, g) = (x.add(row * xrow), g.add(row * ldg));
+                let mut j = 0;
+                while j < whole {
+                    let b = S::load(g.add(j));
+                    for (v, at) in sum.iter_mut().zip(offsets) {
+                        *v = S::fma(b, S::load(x.add(at + j)), *v);
+                    }
+                    j += S::LANES;
+                }
+                if rest > 0 {
+                    let b = S::keep(S::load(g.add(last)), bits);
+                    for (v, at) in sum.iter_mut().zip(offsets) {
+                        let a = S::keep(S::load(x.add(at + last)), bits);
+                        *v = S::fma(b, a, *v);
+                    }
+                }
+            }
+            for (t, &v) in sum.iter().enumerate() {
+                S::store(sums.add(t * S::LANES), v);
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn sparse<S: Simd, const NV: usize>(
+        rows: usize,
+        ends: *const u32,
+        entries: *const Entry,
+        x: *const f32,
+        c: *mut f32,
+        ldc: usize,
+        finish: Finish,
+    ) {
+        for i in 0..rows {
+            // SAFETY: the caller has S's instructions, `ends` holds rows + 1 ends of `entries`, `x` NV vectors behind each
+            // offset, `c` rows of them at distance `ldc`, `bias`, where not null, `rows` values.
+            unsafe {
+                let c = c.add(i * ldc);
+                let mut sum = [S::zero(); NV];
+                if finish.resume {
+                    for (j, v) in sum.iter_mut().enumerate() {
+                        *v = S::load(c.add(j * S::LANES));
+                    }
+                } else if !finish.bias.is_null() {
+                    sum = [S::splat(*finish.bias.add(i)); NV];
+                }
+                let mut entry = entries.add(*ends.add(i) as usize);
+                let end = entries.add(*ends.add(i + 1) as usize);
+                while entry < end {
+                    let at = x.add((*entry).offset as usize);
+                    let w = S::splat((*entry).value);
+                    for (j, v) in sum.iter_mut().enumerate() {
+                        *v = S::fma(w, S::load(at.add(j * S::LANES)), *v);
+                    }
+                    entry = entry.add(1);
+                }
+                for (j, &v) in sum.iter().enumerate() {
+                    let v = if finish.relu { S::max(v, S::zero()) } else { v };
+                    S::store(c.add(j * S::LANES), v);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn sampled<S: Simd, const NV: usize>(
+        n: usize,
+        entries: *const Entry,
+        x: *const f32,
+        g: *const f32,
+        sums: *mut f32,
+    ) {
+        // SAFETY: the caller has S's instructions, `entries` and `sums` hold n, `g` NV vectors, `x` as many behind each
+        // offset.
+        unsafe {
+            let mut row = [S::zero(); NV];
+            for (j, v) in row.iter_mut().enumerate() {
+                *v = S::load(g.add(j * S::LANES));
+            }
+            let mut e = 0;
+            // Four sums at a time: one alone would wait for itself.
+            while e + 4 <= n {
+                let at: [*const f32; 4] =
+                    std::array::from_fn(|i| x.add((*entries.add(e + i)).offset as usize));
+                let mut sum = [S::zero(); 4];
+                for (j, &b) in row.iter().enumerate() {
+                    for (v, at) in sum.iter_mut().zip(at) {
+                        *v = S::fma(b, S::load(at.add(j * S::LANES)), *v);
+                    }
+                }
+                for (i, &v) in sum.iter().enumerate() {
+                    *sums.add(e + i) += S::sum(v);
+                }
+                e += 4;
+            }
+            while e < n {
+                let at = x.add((*entries.add(e)).offset as usize);
+                let mut sum = S::zero();
+                for (j, &b) in row.iter().enumerate() {
+                    sum = S::fma(b, S::load(at.add(j * S::LANES)), sum);
+                }
+                *sums.add(e) += S::sum(sum);
+                e += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn copy<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        rows: usize,
+        n: usize,
+        to: *mut f32,
+        ldd: usize,
+    ) {
+        for row in 0..rows {
+            // SAFETY: the caller has S's instructions, and rows of `n` values are on both sides. Pieces end inside `n`,
+            // the last overlaps the one before.
+            unsafe {
+                let (from, to) = (from.add(row * lds), to.add(row * ldd));
+                if n >= S::LANES {
+                    let mut i = 0;
+                    while i + S::LANES <= n {
+                        S::store(to.add(i), S::load(from.add(i)));
+                        i += S::LANES;
+                    }
+                    if i < n {
+                        let last = n - S::LANES;
+                        S::store(to.add(last), S::load(from.add(last)));
+                    }
+                } else {
+                    crate::cpu::work::copy(from, to, n);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn every_second<S: Simd>(
+        from: *const f32,
+        lds: usize,
+        room: usize,
+        rows: usize,
+        n: usize,
+        slack: usize,
+        to: *mut f32,
+        ldd: usize,
+    ) {
+        for row in 0..rows {
+            let room = room - row * lds;
+            let mut i = 0;
+            // SAFETY: the caller has S's instructions, `from` holds `room` values (2 n - 1 at least), `to` n and the
+            // slack.
+            unsafe {
+                let (from, to) = (from.add(row * lds), to.add(row * ldd));
+                while i < n && 2 * (i + S::LANES) <= room && i + S::LANES <= n + slack {
+                    S::store(to.add(i), S::every_second(from.add(2 * i)));
+                    i += S::LANES;
+                }
+                for j in i..n {
+                    *to.add(j) = *from.add(2 * j);
+                }
+                for j in n..i {
+                    *to.add(j) = 0.0;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub unsafe fn interleave<S: Simd>(
+        a: *const f32,
+        b: *const f32,
+        n: usize,
+        m: usize,
+        to: *mut f32,
+    ) {
+        let whole = n.min(m) / S::LANES * S::LANES;
+        // SAFETY: the caller has S's instructions, `a` holds n values, `b` m, `to` n + m.
+        unsafe {
+            for i in (0..whole).step_by(S::LANES) {
+                let [low, high] = S::interleave(S::load(a.add(i)), S::load(b.add(i)));
+                S::store(to.add(2 * i), low);
+                S::store(to.add(2 * i + S::LANES), high);
+            }
+            for i in whole..n {
+                *to.add(2 * i) = *a.add(i);
+                if i < m {
+                    *to.add(2 * i + 1) = *b.add(i);
+                }
+            }
         }
     }
 
@@ -363,10 +753,27 @@ mod body {
         bits: usize,
         to: *mut f32,
     ) {
+        if columns == 1 {
+            // A row of the weight is a column of the panel: nothing to turn.
+            for row in 0..rows {
+                // SAFETY: the caller gives `rows` values and bits.
+                unsafe {
+                    let bit = first + row * bits;
+                    let kept = words.is_null() || *words.add(bit / 32) >> (bit % 32) & 1 == 1;
+                    *to.add(row) = if kept { *from.add(row * lds) } else { 0.0 };
+                }
+            }
+            return;
+        }
         // Rows are kept at a multiple of 8, so that blocks of 8 x 8 can be turned whatever their number is.
-        let mut lines = [[0.0f32; PACK]; super::MAX_ROWS.next_multiple_of(8)];
-        let mut turned = [[0.0f32; super::MAX_ROWS.next_multiple_of(8)]; 8];
+        const ROWS: usize = super::MAX_ROWS.next_multiple_of(8);
         let blocks = rows.div_ceil(8);
+        let used = columns.min(PACK).next_multiple_of(8);
+        let mut lines = [[MaybeUninit::<f32>::uninit(); PACK]; ROWS];
+        for line in &mut lines[..blocks * 8] {
+            line[..used].fill(MaybeUninit::new(0.0));
+        }
+        let mut turned = [[0.0f32; ROWS]; 8];
         for begin in (0..columns).step_by(PACK) {
             let n = PACK.min(columns - begin);
             for (row, line) in lines.iter_mut().enumerate().take(rows) {
@@ -374,14 +781,16 @@ mod body {
                 unsafe {
                     let from = from.add(row * lds + begin);
                     if words.is_null() {
-                        line.as_mut_ptr().copy_from_nonoverlapping(from, n);
+                        line.as_mut_ptr()
+                            .cast::<f32>()
+                            .copy_from_nonoverlapping(from, n);
                     } else {
                         masked_copy::<S>(
                             from,
                             words,
                             first + row * bits + begin,
                             n,
-                            line.as_mut_ptr(),
+                            line.as_mut_ptr().cast(),
                         );
                     }
                 }
@@ -531,6 +940,107 @@ macro_rules! kernels {
             }
 
             $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn taps(
+                taps: usize,
+                w: *const f32,
+                x: *const f32,
+                xrow: usize,
+                offsets: *const u32,
+                rows: usize,
+                columns: usize,
+                y: *mut f32,
+                ldy: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: as above.
+                unsafe {
+                    body::taps::<$simd>(
+                        taps, w, x, xrow, offsets, rows, columns, y, ldy, finish,
+                    )
+                }
+            }
+
+            $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn dots<const NT: usize>(
+                rows: usize,
+                columns: usize,
+                x: *const f32,
+                xrow: usize,
+                offsets: *const u32,
+                g: *const f32,
+                ldg: usize,
+                sums: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe {
+                    body::dots::<$simd, NT>(rows, columns, x, xrow, offsets, g, ldg, sums)
+                }
+            }
+
+            $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
+            unsafe fn every_second(
+                from: *const f32,
+                lds: usize,
+                room: usize,
+                rows: usize,
+                n: usize,
+                slack: usize,
+                to: *mut f32,
+                ldd: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::every_second::<$simd>(from, lds, room, rows, n, slack, to, ldd) }
+            }
+
+            $(#[$feature])*
+            unsafe fn sparse<const NV: usize>(
+                rows: usize,
+                ends: *const u32,
+                entries: *const Entry,
+                x: *const f32,
+                c: *mut f32,
+                ldc: usize,
+                finish: Finish,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::sparse::<$simd, NV>(rows, ends, entries, x, c, ldc, finish) }
+            }
+
+            $(#[$feature])*
+            unsafe fn sampled<const NV: usize>(
+                n: usize,
+                entries: *const Entry,
+                x: *const f32,
+                g: *const f32,
+                sums: *mut f32,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::sampled::<$simd, NV>(n, entries, x, g, sums) }
+            }
+
+            $(#[$feature])*
+            unsafe fn copy(
+                from: *const f32,
+                lds: usize,
+                rows: usize,
+                n: usize,
+                to: *mut f32,
+                ldd: usize,
+            ) {
+                // SAFETY: as above.
+                unsafe { body::copy::<$simd>(from, lds, rows, n, to, ldd) }
+            }
+
+            $(#[$feature])*
+            unsafe fn interleave(a: *const f32, b: *const f32, n: usize, m: usize, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { body::interleave::<$simd>(a, b, n, m, to) }
+            }
+
+            $(#[$feature])*
             unsafe fn transpose(
                 from: *const f32,
                 lds: usize,
@@ -567,6 +1077,49 @@ macro_rules! kernels {
                 gemm: &[$([gemm::<$rows, 1>, gemm::<$rows, 2>]),*],
                 keep_along,
                 keep_across,
+                taps,
+                dots: &[
+                    dots::<1>,
+                    dots::<2>,
+                    dots::<3>,
+                    dots::<4>,
+                    dots::<5>,
+                    dots::<6>,
+                    dots::<7>,
+                    dots::<8>,
+                    dots::<9>,
+                ],
+                sparse: &[
+                    sparse::<1>,
+                    sparse::<2>,
+                    sparse::<3>,
+                    sparse::<4>,
+                    sparse::<5>,
+                    sparse::<6>,
+                    sparse::<7>,
+                    sparse::<8>,
+                    sparse::<9>,
+                    sparse::<10>,
+                    sparse::<11>,
+                    sparse::<12>,
+                ],
+                sampled: &[
+                    sampled::<1>,
+                    sampled::<2>,
+                    sampled::<3>,
+                    sampled::<4>,
+                    sampled::<5>,
+                    sampled::<6>,
+                    sampled::<7>,
+                    sampled::<8>,
+                    sampled::<9>,
+                    sampled::<10>,
+                    sampled::<11>,
+                    sampled::<12>,
+                ],
+                copy,
+                every_second,
+                interleave,
                 transpose,
                 pack,
             };

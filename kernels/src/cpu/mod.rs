@@ -5,6 +5,7 @@
 
 pub mod amx;
 pub mod conv;
+mod depthwise;
 pub mod gemm;
 pub mod linear;
 mod micro;
@@ -12,6 +13,7 @@ pub mod norm;
 mod plane;
 pub mod rows;
 mod simd;
+pub mod sparse;
 pub mod weight_grad;
 mod work;
 
@@ -65,9 +67,20 @@ impl Isa {
             let available = Self::available();
             std::env::var("PTSBENCH_KERNELS_FORCE")
                 .ok()
-                .and_then(|name| available.iter().copied().find(|isa| isa.name() == name))
+                .and_then(|names| {
+                    // A path may be named too, see `crate::plan`.
+                    let named = |isa: &Isa| names.split(',').any(|name| name.trim() == isa.name());
+                    available.iter().copied().find(named)
+                })
                 .unwrap_or(available[0])
         })
+    }
+
+    /// The instruction set of a name, whether or not this processor has it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Avx512, Self::Avx2, Self::Portable]
+            .into_iter()
+            .find(|isa| isa.name() == name)
     }
 
     /// As the environment variable, `doctor` and benchmarks name it.
@@ -110,6 +123,10 @@ impl<'a> Mask<'a> {
             });
         }
         Ok(Self { words, rows, cols })
+    }
+
+    fn get(&self, row: usize, col: usize) -> bool {
+        self.words[row * self.words_per_row() + col / 32] >> (col % 32) & 1 == 1
     }
 
     fn words_per_row(&self) -> usize {

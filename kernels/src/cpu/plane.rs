@@ -33,11 +33,11 @@ pub struct View {
     /// Distance between neighbours of a plane in the source.
     step: [usize; 2],
     /// Zeros before the source.
-    before: [usize; 2],
+    pub before: [usize; 2],
     /// Phases that some tap reads.
     phases: Vec<[usize; 2]>,
     /// Rows and columns beyond the output's that the taps reach.
-    reach: [usize; 2],
+    pub reach: [usize; 2],
     /// Rows and columns of the largest [`Sub`].
     pub count: [usize; 2],
     /// Height and width of the result.
@@ -224,6 +224,17 @@ impl Layout {
         }
     }
 
+    /// One image at a time, rows at a distance of `width`, which must have room for the output's and its reach.
+    pub fn padded(view: &View, rows: usize, width: usize) -> Self {
+        assert!(width >= view.count[1] + view.reach[1], "a row fits");
+        Self {
+            lanes: 1,
+            rows,
+            width,
+            channel: view.phases.len() * (rows + view.reach[0]) * width,
+        }
+    }
+
     /// Floats of a plane of `channels`, with room for a tile to run over the end.
     pub fn len(&self, view: &View, channels: usize) -> usize {
         self.channel * self.lanes * channels + view.reach[1] * self.lanes + super::MAX_COLUMNS
@@ -341,6 +352,75 @@ impl Layout {
         unsafe {
             to.add(self.channel * lanes * channels)
                 .write_bytes(0, view.reach[1] * lanes);
+        }
+    }
+
+    /// As [`Layout::fill`] for one image, into a plane of [`Layout::padded`] that was zero once and was written by nothing
+    /// but this function since: columns of padding are not visited.
+    ///
+    /// # Safety
+    /// `x` must begin with all rows of these channels, `to` be valid for `channels` times `self.channel` floats.
+    pub unsafe fn refill(
+        &self,
+        view: &View,
+        kernels: &Kernels,
+        x: &[f32],
+        channels: usize,
+        from: usize,
+        to: *mut f32,
+    ) {
+        let [height, width] = view.source;
+        let rows = self.rows + view.reach[0];
+        for (p, phase) in view.phases.iter().enumerate() {
+            // Columns whose source lies inside, as in `fill`; those beyond the last tap's are not needed.
+            let step = view.step[1];
+            let low = view.before[1].saturating_sub(phase[1]).div_ceil(step);
+            let high = (width + view.before[1])
+                .saturating_sub(phase[1])
+                .div_ceil(step)
+                .min(view.count[1] + view.reach[1]);
+            if high <= low {
+                continue;
+            }
+            let (first, n) = (low * step + phase[1] - view.before[1], high - low);
+            // Rows whose source lies inside.
+            let above = (view.before[0]).saturating_sub(from * view.step[0] + phase[0]);
+            let top = above.div_ceil(view.step[0]).min(rows);
+            let below = (height + view.before[0]).saturating_sub(from * view.step[0] + phase[0]);
+            let end = below.div_ceil(view.step[0]).clamp(top, rows);
+            let slack = self.width - low - n;
+            for channel in 0..channels {
+                let at = (channel * view.phases.len() + p) * rows * self.width + low;
+                // SAFETY: `at` is the first row of a phase of the plane, source rows and columns lie in the image.
+                unsafe {
+                    let to = to.add(at);
+                    for row in (0..top).chain(end..rows) {
+                        to.add(row * self.width).write_bytes(0, n);
+                    }
+                    if end == top {
+                        continue;
+                    }
+                    let to = to.add(top * self.width);
+                    let line = (from + top) * view.step[0] + phase[0] - view.before[0];
+                    let at = (channel * height + line) * width + first;
+                    let from = x.as_ptr().add(at);
+                    let (rows, lds) = (end - top, width * view.step[0]);
+                    match step {
+                        1 => (kernels.copy)(from, lds, rows, n, to, self.width),
+                        2 => {
+                            let room = x.len() - at;
+                            (kernels.every_second)(from, lds, room, rows, n, slack, to, self.width);
+                        }
+                        _ => {
+                            for row in 0..rows {
+                                for i in 0..n {
+                                    *to.add(row * self.width + i) = *from.add(row * lds + i * step);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -14,8 +14,6 @@ pub trait Simd: Copy + 'static {
     /// Elements of a vector.
     const LANES: usize;
 
-    /// Asks for the cache line at an address, which need not exist.
-    fn prefetch(_at: *const f32) {}
     /// All zero.
     unsafe fn zero() -> Self::V;
     /// All `x`.
@@ -34,6 +32,12 @@ pub trait Simd: Copy + 'static {
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
     /// `v` where bit `bit` of its lane's word is 1, else +0; `words` holds `LANES` of them.
     unsafe fn keep_across(v: Self::V, words: *const u32, bit: usize) -> Self::V;
+    /// The sum of all elements.
+    unsafe fn sum(v: Self::V) -> f32;
+    /// Every second element of two vectors' length, the first included.
+    unsafe fn every_second(from: *const f32) -> Self::V;
+    /// `a[0], b[0], a[1], b[1], ..`.
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2];
     /// `to[column * ldd + row] = from[row * lds + column]` for a block of 8 x 8.
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize);
 }
@@ -97,6 +101,31 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]))
+    }
+
+    #[inline(always)]
+    unsafe fn every_second(from: *const f32) -> Self::V {
+        // SAFETY: the caller gives 16 elements.
+        std::array::from_fn(|i| unsafe { *from.add(2 * i) })
+    }
+
+    #[inline(always)]
+    unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let both = |at: usize| {
+            std::array::from_fn(|i| {
+                if i % 2 == 0 {
+                    a[at + i / 2]
+                } else {
+                    b[at + i / 2]
+                }
+            })
+        };
+        [both(0), both(4)]
+    }
+
+    #[inline(always)]
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
         for column in 0..8 {
             for row in 0..8 {
@@ -119,12 +148,6 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
-
-        #[inline(always)]
-        fn prefetch(at: *const f32) {
-            // SAFETY: every x86-64 processor has the instruction, and it never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        }
 
         #[inline(always)]
         unsafe fn zero() -> __m256 {
@@ -190,6 +213,38 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn every_second(from: *const f32) -> __m256 {
+            // SAFETY: the caller has AVX2 and gives 16 elements.
+            unsafe {
+                let (a, b) = (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)));
+                let mixed = _mm256_castps_pd(_mm256_shuffle_ps::<0x88>(a, b));
+                _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(mixed))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn interleave(a: __m256, b: __m256) -> [__m256; 2] {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                [
+                    _mm256_permute2f128_ps::<0x20>(low, high),
+                    _mm256_permute2f128_ps::<0x31>(low, high),
+                ]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
             // SAFETY: the caller has AVX2 and gives 8 rows and columns on both sides.
             unsafe { transpose8(from, lds, to, ldd) }
@@ -203,12 +258,6 @@ mod x86 {
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
-
-        #[inline(always)]
-        fn prefetch(at: *const f32) {
-            // SAFETY: every x86-64 processor has the instruction, and it never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-        }
 
         #[inline(always)]
         unsafe fn zero() -> __m512 {
@@ -265,6 +314,36 @@ mod x86 {
                 let words = _mm512_loadu_si512(words.cast());
                 let kept = _mm512_test_epi32_mask(words, _mm512_set1_epi32(1 << bit));
                 _mm512_maskz_mov_ps(kept, v)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+
+        #[inline(always)]
+        unsafe fn every_second(from: *const f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F and gives 32 elements.
+            unsafe {
+                let even =
+                    _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+                _mm512_permutex2var_ps(_mm512_loadu_ps(from), even, _mm512_loadu_ps(from.add(16)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn interleave(a: __m512, b: __m512) -> [__m512; 2] {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+                let high =
+                    _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                [
+                    _mm512_permutex2var_ps(a, low, b),
+                    _mm512_permutex2var_ps(a, high, b),
+                ]
             }
         }
 

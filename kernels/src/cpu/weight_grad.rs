@@ -28,6 +28,9 @@ pub fn weight_grad(
 ) -> Vec<f32> {
     assert_eq!(g.len(), shape.output_len(), "output gradients of {shape:?}");
     check(shape, x.len(), shape.input_len(), shape.weight_len(), mask);
+    if shape.is_depthwise() {
+        return super::depthwise::weight_grad(isa.kernels(), shape, x, g, mask);
+    }
     let mut result = output(shape.weight_len());
     let to = Shared::new(result.as_mut_ptr());
     let product = Product {

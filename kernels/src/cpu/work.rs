@@ -27,6 +27,34 @@ pub fn split(n: usize, most: usize) -> impl Iterator<Item = Range<usize>> + Clon
         .filter(|range| !range.is_empty())
 }
 
+/// A short copy without a call: rows are a few vectors long.
+///
+/// # Safety
+/// `n` floats on both sides, which do not overlap.
+#[inline(always)]
+pub unsafe fn copy(from: *const f32, to: *mut f32, n: usize) {
+    // SAFETY: the caller's; pieces end inside `n`, the last overlaps the one before.
+    unsafe {
+        if n >= 8 {
+            let mut i = 0;
+            while i + 8 <= n {
+                to.add(i).copy_from_nonoverlapping(from.add(i), 8);
+                i += 8;
+            }
+            if i < n {
+                to.add(n - 8).copy_from_nonoverlapping(from.add(n - 8), 8);
+            }
+        } else if n >= 4 {
+            to.copy_from_nonoverlapping(from, 4);
+            to.add(n - 4).copy_from_nonoverlapping(from.add(n - 4), 4);
+        } else {
+            for i in 0..n {
+                *to.add(i) = *from.add(i);
+            }
+        }
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }

@@ -63,9 +63,8 @@ fn ask() -> Result<(), Missing> {
 
     /// XTILECFG and XTILEDATA in XCR0.
     const TILES: u64 = 1 << 17 | 1 << 18;
-    const ARCH_PRCTL: u64 = 158;
-    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
-    const XTILEDATA: u64 = 18;
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const XTILEDATA: libc::c_ulong = 18;
 
     let leaves = __cpuid(0).eax;
     let features = if leaves >= 7 {
@@ -91,17 +90,14 @@ fn ask() -> Result<(), Missing> {
     if xcr0 & TILES != TILES {
         return Err(Missing::State { xcr0 });
     }
-    let answer: i64;
-    // SAFETY: a Linux system call that takes two numbers and touches no memory of ours.
-    unsafe {
-        asm!("syscall", inlateout("rax") ARCH_PRCTL => answer, in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XTILEDATA, lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
+    // SAFETY: a system call that takes two numbers and touches no memory of ours.
+    let answer = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA) };
     if answer == 0 {
         Ok(())
     } else {
+        let errno = std::io::Error::last_os_error().raw_os_error();
         Err(Missing::Refused {
-            errno: answer.unsigned_abs() as i32,
+            errno: errno.unwrap_or(0),
         })
     }
 }

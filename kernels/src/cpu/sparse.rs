@@ -1,0 +1,863 @@
+//! Products with a sparse weight: only kept weights are visited (sections 5.1, K11, K12 and K3 of the kernels'
+//! specification).
+//!
+//! A panel of a few vectors of positions is summed in registers for one row of the weight after the other: each kept
+//! weight is broadcast and multiplies one piece of a plane, which is found by an offset, as in [`super::conv`]. Channels
+//! are taken in chunks, so that the pieces of planes that a panel reads stay in the first-level cache while all rows pass.
+//! A weight is packed for a shape once and remembers it.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use super::conv::lanes;
+use super::micro::Entry;
+use super::plane::{Layout, Sub, View};
+use super::work::{Scratch, Shared, copy, output, parallel, split};
+use super::{Epilogue, Finish, Isa, Kernels};
+use crate::format::{ColOrder, Csr, Nm};
+use crate::{BitMask, ConvShape, KernelError};
+
+/// Floats of planes that one panel's chunk of channels may touch: most of a first-level cache of 32 KiB.
+const SLICE: usize = 5632;
+/// Kept weights of a row that a chunk should have: fewer would not pay for taking up and laying down the sums.
+const RUN: f64 = 32.0;
+/// Floats of the planes of one band.
+const PLANES: usize = 256 * 1024;
+/// Packed forms that a weight remembers.
+const REMEMBERED: usize = 4;
+
+/// The kept weights of a convolution or a linear layer. Built once; the caller keeps it between calls.
+#[derive(Debug)]
+pub struct SparseWeight {
+    rows: usize,
+    cols: usize,
+    row_ptr: Vec<u32>,
+    /// Ascending in each row, (channel, ky, kx).
+    col: Vec<u32>,
+    val: Vec<f32>,
+    packed: Mutex<Vec<(Key, Arc<Vec<Packed>>)>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Role {
+    Forward,
+    InputGrad,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Key {
+    isa: Isa,
+    role: Role,
+    shape: ConvShape,
+}
+
+/// Kept weights in the order in which they are visited: for each group, for each chunk of channels, for each row.
+#[derive(Debug)]
+struct Packed {
+    chunks: usize,
+    rows: usize,
+    /// Ends of rows in `entries`: `[group][chunk][rows + 1]`.
+    ends: Vec<u32>,
+    entries: Vec<Entry>,
+    /// Flat index of each entry in the dense weight.
+    place: Vec<u32>,
+}
+
+impl Packed {
+    fn ends(&self, group: usize, chunk: usize) -> &[u32] {
+        let n = self.rows + 1;
+        &self.ends[(group * self.chunks + chunk) * n..][..n]
+    }
+}
+
+/// An element of a row before it is packed.
+#[derive(Clone, Copy)]
+struct Item {
+    channel: u32,
+    tap: u32,
+    value: f32,
+    place: u32,
+}
+
+impl SparseWeight {
+    /// The weights that a mask keeps, `[rows, cols]` in the order of a stored convolution (channel, ky, kx).
+    pub fn from_dense(weights: &[f32], mask: &BitMask) -> Result<Self, KernelError> {
+        Self::from_csr(&Csr::from_dense(weights, mask, ColOrder::Oihw)?, 1)
+    }
+
+    /// From CSR. `taps` is kh * kw, and matters where the columns are in the order (ky, kx, channel).
+    pub fn from_csr(csr: &Csr, taps: usize) -> Result<Self, KernelError> {
+        let mut rows = vec![Vec::new(); csr.rows()];
+        for stored in 0..csr.rows() {
+            let entries = csr.row_cols(stored).iter().zip(csr.row_values(stored));
+            rows[csr.row(stored)] = entries.map(|(c, v)| (*c, *v)).collect();
+        }
+        Self::from_rows(rows, csr.cols(), taps, csr.order())
+    }
+
+    /// From N:M groups. Slots that hold 0 are left out: they are unused, or keep a weight that is zero.
+    pub fn from_nm(nm: &Nm, taps: usize) -> Result<Self, KernelError> {
+        let row = |row| {
+            let slots = nm.row_values(row).iter().enumerate();
+            let kept = slots.filter(|(_, v)| **v != 0.0);
+            kept.map(|(slot, v)| (nm.column(row, slot) as u32, *v))
+                .collect()
+        };
+        Self::from_rows(
+            (0..nm.rows()).map(row).collect(),
+            nm.cols(),
+            taps,
+            nm.order(),
+        )
+    }
+
+    fn from_rows(
+        mut rows: Vec<Vec<(u32, f32)>>,
+        cols: usize,
+        taps: usize,
+        order: ColOrder,
+    ) -> Result<Self, KernelError> {
+        if taps == 0 || !cols.is_multiple_of(taps) {
+            return Err(KernelError::Length {
+                what: "columns of a weight, a multiple of its taps",
+                expected: cols.next_multiple_of(taps.max(1)),
+                found: cols,
+            });
+        }
+        if u32::try_from(rows.len() * cols).is_err() {
+            return Err(KernelError::Length {
+                what: "a sparse weight, which is indexed in 32 bits,",
+                expected: u32::MAX as usize,
+                found: rows.len() * cols,
+            });
+        }
+        if order == ColOrder::Ohwi && taps > 1 {
+            let channels = (cols / taps) as u32;
+            for row in &mut rows {
+                for (col, _) in row.iter_mut() {
+                    *col = *col % channels * taps as u32 + *col / channels;
+                }
+                row.sort_unstable_by_key(|(col, _)| *col);
+            }
+        }
+        let mut weight = Self {
+            rows: rows.len(),
+            cols,
+            row_ptr: vec![0],
+            col: Vec::new(),
+            val: Vec::new(),
+            packed: Mutex::new(Vec::new()),
+        };
+        for row in rows {
+            weight.col.extend(row.iter().map(|(col, _)| *col));
+            weight.val.extend(row.iter().map(|(_, val)| *val));
+            weight.row_ptr.push(weight.col.len() as u32);
+        }
+        Ok(weight)
+    }
+
+    /// Takes new values of the same pattern from a dense weight, in what is remembered too.
+    pub fn refresh(&mut self, weights: &[f32]) -> Result<(), KernelError> {
+        if weights.len() != self.rows * self.cols {
+            return Err(KernelError::Length {
+                what: "weights",
+                expected: self.rows * self.cols,
+                found: weights.len(),
+            });
+        }
+        for row in 0..self.rows {
+            for e in self.row_ptr[row] as usize..self.row_ptr[row + 1] as usize {
+                self.val[e] = weights[row * self.cols + self.col[e] as usize];
+            }
+        }
+        let kept = self.packed.get_mut().unwrap_or_else(|e| e.into_inner());
+        // A form that a product still holds is packed anew when it is needed again.
+        kept.retain_mut(|(_, packed)| match Arc::get_mut(packed) {
+            Some(packed) => {
+                for packed in packed {
+                    for (entry, &place) in packed.entries.iter_mut().zip(&packed.place) {
+                        entry.value = weights[place as usize];
+                    }
+                }
+                true
+            }
+            None => false,
+        });
+        Ok(())
+    }
+
+    /// Kept weights.
+    pub fn nnz(&self) -> usize {
+        self.val.len()
+    }
+
+    /// Output channels.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Weights per output channel, kept or not.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Kept weights over all.
+    pub fn density(&self) -> f64 {
+        self.nnz() as f64 / (self.rows * self.cols).max(1) as f64
+    }
+
+    /// All elements with their places: as they are, or with rows and channels exchanged inside each group.
+    fn items(&self, role: Role, groups: usize, taps: usize) -> Vec<Vec<Item>> {
+        let channels = self.cols / taps;
+        let per_group = self.rows / groups;
+        let count = match role {
+            Role::Forward => self.rows,
+            Role::InputGrad => groups * channels,
+        };
+        let mut lists = vec![Vec::new(); count];
+        for row in 0..self.rows {
+            for e in self.row_ptr[row] as usize..self.row_ptr[row + 1] as usize {
+                let col = self.col[e] as usize;
+                let (channel, tap) = (col / taps, col % taps);
+                let (list, channel) = match role {
+                    Role::Forward => (row, channel),
+                    Role::InputGrad => (row / per_group * channels + channel, row % per_group),
+                };
+                lists[list].push(Item {
+                    channel: channel as u32,
+                    tap: tap as u32,
+                    value: self.val[e],
+                    place: (row * self.cols + col) as u32,
+                });
+            }
+        }
+        lists
+    }
+
+    /// The packed form for `key`, made by `make` if it is not remembered.
+    fn packed(&self, key: Key, make: impl FnOnce() -> Vec<Packed>) -> Arc<Vec<Packed>> {
+        // A thread that panicked while it held the lock left a whole list behind.
+        let mut kept = self.packed.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, packed)) = kept.iter().find(|(k, _)| *k == key) {
+            return packed.clone();
+        }
+        let packed = Arc::new(make());
+        if kept.len() == REMEMBERED {
+            kept.remove(0);
+        }
+        kept.push((key, packed.clone()));
+        packed
+    }
+}
+
+/// Packs rows whose columns (channel, tap) lie at `channel * channel_len + taps[tap]`; taps without a place are left out.
+fn pack(
+    lists: &[Vec<Item>],
+    groups: usize,
+    chunks: &[Range<usize>],
+    channel_len: usize,
+    taps: &[Option<u32>],
+) -> Packed {
+    let rows = lists.len() / groups;
+    let mut packed = Packed {
+        chunks: chunks.len(),
+        rows,
+        ends: Vec::with_capacity(groups * chunks.len() * (rows + 1)),
+        entries: Vec::new(),
+        place: Vec::new(),
+    };
+    for group in 0..groups {
+        let lists = &lists[group * rows..][..rows];
+        let mut next = vec![0; rows];
+        for chunk in chunks {
+            packed.ends.push(packed.entries.len() as u32);
+            for (list, next) in lists.iter().zip(&mut next) {
+                while let Some(item) = list.get(*next)
+                    && (item.channel as usize) < chunk.end
+                {
+                    if let Some(tap) = taps[item.tap as usize] {
+                        packed.entries.push(Entry {
+                            value: item.value,
+                            offset: (item.channel as usize * channel_len) as u32 + tap,
+                        });
+                        packed.place.push(item.place);
+                    }
+                    *next += 1;
+                }
+                packed.ends.push(packed.entries.len() as u32);
+            }
+        }
+    }
+    packed
+}
+
+/// A convolution's output from a sparse weight, with bias and ReLU.
+pub fn forward(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    weight: &SparseWeight,
+    epilogue: Epilogue,
+) -> Vec<f32> {
+    check(shape, x.len(), shape.input_len(), weight);
+    if let Some(bias) = epilogue.bias {
+        assert_eq!(bias.len(), shape.outputs, "one bias per output channel");
+    }
+    Product::new(isa, shape, Role::Forward).run(x, weight, epilogue)
+}
+
+/// The gradient of a convolution's input from that of its output, `g`, with a sparse weight.
+pub fn input_grad(isa: Isa, shape: &ConvShape, g: &[f32], weight: &SparseWeight) -> Vec<f32> {
+    check(shape, g.len(), shape.output_len(), weight);
+    Product::new(isa, shape, Role::InputGrad).run(g, weight, Epilogue::default())
+}
+
+/// The gradient of the kept weights alone, from a convolution's input and its output's gradient; zero elsewhere.
+pub fn weight_grad(
+    isa: Isa,
+    shape: &ConvShape,
+    x: &[f32],
+    g: &[f32],
+    weight: &SparseWeight,
+) -> Vec<f32> {
+    check(shape, x.len(), shape.input_len(), weight);
+    assert_eq!(g.len(), shape.output_len(), "output gradients of {shape:?}");
+    Product::new(isa, shape, Role::Forward).sampled(x, g, weight)
+}
+
+fn check(shape: &ConvShape, found: usize, expected: usize, weight: &SparseWeight) {
+    assert_eq!(found, expected, "activations of {shape:?}");
+    let size = (shape.outputs, shape.weight_cols());
+    assert_eq!((weight.rows, weight.cols), size, "weight of {shape:?}");
+}
+
+/// A linear layer's output `[positions, rows]` from `x`, `[positions, cols]`, with bias and ReLU.
+pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) -> Vec<f32> {
+    let (rows, cols) = (weight.rows, weight.cols);
+    if let Some(bias) = epilogue.bias {
+        assert_eq!(bias.len(), rows, "one bias per output");
+    }
+    assert!(
+        if cols == 0 {
+            x.is_empty()
+        } else {
+            x.len().is_multiple_of(cols)
+        },
+        "{} activations are no rows of {cols}",
+        x.len()
+    );
+    let positions = x.len().checked_div(cols).unwrap_or(0);
+    let kernels = isa.kernels();
+    let mut result = output(positions * rows);
+    if positions * rows == 0 {
+        return Vec::new();
+    }
+    let panels = Panels::new(kernels, positions.div_ceil(kernels.lanes), 1);
+    let wide = panels.vectors * kernels.lanes;
+    let shape = ConvShape::new(1, [cols, rows], [1, wide], [1; 2]);
+    let chunks = chunks(cols, wide, weight.density());
+    let key = Key {
+        isa,
+        role: Role::Forward,
+        shape,
+    };
+    let packed = weight.packed(key, || {
+        vec![pack(
+            &weight.items(Role::Forward, 1, 1),
+            1,
+            &chunks,
+            wide,
+            &[Some(0)],
+        )]
+    });
+    let packed = &packed[0];
+    let to = Shared::new(result.as_mut_ptr());
+    // Rows whose sums stay in the second-level cache; with few panels, threads share a panel's rows too.
+    let threads = rayon::current_num_threads();
+    let pieces = if threads == 1 {
+        1
+    } else {
+        (2 * threads).div_ceil(panels.count)
+    };
+    let parts: Vec<_> = split(rows, rows.div_ceil(pieces)).collect();
+    let macs = positions as u64 * weight.nnz() as u64;
+    parallel(panels.count * parts.len(), macs, |item| {
+        let (panel, part) = (item / parts.len(), &parts[item % parts.len()]);
+        let at = panel * wide;
+        let n = wide.min(positions - at);
+        let mut turned = Scratch::take(cols * wide + LINE);
+        let turned = aligned(&mut turned);
+        let mut sums = Scratch::take(SUM_ROWS.min(part.len()) * wide);
+        // SAFETY: n rows of x, and `turned` has room for as many columns; rows of results belong to this item alone.
+        unsafe {
+            if n < wide {
+                turned.write_bytes(0, cols * wide);
+            }
+            (kernels.transpose)(x.as_ptr().add(at * cols), cols, n, cols, turned, wide);
+            for block in split(part.len(), SUM_ROWS) {
+                let first = part.start + block.start;
+                for chunk in 0..packed.chunks {
+                    let finish = finish(epilogue, first, chunk, packed.chunks);
+                    (kernels.sparse[panels.vectors - 1])(
+                        block.len(),
+                        packed.ends(0, chunk)[first..].as_ptr(),
+                        packed.entries.as_ptr(),
+                        turned,
+                        sums.as_mut_ptr(),
+                        wide,
+                        finish,
+                    );
+                }
+                let to = to.at(at * rows + first);
+                (kernels.transpose)(sums.as_ptr(), wide, block.len(), n, to, rows);
+            }
+        }
+    });
+    // SAFETY: panels and parts cover the result.
+    unsafe { result.written() }
+}
+
+/// Rows whose sums are kept at a time.
+const SUM_ROWS: usize = 512;
+/// Floats of a cache line: a block of scratch has one to spare, to begin with one.
+const LINE: usize = 16;
+
+fn aligned(scratch: &mut Scratch) -> *mut f32 {
+    let first = scratch.as_mut_ptr();
+    first.wrapping_add(first.align_offset(64).min(LINE))
+}
+
+fn finish(epilogue: Epilogue, row: usize, chunk: usize, chunks: usize) -> Finish {
+    Finish {
+        resume: chunk > 0,
+        bias: epilogue
+            .bias
+            .map_or(std::ptr::null(), |bias| bias[row..].as_ptr()),
+        relu: epilogue.relu && chunk + 1 == chunks,
+    }
+}
+
+/// A run of positions cut into panels of equally many vectors.
+#[derive(Debug, Clone, Copy)]
+struct Panels {
+    count: usize,
+    vectors: usize,
+}
+
+impl Panels {
+    /// Of whole `units`, each of a number of vectors.
+    fn new(kernels: &Kernels, units: usize, vectors: usize) -> Self {
+        let count = units.div_ceil(kernels.sparse.len() / vectors).max(1);
+        let each = units.div_ceil(count).max(1);
+        Self {
+            count: units.div_ceil(each),
+            vectors: each * vectors,
+        }
+    }
+}
+
+/// Chunks of channels of which a panel touches `floats` each.
+fn chunks(channels: usize, floats: usize, density_by_taps: f64) -> Vec<Range<usize>> {
+    let near = SLICE / floats.max(1);
+    let worth = (RUN / density_by_taps.max(1e-9)).min(4.0 * near as f64) as usize;
+    let chunks: Vec<_> = split(channels, near.max(worth).max(1)).collect();
+    if chunks.is_empty() {
+        // Nothing to sum: one pass that stores the bias.
+        std::iter::once(0..0).collect()
+    } else {
+        chunks
+    }
+}
+
+struct Product<'a> {
+    isa: Isa,
+    kernels: &'static Kernels,
+    shape: &'a ConvShape,
+    role: Role,
+    view: View,
+    /// Result channels of a group.
+    rows: usize,
+    /// Source channels of a group.
+    channels: usize,
+}
+
+/// A piece of a panel in the result.
+#[derive(Clone, Copy)]
+struct Piece {
+    /// Floats from the panel's start.
+    from: usize,
+    /// Position in a channel of the result.
+    to: usize,
+    /// Positions.
+    len: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(isa: Isa, shape: &'a ConvShape, role: Role) -> Self {
+        let (inputs, outputs) = (shape.inputs / shape.groups, shape.outputs / shape.groups);
+        let (view, rows, channels) = match role {
+            Role::Forward => (View::forward(shape), outputs, inputs),
+            Role::InputGrad => (View::input_grad(shape), inputs, outputs),
+        };
+        Self {
+            isa,
+            kernels: isa.kernels(),
+            shape,
+            role,
+            view,
+            rows,
+            channels,
+        }
+    }
+
+    fn layout(&self, sub: &Sub) -> Layout {
+        let view = &self.view;
+        let lanes = lanes(self.kernels, self.shape.batch, sub.count);
+        let [halo, one] = [0, 1]
+            .map(|rows| Layout::new(view, rows, lanes).channel * lanes * self.channels.max(1));
+        let most = (PLANES.saturating_sub(halo) / (one - halo).max(1)).max(1);
+        let height = view.count[0].max(1);
+        Layout::new(view, height.div_ceil(height.div_ceil(most)), lanes)
+    }
+
+    /// Vectors of the panels of a band.
+    fn panels(&self, sub: &Sub, layout: &Layout) -> Panels {
+        let lanes = self.kernels.lanes;
+        if layout.lanes > 1 {
+            Panels::new(self.kernels, sub.count[1], layout.lanes / lanes)
+        } else {
+            let floats = (layout.rows - 1) * layout.width + sub.count[1];
+            Panels::new(self.kernels, floats.div_ceil(lanes), 1)
+        }
+    }
+
+    fn packed(&self, weight: &SparseWeight) -> Arc<Vec<Packed>> {
+        let key = Key {
+            isa: self.isa,
+            role: self.role,
+            shape: *self.shape,
+        };
+        weight.packed(key, || {
+            let taps = self.shape.taps();
+            let lists = weight.items(self.role, self.shape.groups, taps);
+            let pack_sub = |sub: &Sub| {
+                let layout = self.layout(sub);
+                let panels = self.panels(sub, &layout);
+                let offsets = layout.offsets(&self.view, sub, 1);
+                let mut places = vec![None; taps];
+                for (&(tap, _), offset) in sub.taps.iter().zip(offsets) {
+                    places[tap] = Some(offset);
+                }
+                let reach = self.view.reach;
+                let floats = (panels.vectors * self.kernels.lanes + reach[1] * layout.lanes)
+                    * (1 + reach[0]);
+                let chunks = chunks(self.channels, floats, weight.density() * taps as f64);
+                let channel = self.pitch(&layout);
+                pack(&lists, self.shape.groups, &chunks, channel, &places)
+            };
+            self.view.subs.iter().map(pack_sub).collect()
+        })
+    }
+
+    fn run(&self, source: &[f32], weight: &SparseWeight, epilogue: Epilogue) -> Vec<f32> {
+        let [height, width] = self.view.result;
+        let len = self.shape.batch * self.shape.groups * self.rows * height * width;
+        let mut result = output(len);
+        if len == 0 {
+            return Vec::new();
+        }
+        let to = Shared::new(result.as_mut_ptr());
+        let packed = self.packed(weight);
+        let macs =
+            weight.nnz() as u64 * self.shape.output_len() as u64 / self.shape.outputs.max(1) as u64;
+        for (sub, packed) in self.view.subs.iter().zip(packed.iter()) {
+            if !sub.count.contains(&0) {
+                self.run_sub(sub, packed, source, epilogue, macs, to);
+            }
+        }
+        // SAFETY: the phases cover the result, and each was written whole.
+        unsafe { result.written() }
+    }
+
+    fn run_sub(
+        &self,
+        sub: &Sub,
+        packed: &Packed,
+        source: &[f32],
+        epilogue: Epilogue,
+        macs: u64,
+        to: Shared,
+    ) {
+        let layout = self.layout(sub);
+        let groups = self.shape.groups;
+        let bands: Vec<usize> = (0..sub.count[0]).step_by(layout.rows).collect();
+        let items = self.shape.batch.div_ceil(layout.lanes) * groups * bands.len();
+        let threads = rayon::current_num_threads();
+        // With few items, rows are divided too, and each part fills its own planes.
+        let wanted = if threads == 1 || items >= 8 * threads {
+            1
+        } else {
+            (2 * threads).div_ceil(items)
+        };
+        let parts: Vec<_> = split(self.rows, self.rows.div_ceil(wanted)).collect();
+        let panels = self.panels(sub, &layout);
+        let wide = panels.vectors * self.kernels.lanes;
+        let result_plane = self.view.result[0] * self.view.result[1];
+        parallel(items * parts.len(), macs, |item| {
+            let (item, part) = (item / parts.len(), &parts[item % parts.len()]);
+            let (image, band) = (item / bands.len(), bands[item % bands.len()]);
+            let (image, group) = (image / groups * layout.lanes, image % groups);
+            let images = layout.lanes.min(self.shape.batch - image);
+            let rows = layout.rows.min(sub.count[0] - band);
+            let mut planes = Scratch::take(self.planes(&layout));
+            let planes = self.fill(&layout, source, (image, images, group, band), &mut planes);
+            let mut sums = Scratch::take(part.len() * wide);
+            let first = group * self.rows + part.start;
+            let channel = image * groups * self.rows + first;
+            let to = to.at(channel * result_plane);
+            self.each_panel(sub, &layout, band, rows, |at, pieces| {
+                for chunk in 0..packed.chunks {
+                    let finish = finish(epilogue, first, chunk, packed.chunks);
+                    // SAFETY: entries lie in the planes, the panel too or in their slack; `sums` has a panel per row.
+                    unsafe {
+                        (self.kernels.sparse[panels.vectors - 1])(
+                            part.len(),
+                            packed.ends(group, chunk)[part.start..].as_ptr(),
+                            packed.entries.as_ptr(),
+                            planes.add(at),
+                            sums.as_mut_ptr(),
+                            wide,
+                            finish,
+                        );
+                    }
+                }
+                for row in 0..part.len() {
+                    // SAFETY: the panel's positions of this channel are this thread's alone.
+                    unsafe {
+                        let from = sums.as_ptr().add(row * wide);
+                        self.emit(&layout, from, images, pieces, to.add(row * result_plane));
+                    }
+                }
+            });
+        });
+    }
+
+    /// Floats from a channel's plane to the next: spread over the sets of the first-level cache, where planes a multiple of
+    /// a page apart would push each other out.
+    fn pitch(&self, layout: &Layout) -> usize {
+        let mut lines = (layout.channel * layout.lanes).div_ceil(LINE);
+        while !(11..=53).contains(&(lines % 64)) || lines.is_multiple_of(2) {
+            lines += 1;
+        }
+        lines * LINE
+    }
+
+    /// Floats of the planes of a band, with room for a panel to run over their end.
+    fn planes(&self, layout: &Layout) -> usize {
+        let panel = self.kernels.sparse.len() * self.kernels.lanes;
+        layout.len(&self.view, 1) + self.channels * self.pitch(layout) + panel + LINE
+    }
+
+    fn fill(
+        &self,
+        layout: &Layout,
+        source: &[f32],
+        (image, images, group, band): (usize, usize, usize, usize),
+        planes: &mut Scratch,
+    ) -> *mut f32 {
+        let plane = self.view.source[0] * self.view.source[1];
+        let all = self.shape.groups * self.channels;
+        let channel = image * all + group * self.channels;
+        let to = aligned(planes);
+        // SAFETY: these channels and images lie in the source; the planes were made for them.
+        unsafe {
+            for c in 0..self.channels {
+                layout.fill(
+                    &self.view,
+                    self.kernels,
+                    source.as_ptr().add((channel + c) * plane),
+                    all * plane,
+                    images,
+                    1,
+                    band,
+                    to.add(c * self.pitch(layout)),
+                );
+                // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
+                let end = c * self.pitch(layout) + layout.channel * layout.lanes;
+                let next = if c + 1 == self.channels {
+                    self.planes(layout) - LINE
+                } else {
+                    (c + 1) * self.pitch(layout)
+                };
+                to.add(end).write_bytes(0, next - end);
+            }
+        }
+        to
+    }
+
+    /// Calls `work` with each panel's offset in a plane and its pieces in the result.
+    fn each_panel(
+        &self,
+        sub: &Sub,
+        layout: &Layout,
+        band: usize,
+        rows: usize,
+        mut work: impl FnMut(usize, &[Piece]),
+    ) {
+        let panels = self.panels(sub, layout);
+        let wide = panels.vectors * self.kernels.lanes;
+        let [spread_y, spread_x] = self.view.spread;
+        let width = self.view.result[1];
+        let place = |y: usize, x: usize| {
+            (sub.first[0] + (band + y) * spread_y) * width + sub.first[1] + x * spread_x
+        };
+        if layout.lanes > 1 {
+            for y in 0..rows {
+                for at in (0..sub.count[1] * layout.lanes).step_by(wide) {
+                    let x = at / layout.lanes;
+                    let piece = Piece {
+                        from: 0,
+                        to: place(y, x),
+                        len: (wide / layout.lanes).min(sub.count[1] - x),
+                    };
+                    work(y * layout.width * layout.lanes + at, &[piece]);
+                }
+            }
+            return;
+        }
+        let mut pieces = Vec::new();
+        for at in (0..(rows - 1) * layout.width + sub.count[1]).step_by(wide) {
+            pieces.clear();
+            for y in at / layout.width..(at + wide).div_ceil(layout.width).min(rows) {
+                let start = (y * layout.width).max(at);
+                let end = (y * layout.width + sub.count[1]).min(at + wide);
+                if start < end {
+                    pieces.push(Piece {
+                        from: start - at,
+                        to: place(y, start - y * layout.width),
+                        len: end - start,
+                    });
+                }
+            }
+            work(at, &pieces);
+        }
+    }
+
+    /// Stores a panel of one channel.
+    ///
+    /// # Safety
+    /// `from` is a panel, `to` the channel in the first of `images` images.
+    unsafe fn emit(
+        &self,
+        layout: &Layout,
+        from: *const f32,
+        images: usize,
+        pieces: &[Piece],
+        to: *mut f32,
+    ) {
+        let (lanes, spread) = (layout.lanes, self.view.spread[1]);
+        let [height, width] = self.view.result;
+        let image = self.shape.groups * self.rows * height * width;
+        for piece in pieces {
+            // SAFETY: the caller's; pieces lie in the channel.
+            unsafe {
+                let (from, to) = (from.add(piece.from), to.add(piece.to));
+                match (lanes, spread) {
+                    (1, 1) => copy(from, to, piece.len),
+                    (_, 1) => {
+                        (self.kernels.transpose)(from, lanes, piece.len, images, to, image);
+                    }
+                    _ => {
+                        for x in 0..piece.len {
+                            for n in 0..images {
+                                *to.add(n * image + x * spread) = *from.add(x * lanes + n);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn sampled(&self, x: &[f32], g: &[f32], weight: &SparseWeight) -> Vec<f32> {
+        let packed = self.packed(weight);
+        let packed = &packed[0];
+        let sub = &self.view.subs[0];
+        let layout = self.layout(sub);
+        let groups = self.shape.groups;
+        let panels = self.panels(sub, &layout);
+        let wide = panels.vectors * self.kernels.lanes;
+        let [height, width] = self.view.result;
+        let plane = height * width;
+        let image_len = self.shape.outputs * plane;
+        let mut sums = vec![0.0f32; packed.entries.len()];
+        let to = Shared::new(sums.as_mut_ptr());
+        let threads = rayon::current_num_threads();
+        let wanted = if threads == 1 {
+            1
+        } else {
+            (2 * threads).div_ceil(groups)
+        };
+        let parts: Vec<_> = split(self.rows, self.rows.div_ceil(wanted).max(1)).collect();
+        let macs = weight.nnz() as u64 * (self.shape.batch * plane) as u64;
+        parallel(groups * parts.len(), macs, |item| {
+            let (group, part) = (item / parts.len(), &parts[item % parts.len()]);
+            let mut planes = Scratch::take(self.planes(&layout));
+            let mut turned = Scratch::take(part.len() * wide);
+            for image in (0..self.shape.batch).step_by(layout.lanes) {
+                let images = layout.lanes.min(self.shape.batch - image);
+                for band in (0..sub.count[0]).step_by(layout.rows) {
+                    let rows = layout.rows.min(sub.count[0] - band);
+                    let planes = self.fill(&layout, x, (image, images, group, band), &mut planes);
+                    self.each_panel(sub, &layout, band, rows, |at, pieces| {
+                        turned[..part.len() * wide].fill(0.0);
+                        for (i, row) in part.clone().enumerate() {
+                            let from = image * image_len + (group * self.rows + row) * plane;
+                            for piece in pieces {
+                                // SAFETY: the piece lies in this channel of these images, and in the panel.
+                                unsafe {
+                                    let from = g.as_ptr().add(from + piece.to);
+                                    let to = turned.as_mut_ptr().add(i * wide + piece.from);
+                                    if layout.lanes == 1 {
+                                        copy(from, to, piece.len);
+                                    } else {
+                                        (self.kernels.transpose)(
+                                            from,
+                                            image_len,
+                                            images,
+                                            piece.len,
+                                            to,
+                                            layout.lanes,
+                                        );
+                                    }
+                                }
+                            }
+                        }
+                        for chunk in 0..packed.chunks {
+                            let ends = packed.ends(group, chunk);
+                            for (i, row) in part.clone().enumerate() {
+                                let (first, end) = (ends[row] as usize, ends[row + 1] as usize);
+                                // SAFETY: entries lie in the planes; the sums of this row are this thread's alone.
+                                unsafe {
+                                    (self.kernels.sampled[panels.vectors - 1])(
+                                        end - first,
+                                        packed.entries.as_ptr().add(first),
+                                        planes.add(at),
+                                        turned.as_ptr().add(i * wide),
+                                        to.at(first),
+                                    );
+                                }
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        let mut result = vec![0.0; self.shape.weight_len()];
+        for (sum, &place) in sums.iter().zip(&packed.place) {
+            result[place as usize] = *sum;
+        }
+        result
+    }
+}
