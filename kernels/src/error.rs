@@ -95,6 +95,20 @@ pub enum KernelError {
         /// Tile.
         m: usize,
     },
+    /// Arithmetic that this machine does not have.
+    #[error("{precision} products are not available: {why}; use f32")]
+    Precision {
+        /// What was asked for.
+        precision: crate::Precision,
+        /// What is missing.
+        why: String,
+    },
+    /// A name of no arithmetic.
+    #[error("`{found}` is no precision; use f32, bf16x3 or bf16")]
+    UnknownPrecision {
+        /// The name.
+        found: String,
+    },
     /// A name that is no instruction set and no path.
     #[error(
         "PTSBENCH_KERNELS_FORCE has {name:?}; use avx512, avx2 or portable, and dense, csr, nm or sampled, with commas"

@@ -11,6 +11,7 @@ mod memory;
 mod nm;
 mod ops;
 pub mod plan;
+mod precision;
 pub mod reference;
 mod select;
 mod soft;
@@ -28,6 +29,7 @@ pub use ops::{
     Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
     layer_norm, linear, matmul, softmax,
 };
+pub use precision::Precision;
 pub use select::{
     KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
     threshold_of,

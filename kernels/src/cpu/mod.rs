@@ -3,6 +3,7 @@
 //! Plain slices in, plain slices out; what Burn makes of it is [`crate::ops`]'s business. Every result is the same at
 //! every number of threads: work is divided along outputs, and no sum is ever divided.
 
+pub mod amx;
 pub mod conv;
 mod depthwise;
 pub mod gemm;
