@@ -29,7 +29,7 @@ pub use ops::{
     Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
     layer_norm, linear, matmul, softmax,
 };
-pub use precision::Precision;
+pub use precision::{Precision, precision_fallbacks, precision_in_use, use_precision};
 pub use select::{
     KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
     threshold_of,

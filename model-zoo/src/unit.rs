@@ -59,7 +59,9 @@ impl<const D: usize> Bundle for Tensor<D> {
         let dims = self.dims();
         let places = dims.iter().product::<usize>() / dims[channel_axis(D)].max(1);
         let difference = self - target;
+        // Over the batch first: a sum over millions of values at once would depend on how threads share it.
         (difference.clone() * difference)
+            .sum_dim(0)
             .sum()
             .div_scalar(places.max(1) as f32)
     }

@@ -2,7 +2,7 @@
 //!
 //! Device, threads, evaluation batch and folders are environment: they are recorded, not hashed.
 
-use kernels::{KernelError, TileLayout, nm_mask, nm_mask_transposable};
+use kernels::{KernelError, Precision, TileLayout, nm_mask, nm_mask_transposable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -19,6 +19,29 @@ pub struct Cell {
     /// How the network is made sparse; absent in the dense reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sparsity: Option<Sparsity>,
+    /// Arithmetic of the products; absent for f32.
+    #[serde(default, skip_serializing_if = "is_f32", with = "precision_name")]
+    pub precision: Precision,
+}
+
+fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
+}
+
+/// Precisions as files spell them.
+pub(crate) mod precision_name {
+    use kernels::Precision;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(precision: &Precision, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(precision.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Precision, D::Error> {
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
 }
 
 /// The task of a cell.
@@ -283,6 +306,9 @@ impl std::fmt::Display for Key {
 impl std::fmt::Display for Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.model)?;
+        if self.precision != Precision::F32 {
+            write!(f, " in {}", self.precision)?;
+        }
         let Some(sparsity) = &self.sparsity else {
             return f.write_str(" dense");
         };
@@ -345,6 +371,7 @@ mod tests {
         };
         Cell {
             model: "micro_resnet8".into(),
+            precision: Precision::Bf16x3,
             weights: "ab".repeat(32),
             task: TaskCell {
                 name: "micro".into(),
@@ -404,6 +431,7 @@ mod tests {
                 "block",
                 "dense",
                 "adam",
+                "bf16",
                 &format!("{s}x"),
             ]
             .map(|other| Value::String(other.into()))
@@ -418,7 +446,7 @@ mod tests {
         let json: Value = serde_json::from_str(&cell.canonical()).unwrap();
         let mut paths = Vec::new();
         leaves(&json, String::new(), &mut paths);
-        assert_eq!(paths.len(), 24, "{paths:#?}");
+        assert_eq!(paths.len(), 25, "{paths:#?}");
         for path in paths {
             let mut readable = 0;
             for other in alternatives(json.pointer(&path).unwrap()) {

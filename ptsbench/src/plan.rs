@@ -125,6 +125,9 @@ pub struct Plan {
     /// Seeds of every reconstruction grid that lists none itself; `[0]` where this is empty too.
     #[serde(default)]
     pub seeds: Vec<u64>,
+    /// Arithmetic of the products; f32 unless it says otherwise.
+    #[serde(default, deserialize_with = "crate::cell::precision_name::deserialize")]
+    pub precision: kernels::Precision,
     /// Calibration images; needed by grids that reconstruct.
     pub calibration: Option<CalibrationPlan>,
     /// Named ways of fitting a unit.
@@ -593,6 +596,7 @@ impl Plan {
                     weights: digests[&model].clone(),
                     task: task.clone(),
                     sparsity,
+                    precision: self.precision,
                 };
                 dense.push((cell(None), member.clone()));
                 for sparsity in &sparsities {

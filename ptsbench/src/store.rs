@@ -674,6 +674,7 @@ pub(crate) mod tests {
         };
         let cell = Cell {
             model: "micro_resnet8".into(),
+            precision: kernels::Precision::Bf16,
             weights: "ab".repeat(32),
             task: TaskCell {
                 name: "micro".into(),

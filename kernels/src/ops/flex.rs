@@ -4,10 +4,12 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use super::{Bias, Keep, SparseOps, WeightGrad};
-use crate::ConvShape;
+use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
-use crate::cpu::{Epilogue, Isa, Mask, conv, linear, norm, rows, weight_grad};
+use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
+use crate::precision::{count_fallback, precision_in_use};
 use crate::reference::LinearShape;
+use crate::{ConvShape, KernelError};
 
 /// A tensor in memory order; most are already.
 fn packed(tensor: FlexTensor) -> FlexTensor {
@@ -30,6 +32,15 @@ fn tensor(data: Vec<f32>, dims: impl Into<Shape>) -> FlexTensor {
         Layout::contiguous(dims.into()),
         DType::F32,
     )
+}
+
+/// The values of a product, whatever computed them in the end.
+fn taken(product: Result<Computed, KernelError>) -> Vec<f32> {
+    let product = product.expect("the precision was checked before it came into use");
+    if product.fallback.is_some() {
+        count_fallback();
+    }
+    product.values
 }
 
 fn words(keep: Keep<Flex>) -> Option<FlexTensor> {
@@ -69,7 +80,8 @@ impl SparseOps for Flex {
         };
         let keep = words(keep);
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let y = conv::forward(
+        let y = amx::conv_forward(
+            precision_in_use(),
             Isa::detect(),
             &shape,
             floats(&x),
@@ -77,7 +89,7 @@ impl SparseOps for Flex {
             mask,
             epilogue,
         );
-        tensor(y, shape.output_dims())
+        tensor(taken(y), shape.output_dims())
     }
 
     fn sparse_conv2d_input_grad(
@@ -89,8 +101,15 @@ impl SparseOps for Flex {
         let (g, w) = (packed(g), packed(w));
         let keep = words(keep);
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let dx = conv::input_grad(Isa::detect(), &shape, floats(&g), floats(&w), mask);
-        tensor(dx, shape.input_dims())
+        let dx = amx::conv_input_grad(
+            precision_in_use(),
+            Isa::detect(),
+            &shape,
+            floats(&g),
+            floats(&w),
+            mask,
+        );
+        tensor(taken(dx), shape.input_dims())
     }
 
     fn sparse_conv2d_weight_grad(
@@ -102,8 +121,15 @@ impl SparseOps for Flex {
         let (x, g) = (packed(x), packed(g));
         let keep = words(keep);
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let dw = weight_grad::weight_grad(Isa::detect(), &shape, floats(&x), floats(&g), mask);
-        tensor(dw, shape.weight_dims())
+        let dw = amx::conv_weight_grad(
+            precision_in_use(),
+            Isa::detect(),
+            &shape,
+            floats(&x),
+            floats(&g),
+            mask,
+        );
+        tensor(taken(dw), shape.weight_dims())
     }
 
     fn sparse_linear(
@@ -124,8 +150,16 @@ impl SparseOps for Flex {
         };
         let shape = linear_shape(&x, &w);
         let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let y = linear::forward(Isa::detect(), shape, floats(&x), floats(&w), mask, epilogue);
-        tensor(y, [shape.positions, shape.rows])
+        let y = amx::linear_forward(
+            precision_in_use(),
+            Isa::detect(),
+            shape,
+            floats(&x),
+            floats(&w),
+            mask,
+            epilogue,
+        );
+        tensor(taken(y), [shape.positions, shape.rows])
     }
 
     fn sparse_linear_input_grad(g: FlexTensor, w: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
@@ -136,8 +170,15 @@ impl SparseOps for Flex {
             cols: w.layout().shape()[0],
         };
         let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let dx = linear::input_grad(Isa::detect(), shape, floats(&g), floats(&w), mask);
-        tensor(dx, [shape.positions, shape.cols])
+        let dx = amx::linear_input_grad(
+            precision_in_use(),
+            Isa::detect(),
+            shape,
+            floats(&g),
+            floats(&w),
+            mask,
+        );
+        tensor(taken(dx), [shape.positions, shape.cols])
     }
 
     fn sparse_linear_weight_grad(x: FlexTensor, g: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
@@ -148,8 +189,15 @@ impl SparseOps for Flex {
             cols: x.layout().shape()[1],
         };
         let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let dw = linear::weight_grad(Isa::detect(), shape, floats(&x), floats(&g), mask);
-        tensor(dw, [shape.cols, shape.rows])
+        let dw = amx::linear_weight_grad(
+            precision_in_use(),
+            Isa::detect(),
+            shape,
+            floats(&x),
+            floats(&g),
+            mask,
+        );
+        tensor(taken(dw), [shape.cols, shape.rows])
     }
 
     fn channel_sums(g: FlexTensor) -> FlexTensor {

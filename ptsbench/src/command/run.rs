@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use kernels::Precision;
 
 use crate::device::{self, Choice};
 use crate::interrupt;
@@ -29,6 +30,9 @@ pub struct Args {
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
+    /// Arithmetic of the products on the CPU: f32, or bf16x3 or bf16 where the processor has AMX (plan key `precision`)
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
@@ -84,10 +88,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .context("--threads comes too late: a pool of threads is running already")?;
     }
     let registry = args.weights.registry()?;
-    let plan = Plan::load(&args.plan, &args.set)?;
+    let mut plan = Plan::load(&args.plan, &args.set)?;
+    plan.precision = args.precision.unwrap_or(plan.precision);
+    kernels::use_precision(plan.precision)?;
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
+    if plan.precision != Precision::F32 && chosen.name != "flex" {
+        bail!(
+            "the precision {} is the CPU's, and {} computes; add --device flex, or leave the precision at f32",
+            plan.precision,
+            chosen.name
+        );
+    }
     interrupt::install("finished cells and units are kept").context("cannot listen for Ctrl-C")?;
 
     // Reads every record, so that a broken one shows before anything is computed.
@@ -147,6 +160,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             }
         }
+    }
+    match kernels::precision_fallbacks() {
+        0 => {}
+        n => progress.note(&format!(
+            "{n} products of shapes that tiles do not suit were computed in f32"
+        )),
     }
     Ok(outcome(failed))
 }

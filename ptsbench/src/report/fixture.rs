@@ -99,6 +99,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
     };
     let cell = Cell {
         model: name.to_owned(),
+        precision: kernels::Precision::F32,
         weights: format!("{model:064x}"),
         task: TaskCell {
             name: "micro".to_owned(),
