@@ -132,3 +132,53 @@ fn convolutions_agree_with_f64_loops() {
     }
     println!("{cases} products, largest error {worst:.3} of its bound");
 }
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let isa = Isa::detect();
+    let mut random = Random(11);
+    let conv = |batch, channels: [usize; 2], size, kernel: usize, stride| {
+        ConvShape::new(batch, channels, [size; 2], [kernel; 2])
+            .with_padding([kernel / 2; 2])
+            .with_stride([stride; 2])
+    };
+    let shapes = [
+        conv(3, [37, 50], 17, 3, 1),
+        conv(1, [64, 64], 20, 3, 1),
+        conv(9, [40, 24], 7, 3, 1),
+        conv(2, [70, 90], 23, 1, 1),
+        conv(5, [24, 31], 16, 3, 2),
+        conv(4, [30, 60], 12, 3, 1).with_groups(3),
+    ];
+    for shape in shapes {
+        let x = random.floats(shape.input_len());
+        let w = random.floats(shape.weight_len());
+        let g = random.floats(shape.output_len());
+        let keep = random.mask(shape.outputs, shape.weight_cols());
+        let mask = keep.as_ref().map(Mask::from);
+        let all = || {
+            [
+                conv::forward(isa, &shape, &x, &w, mask, Epilogue::default()),
+                conv::input_grad(isa, &shape, &g, &w, mask),
+                weight_grad::weight_grad(isa, &shape, &x, &g, mask),
+            ]
+            .map(|values| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+        };
+        let on = |threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("threads")
+        };
+        let one = on(1).install(all);
+        for threads in [2, 3, 8] {
+            let pool = on(threads);
+            for time in 0..20 {
+                assert!(
+                    pool.install(all) == one,
+                    "{threads} threads, time {time}, {shape:?}"
+                );
+            }
+        }
+    }
+}
