@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
+use crate::mobilenet_v2;
 use crate::resnet::{self, Block, Stem};
 use crate::unit::Network;
 
@@ -38,6 +39,7 @@ pub enum Weights {
 #[derive(Debug, Clone, Copy)]
 enum Size {
     ResNet(resnet::Size),
+    MobileNetV2(mobilenet_v2::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -77,6 +79,7 @@ impl Spec {
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
+            Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -158,10 +161,14 @@ const TORCHVISION: Weights = Weights::File {
 const CHENYAOFO: Weights = Weights::File {
     source: "chenyaofo/pytorch-cifar-models",
 };
+/// A width at which nobody publishes weights in these keys.
+const UNPUBLISHED: Weights = Weights::File {
+    source: "none published in these keys",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 13] = {
+const CATALOG: [Spec; 22] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -200,6 +207,29 @@ const CATALOG: [Spec; 13] = {
             depths,
             width,
             classes,
+        }
+    }
+    const fn file(source: &'static str) -> Weights {
+        Weights::File { source }
+    }
+    const fn mobilenet_v2(
+        name: &'static str,
+        paper: Option<&'static str>,
+        weights: Weights,
+        layout: mobilenet_v2::Layout,
+        width: f64,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV2",
+            paper,
+            input: IMAGENET,
+            weights,
+            size: Size::MobileNetV2(mobilenet_v2::Size {
+                width,
+                classes: 1000,
+                layout,
+            }),
         }
     }
     [
@@ -294,6 +324,74 @@ const CATALOG: [Spec; 13] = {
             SMALL,
             small(&[1, 1, 1], 16, 1, 10),
         ),
+        mobilenet_v2(
+            "mobilenetv2_050",
+            Some("MobileNetV2 x0.5"),
+            file("timm/mobilenetv2_050.lamb_in1k"),
+            mobilenet_v2::Layout::Timm,
+            0.5,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_075",
+            Some("MobileNetV2 x0.75"),
+            UNPUBLISHED,
+            mobilenet_v2::Layout::Timm,
+            0.75,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_100",
+            Some("MobileNetV2 x1.0"),
+            file("timm/mobilenetv2_100.ra_in1k"),
+            mobilenet_v2::Layout::Timm,
+            1.0,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_140",
+            Some("MobileNetV2 x1.4"),
+            file("timm/mobilenetv2_140.ra_in1k"),
+            mobilenet_v2::Layout::Timm,
+            1.4,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_050_tv",
+            Some("MobileNetV2 x0.5"),
+            UNPUBLISHED,
+            mobilenet_v2::Layout::Torchvision,
+            0.5,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_075_tv",
+            Some("MobileNetV2 x0.75"),
+            UNPUBLISHED,
+            mobilenet_v2::Layout::Torchvision,
+            0.75,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_100_tv",
+            Some("MobileNetV2 x1.0"),
+            file("torchvision, IMAGENET1K_V1"),
+            mobilenet_v2::Layout::Torchvision,
+            1.0,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_140_tv",
+            Some("MobileNetV2 x1.4"),
+            UNPUBLISHED,
+            mobilenet_v2::Layout::Torchvision,
+            1.4,
+        ),
+        Spec {
+            name: "tiny_mobilenetv2",
+            family: "MobileNetV2",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::MobileNetV2(mobilenet_v2::Size {
+                width: 0.1,
+                classes: 10,
+                layout: mobilenet_v2::Layout::Timm,
+            }),
+        },
     ]
 };
 

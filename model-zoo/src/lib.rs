@@ -5,8 +5,10 @@
 pub mod catalog;
 pub mod fold;
 pub mod graft;
+pub mod inverted_residual;
 pub mod layer;
 pub mod mask;
+pub mod mobilenet_v2;
 pub mod resnet;
 pub mod tap;
 pub mod unit;

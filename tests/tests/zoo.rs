@@ -12,7 +12,7 @@
 #[path = "zoo/formula.rs"]
 mod formula;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -164,14 +164,18 @@ fn error_ratio(ours: &[f32], stored: &[f32], atol: f64) -> f64 {
     largest(differences) / atol
 }
 
-/// The unit or mark of our networks that gives a stage of the reference; blocks have the same name in both.
-fn path_of_stage(stage: &str) -> &str {
+/// The units and marks of our networks that may give a stage of the reference, for stages that have another name there;
+/// the first that a network has is meant. All others have their checkpoint's name.
+fn paths_of_stage(stage: &str) -> &'static [&'static str] {
     match stage {
-        "relu" => "conv1.act",
-        "bn1" => "conv1.norm",
-        "maxpool" => "conv1",
-        "avgpool" => "fc.avgpool",
-        block => block,
+        "relu" => &["conv1.act"],
+        "bn1" => &["conv1.norm", "conv_stem.act"],
+        "maxpool" => &["conv1"],
+        "avgpool" => &["fc.avgpool"],
+        "conv_stem" => &["conv_stem.conv"],
+        "bn2" => &["conv_head.act"],
+        "global_pool" => &["classifier.flatten"],
+        _ => &[],
     }
 }
 
@@ -413,13 +417,22 @@ impl Check<'_> {
     {
         let mut stages = Stages::default();
         network.run(input, &mut stages);
+        let keys: HashMap<String, &String> = stages
+            .values
+            .keys()
+            .map(|path| (network.key(path), path))
+            .collect();
         for stage in &case.stages {
             let name = format!("{}: stage {}", case.name, stage.name);
-            let path = path_of_stage(&stage.name);
-            let Some((shape, values)) = stages.values.get(path) else {
+            let other = paths_of_stage(&stage.name).iter();
+            let value = other
+                .filter_map(|path| stages.values.get(*path))
+                .next()
+                .or_else(|| stages.values.get(*keys.get(&stage.name)?));
+            let Some((shape, values)) = value else {
                 outcome
                     .failures
-                    .push(format!("{name}: no unit or mark is called {path}"));
+                    .push(format!("{name}: no unit or mark is this stage"));
                 return;
             };
             let found = Summary::of(values);
