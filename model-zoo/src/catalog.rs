@@ -2,7 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
-use crate::mobilenet_v2;
+use crate::mobilenet_v2::{self, Layout};
+use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
 use crate::unit::Network;
 
@@ -40,6 +41,7 @@ pub enum Weights {
 enum Size {
     ResNet(resnet::Size),
     MobileNetV2(mobilenet_v2::Size),
+    MobileNetV3(mobilenet_v3::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -80,6 +82,7 @@ impl Spec {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
             Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
+            Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -168,7 +171,7 @@ const UNPUBLISHED: Weights = Weights::File {
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 22] = {
+const CATALOG: [Spec; 34] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -214,21 +217,55 @@ const CATALOG: [Spec; 22] = {
     }
     const fn mobilenet_v2(
         name: &'static str,
-        paper: Option<&'static str>,
+        paper: &'static str,
         weights: Weights,
-        layout: mobilenet_v2::Layout,
+        layout: Layout,
         width: f64,
     ) -> Spec {
         Spec {
             name,
             family: "MobileNetV2",
-            paper,
+            paper: Some(paper),
             input: IMAGENET,
             weights,
             size: Size::MobileNetV2(mobilenet_v2::Size {
                 width,
                 classes: 1000,
                 layout,
+            }),
+        }
+    }
+    const fn mobilenet_v3(
+        name: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        definition: Definition,
+        width: f64,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV3",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights,
+            size: Size::MobileNetV3(mobilenet_v3::Size {
+                width,
+                classes: 1000,
+                definition,
+            }),
+        }
+    }
+    const fn tiny_mobilenet_v3(name: &'static str, definition: Definition) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV3",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::MobileNetV3(mobilenet_v3::Size {
+                width: 0.1,
+                classes: 10,
+                definition,
             }),
         }
     }
@@ -326,58 +363,58 @@ const CATALOG: [Spec; 22] = {
         ),
         mobilenet_v2(
             "mobilenetv2_050",
-            Some("MobileNetV2 x0.5"),
+            "MobileNetV2 x0.5",
             file("timm/mobilenetv2_050.lamb_in1k"),
-            mobilenet_v2::Layout::Timm,
+            Layout::Timm,
             0.5,
         ),
         mobilenet_v2(
             "mobilenetv2_075",
-            Some("MobileNetV2 x0.75"),
+            "MobileNetV2 x0.75",
             UNPUBLISHED,
-            mobilenet_v2::Layout::Timm,
+            Layout::Timm,
             0.75,
         ),
         mobilenet_v2(
             "mobilenetv2_100",
-            Some("MobileNetV2 x1.0"),
+            "MobileNetV2 x1.0",
             file("timm/mobilenetv2_100.ra_in1k"),
-            mobilenet_v2::Layout::Timm,
+            Layout::Timm,
             1.0,
         ),
         mobilenet_v2(
             "mobilenetv2_140",
-            Some("MobileNetV2 x1.4"),
+            "MobileNetV2 x1.4",
             file("timm/mobilenetv2_140.ra_in1k"),
-            mobilenet_v2::Layout::Timm,
+            Layout::Timm,
             1.4,
         ),
         mobilenet_v2(
             "mobilenetv2_050_tv",
-            Some("MobileNetV2 x0.5"),
+            "MobileNetV2 x0.5",
             UNPUBLISHED,
-            mobilenet_v2::Layout::Torchvision,
+            Layout::Torchvision,
             0.5,
         ),
         mobilenet_v2(
             "mobilenetv2_075_tv",
-            Some("MobileNetV2 x0.75"),
+            "MobileNetV2 x0.75",
             UNPUBLISHED,
-            mobilenet_v2::Layout::Torchvision,
+            Layout::Torchvision,
             0.75,
         ),
         mobilenet_v2(
             "mobilenetv2_100_tv",
-            Some("MobileNetV2 x1.0"),
+            "MobileNetV2 x1.0",
             file("torchvision, IMAGENET1K_V1"),
-            mobilenet_v2::Layout::Torchvision,
+            Layout::Torchvision,
             1.0,
         ),
         mobilenet_v2(
             "mobilenetv2_140_tv",
-            Some("MobileNetV2 x1.4"),
+            "MobileNetV2 x1.4",
             UNPUBLISHED,
-            mobilenet_v2::Layout::Torchvision,
+            Layout::Torchvision,
             1.4,
         ),
         Spec {
@@ -389,9 +426,81 @@ const CATALOG: [Spec; 22] = {
             size: Size::MobileNetV2(mobilenet_v2::Size {
                 width: 0.1,
                 classes: 10,
-                layout: mobilenet_v2::Layout::Timm,
+                layout: Layout::Timm,
             }),
         },
+        mobilenet_v3(
+            "mobilenetv3_large_035_timm",
+            "MobileNetV3-Large x0.35",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.35,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_050_timm",
+            "MobileNetV3-Large x0.5",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.5,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_075_timm",
+            "MobileNetV3-Large x0.75",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.75,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_100_timm",
+            "MobileNetV3-Large x1.0",
+            file("timm/mobilenetv3_large_100.ra_in1k"),
+            Definition::Timm,
+            1.0,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_140_timm",
+            "MobileNetV3-Large x1.4",
+            UNPUBLISHED,
+            Definition::Timm,
+            1.4,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_035_tv",
+            "MobileNetV3-Large x0.35",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.35,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_050_tv",
+            "MobileNetV3-Large x0.5",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.5,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_075_tv",
+            "MobileNetV3-Large x0.75",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.75,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_100_tv",
+            "MobileNetV3-Large x1.0",
+            file("torchvision, IMAGENET1K_V1"),
+            Definition::Torchvision,
+            1.0,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_140_tv",
+            "MobileNetV3-Large x1.4",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            1.4,
+        ),
+        tiny_mobilenet_v3("tiny_mobilenetv3_timm", Definition::Timm),
+        tiny_mobilenet_v3("tiny_mobilenetv3_tv", Definition::Torchvision),
     ]
 };
 

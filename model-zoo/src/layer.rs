@@ -199,10 +199,15 @@ impl ConvNormKeys {
 
     /// A sequence of the convolution, which is number 0, and the norm, which is number 1.
     pub(crate) fn numbered(layer: &str) -> Self {
+        Self::within(layer, "0", "1")
+    }
+
+    /// A layer with the convolution and the norm by name.
+    pub(crate) fn within(layer: &str, conv: &str, norm: &str) -> Self {
         Self {
             layer: layer.to_owned(),
-            conv: format!("{layer}.0"),
-            norm: format!("{layer}.1"),
+            conv: format!("{layer}.{conv}"),
+            norm: format!("{layer}.{norm}"),
         }
     }
 

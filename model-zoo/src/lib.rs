@@ -9,6 +9,7 @@ pub mod inverted_residual;
 pub mod layer;
 pub mod mask;
 pub mod mobilenet_v2;
+pub mod mobilenet_v3;
 pub mod resnet;
 pub mod tap;
 pub mod unit;

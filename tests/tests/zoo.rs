@@ -171,10 +171,13 @@ fn paths_of_stage(stage: &str) -> &'static [&'static str] {
         "relu" => &["conv1.act"],
         "bn1" => &["conv1.norm", "conv_stem.act"],
         "maxpool" => &["conv1"],
-        "avgpool" => &["fc.avgpool"],
+        "avgpool" => &["fc.avgpool", "avgpool"],
         "conv_stem" => &["conv_stem.conv"],
         "bn2" => &["conv_head.act"],
-        "global_pool" => &["classifier.flatten"],
+        "global_pool" => &["classifier.flatten", "avgpool"],
+        "conv_head" => &["conv_head.conv"],
+        "act2" => &["conv_head"],
+        "classifier.1" => &["linear_head"],
         _ => &[],
     }
 }
