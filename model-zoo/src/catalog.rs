@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
+use crate::shufflenet_v2;
 use crate::unit::Network;
 
 /// One network.
@@ -42,6 +43,7 @@ enum Size {
     ResNet(resnet::Size),
     MobileNetV2(mobilenet_v2::Size),
     MobileNetV3(mobilenet_v3::Size),
+    ShuffleNetV2(shufflenet_v2::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -83,6 +85,7 @@ impl Spec {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
             Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
             Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
+            Size::ShuffleNetV2(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -171,7 +174,7 @@ const UNPUBLISHED: Weights = Weights::File {
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 34] = {
+const CATALOG: [Spec; 39] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -266,6 +269,27 @@ const CATALOG: [Spec; 34] = {
                 width: 0.1,
                 classes: 10,
                 definition,
+            }),
+        }
+    }
+    const fn shufflenet_v2(
+        name: &'static str,
+        paper: &'static str,
+        widths: [usize; 3],
+        head: usize,
+    ) -> Spec {
+        let [stage2, stage3, stage4] = widths;
+        Spec {
+            name,
+            family: "ShuffleNetV2",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights: file("torchvision, IMAGENET1K_V1"),
+            size: Size::ShuffleNetV2(shufflenet_v2::Size {
+                stem: 24,
+                stages: [(4, stage2), (8, stage3), (4, stage4)],
+                head,
+                classes: 1000,
             }),
         }
     }
@@ -501,6 +525,43 @@ const CATALOG: [Spec; 34] = {
         ),
         tiny_mobilenet_v3("tiny_mobilenetv3_timm", Definition::Timm),
         tiny_mobilenet_v3("tiny_mobilenetv3_tv", Definition::Torchvision),
+        shufflenet_v2(
+            "shufflenet_v2_x0_5",
+            "ShuffleNetV2 x0.5",
+            [48, 96, 192],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x1_0",
+            "ShuffleNetV2 x1.0",
+            [116, 232, 464],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x1_5",
+            "ShuffleNetV2 x1.5",
+            [176, 352, 704],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x2_0",
+            "ShuffleNetV2 x2.0",
+            [244, 488, 976],
+            2048,
+        ),
+        Spec {
+            name: "tiny_shufflenet_v2",
+            family: "ShuffleNetV2",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::ShuffleNetV2(shufflenet_v2::Size {
+                stem: 8,
+                stages: [(2, 16), (2, 24), (2, 32)],
+                head: 64,
+                classes: 10,
+            }),
+        },
     ]
 };
 

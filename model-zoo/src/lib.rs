@@ -11,6 +11,7 @@ pub mod mask;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod resnet;
+pub mod shufflenet_v2;
 pub mod tap;
 pub mod unit;
 pub mod weights;

@@ -168,6 +168,7 @@ fn error_ratio(ours: &[f32], stored: &[f32], atol: f64) -> f64 {
 /// the first that a network has is meant. All others have their checkpoint's name.
 fn paths_of_stage(stage: &str) -> &'static [&'static str] {
     match stage {
+        "conv1" => &["conv1.act"],
         "relu" => &["conv1.act"],
         "bn1" => &["conv1.norm", "conv_stem.act"],
         "maxpool" => &["conv1"],
