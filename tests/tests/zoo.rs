@@ -269,6 +269,10 @@ impl Visit for Check<'_> {
         for case in &self.golden.cases {
             self.check_case(case, &network, &mut outcome);
         }
+        let folded = network.fold();
+        for case in &self.golden.cases {
+            self.check_folded(case, &folded, &mut outcome);
+        }
         outcome
     }
 }
@@ -411,6 +415,29 @@ impl Check<'_> {
         }
         if failed || self.golden.arch.starts_with("tiny_") {
             self.check_stages(case, input, network, outcome);
+        }
+    }
+
+    /// The outputs again, from the network with its batch norms folded: the same within the same tolerance.
+    fn check_folded<N>(&self, case: &Case, folded: &N, outcome: &mut Outcome)
+    where
+        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+    {
+        // What is wrong with an input or a stored tensor is reported by the unfolded network's check.
+        let Ok(input) = self.input(case) else { return };
+        let found = folded.run(input, &mut Bare).into_data();
+        let values: Vec<f32> = found.iter::<f32>().collect();
+        for output in &case.outputs {
+            let Ok(stored) = self.stored.read(&output.tensor) else {
+                continue;
+            };
+            let ratio = error_ratio(&values, &stored, output.atol);
+            if ratio > 1.0 {
+                outcome.failures.push(format!(
+                    "{}.{}: folded, error is {ratio:.3} x the tolerance {:e}",
+                    case.name, output.name, output.atol
+                ));
+            }
         }
     }
 
@@ -593,7 +620,7 @@ fn networks_give_the_golden_outputs() {
         let start = Instant::now();
         let outcome = check_network(&folder, name, &device);
         say(&format!(
-            "{name:<24} {:>6.2} M parameters, {} outputs, {} stages, largest error/atol {:.3}, {:.1} s{}",
+            "{name:<26} {:>6.2} M parameters, {} outputs, {} stages, largest error/atol {:.3}, {:.1} s{}",
             outcome.parameters as f64 / 1e6,
             outcome.outputs,
             outcome.stages,
