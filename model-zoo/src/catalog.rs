@@ -2,7 +2,10 @@
 
 use burn::tensor::{Device, Tensor};
 
+use crate::mobilenet_v2::{self, Layout};
+use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
+use crate::shufflenet_v2;
 use crate::unit::Network;
 
 /// One network.
@@ -38,6 +41,9 @@ pub enum Weights {
 #[derive(Debug, Clone, Copy)]
 enum Size {
     ResNet(resnet::Size),
+    MobileNetV2(mobilenet_v2::Size),
+    MobileNetV3(mobilenet_v3::Size),
+    ShuffleNetV2(shufflenet_v2::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -77,6 +83,9 @@ impl Spec {
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
+            Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
+            Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
+            Size::ShuffleNetV2(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -158,10 +167,14 @@ const TORCHVISION: Weights = Weights::File {
 const CHENYAOFO: Weights = Weights::File {
     source: "chenyaofo/pytorch-cifar-models",
 };
+/// A width at which nobody publishes weights in these keys.
+const UNPUBLISHED: Weights = Weights::File {
+    source: "none published in these keys",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 13] = {
+const CATALOG: [Spec; 39] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -200,6 +213,84 @@ const CATALOG: [Spec; 13] = {
             depths,
             width,
             classes,
+        }
+    }
+    const fn file(source: &'static str) -> Weights {
+        Weights::File { source }
+    }
+    const fn mobilenet_v2(
+        name: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        layout: Layout,
+        width: f64,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV2",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights,
+            size: Size::MobileNetV2(mobilenet_v2::Size {
+                width,
+                classes: 1000,
+                layout,
+            }),
+        }
+    }
+    const fn mobilenet_v3(
+        name: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        definition: Definition,
+        width: f64,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV3",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights,
+            size: Size::MobileNetV3(mobilenet_v3::Size {
+                width,
+                classes: 1000,
+                definition,
+            }),
+        }
+    }
+    const fn tiny_mobilenet_v3(name: &'static str, definition: Definition) -> Spec {
+        Spec {
+            name,
+            family: "MobileNetV3",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::MobileNetV3(mobilenet_v3::Size {
+                width: 0.1,
+                classes: 10,
+                definition,
+            }),
+        }
+    }
+    const fn shufflenet_v2(
+        name: &'static str,
+        paper: &'static str,
+        widths: [usize; 3],
+        head: usize,
+    ) -> Spec {
+        let [stage2, stage3, stage4] = widths;
+        Spec {
+            name,
+            family: "ShuffleNetV2",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights: file("torchvision, IMAGENET1K_V1"),
+            size: Size::ShuffleNetV2(shufflenet_v2::Size {
+                stem: 24,
+                stages: [(4, stage2), (8, stage3), (4, stage4)],
+                head,
+                classes: 1000,
+            }),
         }
     }
     [
@@ -294,6 +385,183 @@ const CATALOG: [Spec; 13] = {
             SMALL,
             small(&[1, 1, 1], 16, 1, 10),
         ),
+        mobilenet_v2(
+            "mobilenetv2_050",
+            "MobileNetV2 x0.5",
+            file("timm/mobilenetv2_050.lamb_in1k"),
+            Layout::Timm,
+            0.5,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_075",
+            "MobileNetV2 x0.75",
+            UNPUBLISHED,
+            Layout::Timm,
+            0.75,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_100",
+            "MobileNetV2 x1.0",
+            file("timm/mobilenetv2_100.ra_in1k"),
+            Layout::Timm,
+            1.0,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_140",
+            "MobileNetV2 x1.4",
+            file("timm/mobilenetv2_140.ra_in1k"),
+            Layout::Timm,
+            1.4,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_050_tv",
+            "MobileNetV2 x0.5",
+            UNPUBLISHED,
+            Layout::Torchvision,
+            0.5,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_075_tv",
+            "MobileNetV2 x0.75",
+            UNPUBLISHED,
+            Layout::Torchvision,
+            0.75,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_100_tv",
+            "MobileNetV2 x1.0",
+            file("torchvision, IMAGENET1K_V1"),
+            Layout::Torchvision,
+            1.0,
+        ),
+        mobilenet_v2(
+            "mobilenetv2_140_tv",
+            "MobileNetV2 x1.4",
+            UNPUBLISHED,
+            Layout::Torchvision,
+            1.4,
+        ),
+        Spec {
+            name: "tiny_mobilenetv2",
+            family: "MobileNetV2",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::MobileNetV2(mobilenet_v2::Size {
+                width: 0.1,
+                classes: 10,
+                layout: Layout::Timm,
+            }),
+        },
+        mobilenet_v3(
+            "mobilenetv3_large_035_timm",
+            "MobileNetV3-Large x0.35",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.35,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_050_timm",
+            "MobileNetV3-Large x0.5",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.5,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_075_timm",
+            "MobileNetV3-Large x0.75",
+            UNPUBLISHED,
+            Definition::Timm,
+            0.75,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_100_timm",
+            "MobileNetV3-Large x1.0",
+            file("timm/mobilenetv3_large_100.ra_in1k"),
+            Definition::Timm,
+            1.0,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_140_timm",
+            "MobileNetV3-Large x1.4",
+            UNPUBLISHED,
+            Definition::Timm,
+            1.4,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_035_tv",
+            "MobileNetV3-Large x0.35",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.35,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_050_tv",
+            "MobileNetV3-Large x0.5",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.5,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_075_tv",
+            "MobileNetV3-Large x0.75",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            0.75,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_100_tv",
+            "MobileNetV3-Large x1.0",
+            file("torchvision, IMAGENET1K_V1"),
+            Definition::Torchvision,
+            1.0,
+        ),
+        mobilenet_v3(
+            "mobilenetv3_large_140_tv",
+            "MobileNetV3-Large x1.4",
+            UNPUBLISHED,
+            Definition::Torchvision,
+            1.4,
+        ),
+        tiny_mobilenet_v3("tiny_mobilenetv3_timm", Definition::Timm),
+        tiny_mobilenet_v3("tiny_mobilenetv3_tv", Definition::Torchvision),
+        shufflenet_v2(
+            "shufflenet_v2_x0_5",
+            "ShuffleNetV2 x0.5",
+            [48, 96, 192],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x1_0",
+            "ShuffleNetV2 x1.0",
+            [116, 232, 464],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x1_5",
+            "ShuffleNetV2 x1.5",
+            [176, 352, 704],
+            1024,
+        ),
+        shufflenet_v2(
+            "shufflenet_v2_x2_0",
+            "ShuffleNetV2 x2.0",
+            [244, 488, 976],
+            2048,
+        ),
+        Spec {
+            name: "tiny_shufflenet_v2",
+            family: "ShuffleNetV2",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::ShuffleNetV2(shufflenet_v2::Size {
+                stem: 8,
+                stages: [(2, 16), (2, 24), (2, 32)],
+                head: 64,
+                classes: 10,
+            }),
+        },
     ]
 };
 

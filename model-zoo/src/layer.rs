@@ -5,6 +5,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
+use burn::tensor::module::adaptive_avg_pool2d;
 use burn::tensor::{Device, Tensor, activation};
 
 use crate::fold::fold_batch_norm;
@@ -17,13 +18,22 @@ pub enum Activation {
     Identity,
     /// max(x, 0).
     Relu,
+    /// min(max(x, 0), 6).
+    Relu6,
+    /// min(max(x + 3, 0), 6) / 6.
+    HardSigmoid,
+    /// x times its hard sigmoid.
+    HardSwish,
 }
 
 impl Activation {
-    fn apply(self, x: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Activation::Identity => x,
             Activation::Relu => activation::relu(x),
+            Activation::Relu6 => activation::relu6(x),
+            Activation::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+            Activation::HardSwish => activation::hard_swish(x),
         }
     }
 }
@@ -37,6 +47,10 @@ pub struct ConvNormActConfig {
     pub kernel: usize,
     /// Stride.
     pub stride: usize,
+    /// Groups of the convolution.
+    pub groups: usize,
+    /// Epsilon of the batch norm; without one there is no norm, and the convolution has a bias.
+    pub epsilon: Option<f64>,
     /// What follows the norm.
     pub activation: Activation,
     /// Whether a 3x3 max-pool with stride 2 and padding 1 ends the layer.
@@ -50,9 +64,35 @@ impl ConvNormActConfig {
             channels,
             kernel,
             stride,
+            groups: 1,
+            epsilon: Some(1e-5),
             activation: Activation::Relu,
             max_pool: false,
         }
+    }
+
+    /// The same with this number of groups.
+    pub fn grouped(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// The same with this epsilon in the norm.
+    pub fn with_epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = Some(epsilon);
+        self
+    }
+
+    /// The same with a bias for the norm.
+    pub fn without_norm(mut self) -> Self {
+        self.epsilon = None;
+        self
+    }
+
+    /// The same with this activation.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
     }
 
     /// The same with nothing after the norm: what follows is a join.
@@ -68,9 +108,14 @@ impl ConvNormActConfig {
             conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
                 .with_stride([self.stride; 2])
                 .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
-                .with_bias(false)
+                .with_groups(self.groups)
+                .with_bias(self.epsilon.is_none())
                 .init(device),
-            norm: Some(BatchNormConfig::new(self.channels[1]).init(device)),
+            norm: self.epsilon.map(|epsilon| {
+                BatchNormConfig::new(self.channels[1])
+                    .with_epsilon(epsilon)
+                    .init(device)
+            }),
             pool: self.max_pool.then(|| {
                 MaxPool2dConfig::new([3, 3])
                     .with_strides([2, 2])
@@ -135,6 +180,69 @@ impl ConvNormAct {
     }
 }
 
+/// The checkpoint's names of a [`ConvNormAct`].
+pub(crate) struct ConvNormKeys {
+    layer: String,
+    conv: String,
+    norm: String,
+}
+
+impl ConvNormKeys {
+    /// The layer has the convolution's name, and its norm is beside it.
+    pub(crate) fn beside(conv: &str, norm: &str) -> Self {
+        Self {
+            layer: conv.to_owned(),
+            conv: conv.to_owned(),
+            norm: norm.to_owned(),
+        }
+    }
+
+    /// A sequence of the convolution, which is number 0, and the norm, which is number 1.
+    pub(crate) fn numbered(layer: &str) -> Self {
+        Self::within(layer, "0", "1")
+    }
+
+    /// A layer with the convolution and the norm by name.
+    pub(crate) fn within(layer: &str, conv: &str, norm: &str) -> Self {
+        Self {
+            layer: layer.to_owned(),
+            conv: format!("{layer}.{conv}"),
+            norm: format!("{layer}.{norm}"),
+        }
+    }
+
+    /// A layer without a norm.
+    pub(crate) fn bare(conv: &str) -> Self {
+        Self::beside(conv, conv)
+    }
+
+    /// The checkpoint's key of what is called `part` in the layer.
+    pub(crate) fn key(&self, part: &[&str]) -> String {
+        match part {
+            ["conv", rest @ ..] => join(&self.conv, rest),
+            ["norm", "gamma"] => join(&self.norm, &["weight"]),
+            ["norm", "beta"] => join(&self.norm, &["bias"]),
+            ["norm", rest @ ..] => join(&self.norm, rest),
+            rest => join(&self.layer, rest),
+        }
+    }
+}
+
+/// Names behind a name, joined by dots.
+pub(crate) fn join(first: &str, rest: &[&str]) -> String {
+    let mut joined = first.to_owned();
+    for name in rest {
+        joined.push('.');
+        joined.push_str(name);
+    }
+    joined
+}
+
+/// The mean of each channel, [N, C, 1, 1].
+pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
+    adaptive_avg_pool2d(x, [1, 1])
+}
+
 /// Global average pooling and a linear classifier.
 #[derive(Module, Debug)]
 pub struct PoolLinear {
@@ -159,6 +267,8 @@ impl Unit<Tensor<4>> for PoolLinear {
     fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<2> {
         let x = self.pool.forward(x);
         tap.mark("avgpool", &x);
-        tap.unit("linear", &self.linear, x.flatten(1, 3))
+        let x = x.flatten::<2>(1, 3);
+        tap.mark("flatten", &x);
+        tap.unit("linear", &self.linear, x)
     }
 }

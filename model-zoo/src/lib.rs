@@ -5,9 +5,13 @@
 pub mod catalog;
 pub mod fold;
 pub mod graft;
+pub mod inverted_residual;
 pub mod layer;
 pub mod mask;
+pub mod mobilenet_v2;
+pub mod mobilenet_v3;
 pub mod resnet;
+pub mod shufflenet_v2;
 pub mod tap;
 pub mod unit;
 pub mod weights;

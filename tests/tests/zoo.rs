@@ -12,7 +12,7 @@
 #[path = "zoo/formula.rs"]
 mod formula;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -164,14 +164,22 @@ fn error_ratio(ours: &[f32], stored: &[f32], atol: f64) -> f64 {
     largest(differences) / atol
 }
 
-/// The unit or mark of our networks that gives a stage of the reference; blocks have the same name in both.
-fn path_of_stage(stage: &str) -> &str {
+/// The units and marks of our networks that may give a stage of the reference, for stages that have another name there;
+/// the first that a network has is meant. All others have their checkpoint's name.
+fn paths_of_stage(stage: &str) -> &'static [&'static str] {
     match stage {
-        "relu" => "conv1.act",
-        "bn1" => "conv1.norm",
-        "maxpool" => "conv1",
-        "avgpool" => "fc.avgpool",
-        block => block,
+        "conv1" => &["conv1.act"],
+        "relu" => &["conv1.act"],
+        "bn1" => &["conv1.norm", "conv_stem.act"],
+        "maxpool" => &["conv1"],
+        "avgpool" => &["fc.avgpool", "avgpool"],
+        "conv_stem" => &["conv_stem.conv"],
+        "bn2" => &["conv_head.act"],
+        "global_pool" => &["classifier.flatten", "avgpool"],
+        "conv_head" => &["conv_head.conv"],
+        "act2" => &["conv_head"],
+        "classifier.1" => &["linear_head"],
+        _ => &[],
     }
 }
 
@@ -260,6 +268,10 @@ impl Visit for Check<'_> {
         self.check_layers(&network, &mut outcome);
         for case in &self.golden.cases {
             self.check_case(case, &network, &mut outcome);
+        }
+        let folded = network.fold();
+        for case in &self.golden.cases {
+            self.check_folded(case, &folded, &mut outcome);
         }
         outcome
     }
@@ -406,6 +418,29 @@ impl Check<'_> {
         }
     }
 
+    /// The outputs again, from the network with its batch norms folded: the same within the same tolerance.
+    fn check_folded<N>(&self, case: &Case, folded: &N, outcome: &mut Outcome)
+    where
+        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+    {
+        // What is wrong with an input or a stored tensor is reported by the unfolded network's check.
+        let Ok(input) = self.input(case) else { return };
+        let found = folded.run(input, &mut Bare).into_data();
+        let values: Vec<f32> = found.iter::<f32>().collect();
+        for output in &case.outputs {
+            let Ok(stored) = self.stored.read(&output.tensor) else {
+                continue;
+            };
+            let ratio = error_ratio(&values, &stored, output.atol);
+            if ratio > 1.0 {
+                outcome.failures.push(format!(
+                    "{}.{}: folded, error is {ratio:.3} x the tolerance {:e}",
+                    case.name, output.name, output.atol
+                ));
+            }
+        }
+    }
+
     /// Stages in the order of the forward pass; the first one out is reported, the rest follow from it.
     fn check_stages<N>(&self, case: &Case, input: Tensor<4>, network: &N, outcome: &mut Outcome)
     where
@@ -413,13 +448,22 @@ impl Check<'_> {
     {
         let mut stages = Stages::default();
         network.run(input, &mut stages);
+        let keys: HashMap<String, &String> = stages
+            .values
+            .keys()
+            .map(|path| (network.key(path), path))
+            .collect();
         for stage in &case.stages {
             let name = format!("{}: stage {}", case.name, stage.name);
-            let path = path_of_stage(&stage.name);
-            let Some((shape, values)) = stages.values.get(path) else {
+            let other = paths_of_stage(&stage.name).iter();
+            let value = other
+                .filter_map(|path| stages.values.get(*path))
+                .next()
+                .or_else(|| stages.values.get(*keys.get(&stage.name)?));
+            let Some((shape, values)) = value else {
                 outcome
                     .failures
-                    .push(format!("{name}: no unit or mark is called {path}"));
+                    .push(format!("{name}: no unit or mark is this stage"));
                 return;
             };
             let found = Summary::of(values);
@@ -576,7 +620,7 @@ fn networks_give_the_golden_outputs() {
         let start = Instant::now();
         let outcome = check_network(&folder, name, &device);
         say(&format!(
-            "{name:<24} {:>6.2} M parameters, {} outputs, {} stages, largest error/atol {:.3}, {:.1} s{}",
+            "{name:<26} {:>6.2} M parameters, {} outputs, {} stages, largest error/atol {:.3}, {:.1} s{}",
             outcome.parameters as f64 / 1e6,
             outcome.outputs,
             outcome.stages,

@@ -1,0 +1,369 @@
+//! MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244) at several widths, as timm and as torchvision define it.
+//!
+//! The two agree in shapes at width 1 only, and never in the batch norms' epsilon:
+//!
+//! | | timm | torchvision |
+//! |---|---|---|
+//! | epsilon | 1e-5 | 1e-3 |
+//! | stem | stays 16 wide below width 0.75 | scales |
+//! | expansion | a ratio to the input's channels as they are at this width | a number of channels, scaled |
+//! | expansion that changes nothing | stays, except in the first block | left out |
+//! | hidden layer of the head | a 1x1 convolution, 1280 wide | a linear layer, scales |
+//!
+//! Paths in the module are timm's, with a convolution and its batch norm as one (`conv_stem.conv`, `conv_stem.norm` for
+//! `conv_stem`, `bn1`), the projection called `conv_pwl` in every block, and the last convolution, which timm counts as
+//! a block, called `conv_last`.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+
+use crate::inverted_residual::{
+    InvertedResidual, InvertedResidualConfig, Keys, block_key, fold_blocks, round_channels,
+    run_blocks,
+};
+use crate::layer::{
+    Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, global_average, join,
+};
+use crate::unit::{Grain, Network, Tap, Unit};
+
+/// Whose definition a network follows, in shapes and in names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Definition {
+    /// timm's.
+    Timm,
+    /// torchvision's.
+    Torchvision,
+}
+
+/// One size of the family: a row of the catalog's table.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Factor on the channels.
+    pub width: f64,
+    /// Classes.
+    pub classes: usize,
+    /// Whose definition it follows.
+    pub definition: Definition,
+}
+
+/// A block at width 1: a row of table 1 of the paper.
+struct Row {
+    kernel: usize,
+    expanded: f64,
+    output: f64,
+    squeeze: bool,
+    activation: Activation,
+    stride: usize,
+}
+
+const fn row(
+    kernel: usize,
+    expanded: f64,
+    output: f64,
+    squeeze: bool,
+    activation: Activation,
+    stride: usize,
+) -> Row {
+    Row {
+        kernel,
+        expanded,
+        output,
+        squeeze,
+        activation,
+        stride,
+    }
+}
+
+/// The blocks of each stage; a stage is where the resolution or the number of channels changes.
+const STAGES: [&[Row]; 6] = {
+    use Activation::{HardSwish, Relu};
+    [
+        &[row(3, 16.0, 16.0, false, Relu, 1)],
+        &[
+            row(3, 64.0, 24.0, false, Relu, 2),
+            row(3, 72.0, 24.0, false, Relu, 1),
+        ],
+        &[
+            row(5, 72.0, 40.0, true, Relu, 2),
+            row(5, 120.0, 40.0, true, Relu, 1),
+            row(5, 120.0, 40.0, true, Relu, 1),
+        ],
+        &[
+            row(3, 240.0, 80.0, false, HardSwish, 2),
+            row(3, 200.0, 80.0, false, HardSwish, 1),
+            row(3, 184.0, 80.0, false, HardSwish, 1),
+            row(3, 184.0, 80.0, false, HardSwish, 1),
+        ],
+        &[
+            row(3, 480.0, 112.0, true, HardSwish, 1),
+            row(3, 672.0, 112.0, true, HardSwish, 1),
+        ],
+        &[
+            row(5, 672.0, 160.0, true, HardSwish, 2),
+            row(5, 960.0, 160.0, true, HardSwish, 1),
+            row(5, 960.0, 160.0, true, HardSwish, 1),
+        ],
+    ]
+};
+
+/// Channels of the stem at width 1.
+const STEM: f64 = 16.0;
+/// Channels of the head's hidden layer at width 1.
+const HEAD: f64 = 1280.0;
+/// The last convolution widens its input so many times.
+const LAST_EXPANSION: usize = 6;
+
+/// A MobileNetV3-Large.
+#[derive(Module, Debug)]
+pub struct MobileNetV3 {
+    conv_stem: ConvNormAct,
+    blocks: Vec<Vec<InvertedResidual>>,
+    conv_last: ConvNormAct,
+    /// The hidden layer of the head as timm has it; torchvision's networks have the next one instead.
+    conv_head: Option<ConvNormAct>,
+    linear_head: Option<LinearAct>,
+    classifier: Linear,
+    #[module(skip)]
+    definition: Definition,
+}
+
+/// A linear layer and its activation.
+#[derive(Module, Debug)]
+pub struct LinearAct {
+    linear: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Unit<Tensor<2>> for LinearAct {
+    type Out = Tensor<2>;
+    const GRAIN: Grain = Grain::Layer;
+
+    fn run<T: Tap>(&self, x: Tensor<2>, tap: &mut T) -> Tensor<2> {
+        let x = tap.unit("linear", &self.linear, x);
+        self.activation.apply(x)
+    }
+}
+
+impl Definition {
+    fn epsilon(self) -> f64 {
+        match self {
+            Definition::Timm => 1e-5,
+            Definition::Torchvision => 1e-3,
+        }
+    }
+
+    fn stem(self, width: f64) -> usize {
+        match self {
+            Definition::Timm if width < 0.75 => STEM as usize,
+            _ => round_channels(STEM * width),
+        }
+    }
+
+    fn head(self, width: f64) -> usize {
+        match self {
+            Definition::Timm => HEAD as usize,
+            Definition::Torchvision => round_channels(HEAD * width),
+        }
+    }
+
+    /// Channels of the depthwise convolution behind an expansion; none where there is no expansion. `plain_input` are
+    /// the input's channels at width 1.
+    fn expanded(self, row: &Row, input: usize, plain_input: f64, width: f64) -> Option<usize> {
+        match self {
+            Definition::Timm => (row.expanded != plain_input)
+                .then(|| round_channels(input as f64 * (row.expanded / plain_input))),
+            Definition::Torchvision => {
+                Some(round_channels(row.expanded * width)).filter(|&expanded| expanded != input)
+            }
+        }
+    }
+}
+
+impl Size {
+    /// A network of this size with random weights.
+    pub fn init(&self, device: &Device) -> MobileNetV3 {
+        let Self {
+            width,
+            classes,
+            definition,
+        } = *self;
+        let epsilon = definition.epsilon();
+        let conv = |channels, kernel, stride| {
+            ConvNormActConfig::new(channels, kernel, stride)
+                .with_activation(Activation::HardSwish)
+                .with_epsilon(epsilon)
+        };
+        let stem = definition.stem(width);
+        let (mut channels, mut plain) = (stem, STEM);
+        let mut block = |row: &Row| {
+            let output = round_channels(row.output * width);
+            let input = std::mem::replace(&mut channels, output);
+            let plain_input = std::mem::replace(&mut plain, row.output);
+            InvertedResidualConfig {
+                channels: [input, output],
+                expanded: definition.expanded(row, input, plain_input, width),
+                kernel: row.kernel,
+                stride: row.stride,
+                activation: row.activation,
+                squeeze: row.squeeze,
+                epsilon,
+            }
+            .init(device)
+        };
+        let blocks: Vec<Vec<_>> = STAGES
+            .iter()
+            .map(|rows| rows.iter().map(&mut block).collect())
+            .collect();
+        let last = channels * LAST_EXPANSION;
+        let head = definition.head(width);
+        let (conv_head, linear_head) = match definition {
+            Definition::Timm => (
+                Some(conv([last, head], 1, 1).without_norm().init(device)),
+                None,
+            ),
+            Definition::Torchvision => (
+                None,
+                Some(LinearAct {
+                    linear: LinearConfig::new(last, head).init(device),
+                    activation: Activation::HardSwish,
+                }),
+            ),
+        };
+        MobileNetV3 {
+            conv_stem: conv([3, stem], 3, 2).init(device),
+            blocks,
+            conv_last: conv([channels, last], 1, 1).init(device),
+            conv_head,
+            linear_head,
+            classifier: LinearConfig::new(head, classes).init(device),
+            definition,
+        }
+    }
+}
+
+impl Network for MobileNetV3 {
+    type Input = Tensor<4>;
+    type Output = Tensor<2>;
+
+    fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<2> {
+        let x = tap.unit("conv_stem", &self.conv_stem, x);
+        let x = run_blocks(&self.blocks, x, tap);
+        let mut x = tap.unit("conv_last", &self.conv_last, x);
+        x = global_average(x);
+        tap.mark("avgpool", &x);
+        if let Some(conv_head) = &self.conv_head {
+            x = tap.unit("conv_head", conv_head, x);
+        }
+        let mut x = x.flatten(1, 3);
+        if let Some(linear_head) = &self.linear_head {
+            x = tap.unit("linear_head", linear_head, x);
+        }
+        tap.unit("classifier", &self.classifier, x)
+    }
+
+    fn key(&self, path: &str) -> String {
+        use Definition::{Timm, Torchvision};
+        let names: Vec<&str> = path.split('.').collect();
+        match (names.as_slice(), self.definition) {
+            (["conv_stem", rest @ ..], Timm) => ConvNormKeys::beside("conv_stem", "bn1").key(rest),
+            (["conv_stem", rest @ ..], Torchvision) => {
+                ConvNormKeys::numbered("features.0").key(rest)
+            }
+            (["conv_last", rest @ ..], Timm) => {
+                let block = format!("blocks.{}.0", self.blocks.len());
+                ConvNormKeys::within(&block, "conv", "bn1").key(rest)
+            }
+            (["conv_last", rest @ ..], Torchvision) => {
+                let blocks: usize = self.blocks.iter().map(Vec::len).sum();
+                ConvNormKeys::numbered(&format!("features.{}", 1 + blocks)).key(rest)
+            }
+            (["conv_head", rest @ ..], _) => ConvNormKeys::bare("conv_head").key(rest),
+            (["linear_head", "linear", rest @ ..] | ["linear_head", rest @ ..], _) => {
+                join("classifier.0", rest)
+            }
+            (["classifier", rest @ ..], Torchvision) => join("classifier.3", rest),
+            (["blocks", rest @ ..], definition) => {
+                let keys = match definition {
+                    Timm => Keys::Timm,
+                    Torchvision => Keys::TorchvisionV3,
+                };
+                block_key(&self.blocks, keys, rest).unwrap_or_else(|| path.to_owned())
+            }
+            _ => path.to_owned(),
+        }
+    }
+
+    fn fold(self) -> Self {
+        Self {
+            conv_stem: self.conv_stem.fold(),
+            blocks: fold_blocks(self.blocks),
+            conv_last: self.conv_last.fold(),
+            ..self
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(definition: Definition, width: f64) -> MobileNetV3 {
+        Size {
+            width,
+            classes: 2,
+            definition,
+        }
+        .init(&Device::flex())
+    }
+
+    #[test]
+    fn keys_are_the_checkpoints() {
+        let timm = network(Definition::Timm, 0.35);
+        let torchvision = network(Definition::Torchvision, 0.35);
+        for (path, in_timm, in_torchvision) in [
+            ("conv_stem.norm.gamma", "bn1.weight", "features.0.1.weight"),
+            (
+                "blocks.0.0.conv_pwl.norm.beta",
+                "blocks.0.0.bn2.bias",
+                "features.1.block.1.1.bias",
+            ),
+            (
+                "blocks.1.1.conv_pwl.conv.weight",
+                "blocks.1.1.conv_pwl.weight",
+                "features.3.block.2.0.weight",
+            ),
+            (
+                "blocks.2.1.se.conv_reduce.conv.bias",
+                "blocks.2.1.se.conv_reduce.bias",
+                "features.5.block.2.fc1.bias",
+            ),
+            (
+                "blocks.2.1.se.conv_expand.conv",
+                "blocks.2.1.se.conv_expand",
+                "features.5.block.2.fc2",
+            ),
+            (
+                "blocks.2.1.conv_pwl.norm.gamma",
+                "blocks.2.1.bn3.weight",
+                "features.5.block.3.1.weight",
+            ),
+            (
+                "conv_last.norm.running_mean",
+                "blocks.6.0.bn1.running_mean",
+                "features.16.1.running_mean",
+            ),
+            ("conv_last", "blocks.6.0", "features.16"),
+            ("classifier.bias", "classifier.bias", "classifier.3.bias"),
+        ] {
+            assert_eq!(timm.key(path), in_timm);
+            assert_eq!(torchvision.key(path), in_torchvision);
+        }
+        assert_eq!(timm.key("conv_head.conv.bias"), "conv_head.bias");
+        assert_eq!(
+            torchvision.key("linear_head.linear.weight"),
+            "classifier.0.weight"
+        );
+    }
+}
