@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 
+use crate::regnet;
 use crate::resnet::{self, Block, Stem};
 use crate::unit::Network;
 
@@ -38,6 +39,7 @@ pub enum Weights {
 #[derive(Debug, Clone, Copy)]
 enum Size {
     ResNet(resnet::Size),
+    RegNetX(regnet::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -77,6 +79,7 @@ impl Spec {
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
+            Size::RegNetX(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -158,10 +161,13 @@ const TORCHVISION: Weights = Weights::File {
 const CHENYAOFO: Weights = Weights::File {
     source: "chenyaofo/pytorch-cifar-models",
 };
+const PYCLS: Weights = Weights::File {
+    source: "timm, pycls_in1k",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 13] = {
+const CATALOG: [Spec; 22] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -200,6 +206,27 @@ const CATALOG: [Spec; 13] = {
             depths,
             width,
             classes,
+        }
+    }
+    const fn regnetx(
+        name: &'static str,
+        paper: &'static str,
+        depths: [usize; 4],
+        widths: [usize; 4],
+        group_width: usize,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "RegNetX",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights: PYCLS,
+            size: Size::RegNetX(regnet::Size {
+                depths,
+                widths,
+                group_width,
+                classes: 1000,
+            }),
         }
     }
     [
@@ -294,6 +321,75 @@ const CATALOG: [Spec; 13] = {
             SMALL,
             small(&[1, 1, 1], 16, 1, 10),
         ),
+        regnetx(
+            "regnetx_002",
+            "RegNetX-200M",
+            [1, 1, 4, 7],
+            [24, 56, 152, 368],
+            8,
+        ),
+        regnetx(
+            "regnetx_004",
+            "RegNetX-400M",
+            [1, 2, 7, 12],
+            [32, 64, 160, 384],
+            16,
+        ),
+        regnetx(
+            "regnetx_006",
+            "RegNetX-600M",
+            [1, 3, 5, 7],
+            [48, 96, 240, 528],
+            24,
+        ),
+        regnetx(
+            "regnetx_008",
+            "RegNetX-800M",
+            [1, 3, 7, 5],
+            [64, 128, 288, 672],
+            16,
+        ),
+        regnetx(
+            "regnetx_016",
+            "RegNetX-1600M",
+            [2, 4, 10, 2],
+            [72, 168, 408, 912],
+            24,
+        ),
+        regnetx(
+            "regnetx_032",
+            "RegNetX-3200M",
+            [2, 6, 15, 2],
+            [96, 192, 432, 1008],
+            48,
+        ),
+        regnetx(
+            "regnetx_040",
+            "RegNetX-4000M",
+            [2, 5, 14, 2],
+            [80, 240, 560, 1360],
+            40,
+        ),
+        regnetx(
+            "regnetx_064",
+            "RegNetX-6400M",
+            [2, 4, 10, 1],
+            [168, 392, 784, 1624],
+            56,
+        ),
+        Spec {
+            name: "tiny_regnetx",
+            family: "RegNetX",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::RegNetX(regnet::Size {
+                depths: [1, 1, 3, 1],
+                widths: [16, 32, 64, 128],
+                group_width: 8,
+                classes: 10,
+            }),
+        },
     ]
 };
 

@@ -37,6 +37,8 @@ pub struct ConvNormActConfig {
     pub kernel: usize,
     /// Stride.
     pub stride: usize,
+    /// Groups.
+    pub groups: usize,
     /// What follows the norm.
     pub activation: Activation,
     /// Whether a 3x3 max-pool with stride 2 and padding 1 ends the layer.
@@ -50,6 +52,7 @@ impl ConvNormActConfig {
             channels,
             kernel,
             stride,
+            groups: 1,
             activation: Activation::Relu,
             max_pool: false,
         }
@@ -61,12 +64,19 @@ impl ConvNormActConfig {
         self
     }
 
+    /// The same in `groups` groups of channels.
+    pub fn grouped(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
     /// Initializes the layer.
     pub fn init(&self, device: &Device) -> ConvNormAct {
         let pad = self.kernel / 2;
         ConvNormAct {
             conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
                 .with_stride([self.stride; 2])
+                .with_groups(self.groups)
                 .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
                 .with_bias(false)
                 .init(device),

@@ -7,6 +7,7 @@ pub mod fold;
 pub mod graft;
 pub mod layer;
 pub mod mask;
+pub mod regnet;
 pub mod resnet;
 pub mod tap;
 pub mod unit;

@@ -164,15 +164,33 @@ fn error_ratio(ours: &[f32], stored: &[f32], atol: f64) -> f64 {
     largest(differences) / atol
 }
 
-/// The unit or mark of our networks that gives a stage of the reference; blocks have the same name in both.
-fn path_of_stage(stage: &str) -> &str {
-    match stage {
+/// The unit or mark of our networks that gives a stage of the reference, where its key does not say so.
+fn path_of_stage(stage: &str) -> Option<&'static str> {
+    Some(match stage {
         "relu" => "conv1.act",
-        "bn1" => "conv1.norm",
         "maxpool" => "conv1",
         "avgpool" => "fc.avgpool",
-        block => block,
-    }
+        _ => return None,
+    })
+}
+
+/// The value that a network has for a stage of the reference; of several with the stage's key the innermost, which is
+/// the convolution of a layer.
+fn value_of_stage<'a, N: Network>(
+    stages: &'a Stages,
+    network: &N,
+    stage: &str,
+) -> Option<&'a (Vec<usize>, Vec<f32>)> {
+    let named = path_of_stage(stage).and_then(|path| stages.values.get(path));
+    named.or_else(|| {
+        let keyed = stages
+            .values
+            .iter()
+            .filter(|(path, _)| network.key(path) == stage);
+        keyed
+            .max_by_key(|(path, _)| path.len())
+            .map(|(_, value)| value)
+    })
 }
 
 /// What one network's check has found.
@@ -415,11 +433,10 @@ impl Check<'_> {
         network.run(input, &mut stages);
         for stage in &case.stages {
             let name = format!("{}: stage {}", case.name, stage.name);
-            let path = path_of_stage(&stage.name);
-            let Some((shape, values)) = stages.values.get(path) else {
+            let Some((shape, values)) = value_of_stage(&stages, network, &stage.name) else {
                 outcome
                     .failures
-                    .push(format!("{name}: no unit or mark is called {path}"));
+                    .push(format!("{name}: no unit or mark has this name"));
                 return;
             };
             let found = Summary::of(values);
