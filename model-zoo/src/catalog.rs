@@ -5,6 +5,7 @@ use burn::tensor::{Device, Tensor};
 use crate::regnet;
 use crate::resnet::{self, Block, Stem};
 use crate::unit::Network;
+use crate::vgg;
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,7 @@ pub enum Weights {
 enum Size {
     ResNet(resnet::Size),
     RegNetX(regnet::Size),
+    Vgg(vgg::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -80,6 +82,7 @@ impl Spec {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
             Size::RegNetX(size) => visitor.visit(self, size.init(device)),
+            Size::Vgg(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -161,13 +164,16 @@ const TORCHVISION: Weights = Weights::File {
 const CHENYAOFO: Weights = Weights::File {
     source: "chenyaofo/pytorch-cifar-models",
 };
+const TORCHVISION_ONLY: Weights = Weights::File {
+    source: "torchvision, IMAGENET1K_V1",
+};
 const PYCLS: Weights = Weights::File {
     source: "timm, pycls_in1k",
 };
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 22] = {
+const CATALOG: [Spec; 26] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -227,6 +233,41 @@ const CATALOG: [Spec; 22] = {
                 group_width,
                 classes: 1000,
             }),
+        }
+    }
+    const fn vgg(
+        name: &'static str,
+        paper: Option<&'static str>,
+        weights: Weights,
+        input: [usize; 3],
+        size: vgg::Size,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "VGG",
+            paper,
+            input,
+            weights,
+            size: Size::Vgg(size),
+        }
+    }
+    const VGG19: &[&[usize]] = &[&[64; 2], &[128; 2], &[256; 4], &[512; 4], &[512; 4]];
+    const fn vgg_imagenet(batch_norm: bool) -> vgg::Size {
+        vgg::Size {
+            groups: VGG19,
+            batch_norm,
+            side: 7,
+            hidden: 4096,
+            classes: 1000,
+        }
+    }
+    const fn vgg_cifar(groups: &'static [&'static [usize]]) -> vgg::Size {
+        vgg::Size {
+            groups,
+            batch_norm: true,
+            side: 1,
+            hidden: 512,
+            classes: 10,
         }
     }
     [
@@ -390,6 +431,34 @@ const CATALOG: [Spec; 22] = {
                 classes: 10,
             }),
         },
+        vgg(
+            "vgg19",
+            Some("VGG-19"),
+            TORCHVISION_ONLY,
+            IMAGENET,
+            vgg_imagenet(false),
+        ),
+        vgg(
+            "vgg19_bn",
+            Some("VGG-19"),
+            TORCHVISION_ONLY,
+            IMAGENET,
+            vgg_imagenet(true),
+        ),
+        vgg(
+            "cifar_vgg19_bn",
+            Some("VGG-19"),
+            CHENYAOFO,
+            SMALL,
+            vgg_cifar(VGG19),
+        ),
+        vgg(
+            "tiny_cifar_vgg_bn",
+            None,
+            Weights::None,
+            SMALL,
+            vgg_cifar(&[&[8], &[16], &[24], &[32, 32], &[512]]),
+        ),
     ]
 };
 

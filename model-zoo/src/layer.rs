@@ -28,6 +28,15 @@ impl Activation {
     }
 }
 
+/// The max-pool that ends a layer; both halve the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// 2x2.
+    Two,
+    /// 3x3 with padding 1.
+    Three,
+}
+
 /// Shape of a [`ConvNormAct`].
 #[derive(Debug, Clone)]
 pub struct ConvNormActConfig {
@@ -41,8 +50,12 @@ pub struct ConvNormActConfig {
     pub groups: usize,
     /// What follows the norm.
     pub activation: Activation,
-    /// Whether a 3x3 max-pool with stride 2 and padding 1 ends the layer.
-    pub max_pool: bool,
+    /// Whether the convolution has a bias.
+    pub bias: bool,
+    /// Whether a batch norm follows the convolution.
+    pub norm: bool,
+    /// The max-pool that ends the layer.
+    pub pool: Option<Pool>,
 }
 
 impl ConvNormActConfig {
@@ -54,7 +67,9 @@ impl ConvNormActConfig {
             stride,
             groups: 1,
             activation: Activation::Relu,
-            max_pool: false,
+            bias: false,
+            norm: true,
+            pool: None,
         }
     }
 
@@ -70,6 +85,12 @@ impl ConvNormActConfig {
         self
     }
 
+    /// The same with a bias in the convolution.
+    pub fn biased(mut self) -> Self {
+        self.bias = true;
+        self
+    }
+
     /// Initializes the layer.
     pub fn init(&self, device: &Device) -> ConvNormAct {
         let pad = self.kernel / 2;
@@ -78,13 +99,19 @@ impl ConvNormActConfig {
                 .with_stride([self.stride; 2])
                 .with_groups(self.groups)
                 .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
-                .with_bias(false)
+                .with_bias(self.bias)
                 .init(device),
-            norm: Some(BatchNormConfig::new(self.channels[1]).init(device)),
-            pool: self.max_pool.then(|| {
-                MaxPool2dConfig::new([3, 3])
+            norm: self
+                .norm
+                .then(|| BatchNormConfig::new(self.channels[1]).init(device)),
+            pool: self.pool.map(|pool| {
+                let (side, pad) = match pool {
+                    Pool::Two => (2, 0),
+                    Pool::Three => (3, 1),
+                };
+                MaxPool2dConfig::new([side; 2])
                     .with_strides([2, 2])
-                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
                     .init()
             }),
             activation: self.activation,
@@ -131,7 +158,11 @@ impl Unit<Tensor<4>> for ConvNormAct {
         let x = self.activation.apply(x);
         tap.mark("act", &x);
         match &self.pool {
-            Some(pool) => pool.forward(x),
+            Some(pool) => {
+                let x = pool.forward(x);
+                tap.mark("pool", &x);
+                x
+            }
             None => x,
         }
     }

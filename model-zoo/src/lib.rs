@@ -11,6 +11,7 @@ pub mod regnet;
 pub mod resnet;
 pub mod tap;
 pub mod unit;
+pub mod vgg;
 pub mod weights;
 
 pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};
