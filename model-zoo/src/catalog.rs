@@ -6,6 +6,7 @@ use crate::regnet;
 use crate::resnet::{self, Block, Stem};
 use crate::unit::Network;
 use crate::vgg;
+use crate::vit;
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,7 @@ enum Size {
     ResNet(resnet::Size),
     RegNetX(regnet::Size),
     Vgg(vgg::Size),
+    Vit(vit::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -77,12 +79,18 @@ pub enum CatalogError {
 }
 
 impl Spec {
+    /// Whether it takes images of its own size alone: a transformer has one position for each patch.
+    pub fn one_size(&self) -> bool {
+        matches!(self.size, Size::Vit(_))
+    }
+
     /// Builds the network with random weights and hands it, typed, to `visitor`.
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
             Size::ResNet(size) => visitor.visit(self, size.init(device)),
             Size::RegNetX(size) => visitor.visit(self, size.init(device)),
             Size::Vgg(size) => visitor.visit(self, size.init(device)),
+            Size::Vit(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -167,13 +175,22 @@ const CHENYAOFO: Weights = Weights::File {
 const TORCHVISION_ONLY: Weights = Weights::File {
     source: "torchvision, IMAGENET1K_V1",
 };
+const AUGREG2: Weights = Weights::File {
+    source: "timm, augreg2_in21k_ft_in1k",
+};
+const AUGREG: Weights = Weights::File {
+    source: "timm, augreg_in21k_ft_in1k",
+};
+const DEIT: Weights = Weights::File {
+    source: "timm, fb_in1k",
+};
 const PYCLS: Weights = Weights::File {
     source: "timm, pycls_in1k",
 };
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 26] = {
+const CATALOG: [Spec; 33] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -268,6 +285,30 @@ const CATALOG: [Spec; 26] = {
             side: 1,
             hidden: 512,
             classes: 10,
+        }
+    }
+    const fn vit(
+        name: &'static str,
+        family: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        patch: usize,
+        [width, depth, heads]: [usize; 3],
+    ) -> Spec {
+        Spec {
+            name,
+            family,
+            paper: Some(paper),
+            input: IMAGENET,
+            weights,
+            size: Size::Vit(vit::Size {
+                image: IMAGENET[1],
+                patch,
+                width,
+                depth,
+                heads,
+                classes: 1000,
+            }),
         }
     }
     [
@@ -459,6 +500,69 @@ const CATALOG: [Spec; 26] = {
             SMALL,
             vgg_cifar(&[&[8], &[16], &[24], &[32, 32], &[512]]),
         ),
+        vit(
+            "vit_base_patch16_224",
+            "ViT",
+            "ViT-B/16",
+            AUGREG2,
+            16,
+            [768, 12, 12],
+        ),
+        vit(
+            "vit_base_patch32_224",
+            "ViT",
+            "ViT-B/32",
+            AUGREG,
+            32,
+            [768, 12, 12],
+        ),
+        vit(
+            "vit_large_patch16_224",
+            "ViT",
+            "ViT-L/16",
+            AUGREG,
+            16,
+            [1024, 24, 16],
+        ),
+        vit(
+            "deit_tiny_patch16_224",
+            "DeiT",
+            "DeiT-Ti",
+            DEIT,
+            16,
+            [192, 12, 3],
+        ),
+        vit(
+            "deit_small_patch16_224",
+            "DeiT",
+            "DeiT-S",
+            DEIT,
+            16,
+            [384, 12, 6],
+        ),
+        vit(
+            "deit_base_patch16_224",
+            "DeiT",
+            "DeiT-B",
+            DEIT,
+            16,
+            [768, 12, 12],
+        ),
+        Spec {
+            name: "tiny_vit",
+            family: "ViT",
+            paper: None,
+            input: SMALL,
+            weights: Weights::None,
+            size: Size::Vit(vit::Size {
+                image: SMALL[1],
+                patch: 8,
+                width: 48,
+                depth: 2,
+                heads: 3,
+                classes: 10,
+            }),
+        },
     ]
 };
 
@@ -489,6 +593,6 @@ mod tests {
         let message = find("resnet-50").unwrap_err().to_string();
         assert!(message.contains("`resnet50`"), "{message}");
         assert_eq!(matching("resnet1*").unwrap().len(), 3);
-        assert!(matching("vit*").is_err());
+        assert!(matching("alexnet*").is_err());
     }
 }

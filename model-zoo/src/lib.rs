@@ -12,6 +12,7 @@ pub mod resnet;
 pub mod tap;
 pub mod unit;
 pub mod vgg;
+pub mod vit;
 pub mod weights;
 
 pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};
