@@ -4,9 +4,12 @@ use burn::tensor::{Device, Tensor};
 
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
+use crate::regnet;
 use crate::resnet::{self, Block, Stem};
 use crate::shufflenet_v2;
 use crate::unit::Network;
+use crate::vgg;
+use crate::vit;
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,9 @@ enum Size {
     MobileNetV2(mobilenet_v2::Size),
     MobileNetV3(mobilenet_v3::Size),
     ShuffleNetV2(shufflenet_v2::Size),
+    RegNetX(regnet::Size),
+    Vgg(vgg::Size),
+    Vit(vit::Size),
 }
 
 /// What is done with a network whose type the catalog decides.
@@ -79,6 +85,11 @@ pub enum CatalogError {
 }
 
 impl Spec {
+    /// Whether it takes images of its own size alone: a transformer has one position for each patch.
+    pub fn one_size(&self) -> bool {
+        matches!(self.size, Size::Vit(_))
+    }
+
     /// Builds the network with random weights and hands it, typed, to `visitor`.
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
@@ -86,6 +97,9 @@ impl Spec {
             Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
             Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
             Size::ShuffleNetV2(size) => visitor.visit(self, size.init(device)),
+            Size::RegNetX(size) => visitor.visit(self, size.init(device)),
+            Size::Vgg(size) => visitor.visit(self, size.init(device)),
+            Size::Vit(size) => visitor.visit(self, size.init(device)),
         }
     }
 }
@@ -171,10 +185,25 @@ const CHENYAOFO: Weights = Weights::File {
 const UNPUBLISHED: Weights = Weights::File {
     source: "none published in these keys",
 };
+const TORCHVISION_ONLY: Weights = Weights::File {
+    source: "torchvision, IMAGENET1K_V1",
+};
+const AUGREG2: Weights = Weights::File {
+    source: "timm, augreg2_in21k_ft_in1k",
+};
+const AUGREG: Weights = Weights::File {
+    source: "timm, augreg_in21k_ft_in1k",
+};
+const DEIT: Weights = Weights::File {
+    source: "timm, fb_in1k",
+};
+const PYCLS: Weights = Weights::File {
+    source: "timm, pycls_in1k",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 39] = {
+const CATALOG: [Spec; 59] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -289,6 +318,86 @@ const CATALOG: [Spec; 39] = {
                 stem: 24,
                 stages: [(4, stage2), (8, stage3), (4, stage4)],
                 head,
+                classes: 1000,
+            }),
+        }
+    }
+    const fn regnetx(
+        name: &'static str,
+        paper: &'static str,
+        depths: [usize; 4],
+        widths: [usize; 4],
+        group_width: usize,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "RegNetX",
+            paper: Some(paper),
+            input: IMAGENET,
+            weights: PYCLS,
+            size: Size::RegNetX(regnet::Size {
+                depths,
+                widths,
+                group_width,
+                classes: 1000,
+            }),
+        }
+    }
+    const fn vgg(
+        name: &'static str,
+        paper: Option<&'static str>,
+        weights: Weights,
+        input: [usize; 3],
+        size: vgg::Size,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "VGG",
+            paper,
+            input,
+            weights,
+            size: Size::Vgg(size),
+        }
+    }
+    const VGG19: &[&[usize]] = &[&[64; 2], &[128; 2], &[256; 4], &[512; 4], &[512; 4]];
+    const fn vgg_imagenet(batch_norm: bool) -> vgg::Size {
+        vgg::Size {
+            groups: VGG19,
+            batch_norm,
+            side: 7,
+            hidden: 4096,
+            classes: 1000,
+        }
+    }
+    const fn vgg_cifar(groups: &'static [&'static [usize]]) -> vgg::Size {
+        vgg::Size {
+            groups,
+            batch_norm: true,
+            side: 1,
+            hidden: 512,
+            classes: 10,
+        }
+    }
+    const fn vit(
+        name: &'static str,
+        family: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        patch: usize,
+        [width, depth, heads]: [usize; 3],
+    ) -> Spec {
+        Spec {
+            name,
+            family,
+            paper: Some(paper),
+            input: IMAGENET,
+            weights,
+            size: Size::Vit(vit::Size {
+                image: IMAGENET[1],
+                patch,
+                width,
+                depth,
+                heads,
                 classes: 1000,
             }),
         }
@@ -562,6 +671,166 @@ const CATALOG: [Spec; 39] = {
                 classes: 10,
             }),
         },
+        regnetx(
+            "regnetx_002",
+            "RegNetX-200M",
+            [1, 1, 4, 7],
+            [24, 56, 152, 368],
+            8,
+        ),
+        regnetx(
+            "regnetx_004",
+            "RegNetX-400M",
+            [1, 2, 7, 12],
+            [32, 64, 160, 384],
+            16,
+        ),
+        regnetx(
+            "regnetx_006",
+            "RegNetX-600M",
+            [1, 3, 5, 7],
+            [48, 96, 240, 528],
+            24,
+        ),
+        regnetx(
+            "regnetx_008",
+            "RegNetX-800M",
+            [1, 3, 7, 5],
+            [64, 128, 288, 672],
+            16,
+        ),
+        regnetx(
+            "regnetx_016",
+            "RegNetX-1600M",
+            [2, 4, 10, 2],
+            [72, 168, 408, 912],
+            24,
+        ),
+        regnetx(
+            "regnetx_032",
+            "RegNetX-3200M",
+            [2, 6, 15, 2],
+            [96, 192, 432, 1008],
+            48,
+        ),
+        regnetx(
+            "regnetx_040",
+            "RegNetX-4000M",
+            [2, 5, 14, 2],
+            [80, 240, 560, 1360],
+            40,
+        ),
+        regnetx(
+            "regnetx_064",
+            "RegNetX-6400M",
+            [2, 4, 10, 1],
+            [168, 392, 784, 1624],
+            56,
+        ),
+        Spec {
+            name: "tiny_regnetx",
+            family: "RegNetX",
+            paper: None,
+            input: [3, 64, 48],
+            weights: Weights::None,
+            size: Size::RegNetX(regnet::Size {
+                depths: [1, 1, 3, 1],
+                widths: [16, 32, 64, 128],
+                group_width: 8,
+                classes: 10,
+            }),
+        },
+        vgg(
+            "vgg19",
+            Some("VGG-19"),
+            TORCHVISION_ONLY,
+            IMAGENET,
+            vgg_imagenet(false),
+        ),
+        vgg(
+            "vgg19_bn",
+            Some("VGG-19"),
+            TORCHVISION_ONLY,
+            IMAGENET,
+            vgg_imagenet(true),
+        ),
+        vgg(
+            "cifar_vgg19_bn",
+            Some("VGG-19"),
+            CHENYAOFO,
+            SMALL,
+            vgg_cifar(VGG19),
+        ),
+        vgg(
+            "tiny_cifar_vgg_bn",
+            None,
+            Weights::None,
+            SMALL,
+            vgg_cifar(&[&[8], &[16], &[24], &[32, 32], &[512]]),
+        ),
+        vit(
+            "vit_base_patch16_224",
+            "ViT",
+            "ViT-B/16",
+            AUGREG2,
+            16,
+            [768, 12, 12],
+        ),
+        vit(
+            "vit_base_patch32_224",
+            "ViT",
+            "ViT-B/32",
+            AUGREG,
+            32,
+            [768, 12, 12],
+        ),
+        vit(
+            "vit_large_patch16_224",
+            "ViT",
+            "ViT-L/16",
+            AUGREG,
+            16,
+            [1024, 24, 16],
+        ),
+        vit(
+            "deit_tiny_patch16_224",
+            "DeiT",
+            "DeiT-Ti",
+            DEIT,
+            16,
+            [192, 12, 3],
+        ),
+        vit(
+            "deit_small_patch16_224",
+            "DeiT",
+            "DeiT-S",
+            DEIT,
+            16,
+            [384, 12, 6],
+        ),
+        vit(
+            "deit_base_patch16_224",
+            "DeiT",
+            "DeiT-B",
+            DEIT,
+            16,
+            [768, 12, 12],
+        ),
+        Spec {
+            name: "tiny_vit",
+            family: "ViT",
+            paper: None,
+            input: SMALL,
+            weights: Weights::None,
+            size: Size::Vit(vit::Size {
+                image: SMALL[1],
+                patch: 8,
+                width: 48,
+                depth: 2,
+                heads: 3,
+                classes: 10,
+            }),
+        },
     ]
 };
 
@@ -592,6 +861,6 @@ mod tests {
         let message = find("resnet-50").unwrap_err().to_string();
         assert!(message.contains("`resnet50`"), "{message}");
         assert_eq!(matching("resnet1*").unwrap().len(), 3);
-        assert!(matching("vit*").is_err());
+        assert!(matching("alexnet*").is_err());
     }
 }

@@ -38,6 +38,15 @@ impl Activation {
     }
 }
 
+/// The max-pool that ends a layer; both halve the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// 2x2.
+    Two,
+    /// 3x3 with padding 1.
+    Three,
+}
+
 /// Shape of a [`ConvNormAct`].
 #[derive(Debug, Clone)]
 pub struct ConvNormActConfig {
@@ -49,12 +58,14 @@ pub struct ConvNormActConfig {
     pub stride: usize,
     /// Groups of the convolution.
     pub groups: usize,
-    /// Epsilon of the batch norm; without one there is no norm, and the convolution has a bias.
+    /// Epsilon of the batch norm; without one there is no norm.
     pub epsilon: Option<f64>,
     /// What follows the norm.
     pub activation: Activation,
-    /// Whether a 3x3 max-pool with stride 2 and padding 1 ends the layer.
-    pub max_pool: bool,
+    /// Whether the convolution has a bias.
+    pub bias: bool,
+    /// The max-pool that ends the layer.
+    pub pool: Option<Pool>,
 }
 
 impl ConvNormActConfig {
@@ -67,14 +78,9 @@ impl ConvNormActConfig {
             groups: 1,
             epsilon: Some(1e-5),
             activation: Activation::Relu,
-            max_pool: false,
+            bias: false,
+            pool: None,
         }
-    }
-
-    /// The same with this number of groups.
-    pub fn grouped(mut self, groups: usize) -> Self {
-        self.groups = groups;
-        self
     }
 
     /// The same with this epsilon in the norm.
@@ -83,9 +89,10 @@ impl ConvNormActConfig {
         self
     }
 
-    /// The same with a bias for the norm.
+    /// The same with a bias in place of the norm.
     pub fn without_norm(mut self) -> Self {
         self.epsilon = None;
+        self.bias = true;
         self
     }
 
@@ -101,25 +108,41 @@ impl ConvNormActConfig {
         self
     }
 
+    /// The same in `groups` groups of channels.
+    pub fn grouped(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// The same with a bias in the convolution.
+    pub fn biased(mut self) -> Self {
+        self.bias = true;
+        self
+    }
+
     /// Initializes the layer.
     pub fn init(&self, device: &Device) -> ConvNormAct {
         let pad = self.kernel / 2;
         ConvNormAct {
             conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
                 .with_stride([self.stride; 2])
-                .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
                 .with_groups(self.groups)
-                .with_bias(self.epsilon.is_none())
+                .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+                .with_bias(self.bias)
                 .init(device),
             norm: self.epsilon.map(|epsilon| {
                 BatchNormConfig::new(self.channels[1])
                     .with_epsilon(epsilon)
                     .init(device)
             }),
-            pool: self.max_pool.then(|| {
-                MaxPool2dConfig::new([3, 3])
+            pool: self.pool.map(|pool| {
+                let (side, pad) = match pool {
+                    Pool::Two => (2, 0),
+                    Pool::Three => (3, 1),
+                };
+                MaxPool2dConfig::new([side; 2])
                     .with_strides([2, 2])
-                    .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+                    .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
                     .init()
             }),
             activation: self.activation,
@@ -166,7 +189,11 @@ impl Unit<Tensor<4>> for ConvNormAct {
         let x = self.activation.apply(x);
         tap.mark("act", &x);
         match &self.pool {
-            Some(pool) => pool.forward(x),
+            Some(pool) => {
+                let x = pool.forward(x);
+                tap.mark("pool", &x);
+                x
+            }
             None => x,
         }
     }

@@ -10,10 +10,13 @@ pub mod layer;
 pub mod mask;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
+pub mod regnet;
 pub mod resnet;
 pub mod shufflenet_v2;
 pub mod tap;
 pub mod unit;
+pub mod vgg;
+pub mod vit;
 pub mod weights;
 
 pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};

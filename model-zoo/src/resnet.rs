@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
 
-use crate::layer::{ConvNormAct, ConvNormActConfig, PoolLinear};
+use crate::layer::{ConvNormAct, ConvNormActConfig, Pool, PoolLinear};
 use crate::unit::{Grain, Network, Tap, Unit};
 
 /// The residual block of a network.
@@ -136,7 +136,7 @@ impl Size {
             Stem::Small { stride } => (3, stride),
         };
         let mut stem = ConvNormActConfig::new([3, self.width], kernel, stride);
-        stem.max_pool = self.stem == Stem::ImageNet;
+        stem.pool = (self.stem == Stem::ImageNet).then_some(Pool::Three);
         let mut channels = self.width;
         let mut stages = self.depths.iter().enumerate().map(|(stage, &depth)| {
             let width = self.width << stage;

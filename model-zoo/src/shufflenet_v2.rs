@@ -7,7 +7,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::layer::{ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
+use crate::layer::{ConvNormAct, ConvNormActConfig, ConvNormKeys, Pool, PoolLinear, join};
 use crate::unit::{Grain, Network, Tap, Unit};
 
 /// One size of the family: a row of the catalog's table.
@@ -118,7 +118,7 @@ impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> ShuffleNetV2 {
         let mut stem = ConvNormActConfig::new([3, self.stem], 3, 2);
-        stem.max_pool = true;
+        stem.pool = Some(Pool::Three);
         let mut channels = self.stem;
         let [stage2, stage3, stage4] = self.stages.map(|(depth, output)| {
             (0..depth)

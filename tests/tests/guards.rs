@@ -10,14 +10,15 @@ use model_zoo::{Bundle, Grain, Network, Tap, Unit};
 
 const GRAINS: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
-/// Large networks run on a small image: units and weights do not depend on its size.
+/// Large networks run on a small image, where they can: units and weights do not depend on its size.
 fn input(spec: &Spec, device: &Device) -> Tensor<4> {
     let [channels, height, width] = spec.input;
-    Tensor::random(
-        [2, channels, height.min(64), width.min(64)],
-        Distribution::Uniform(-1.0, 1.0),
-        device,
-    )
+    let shape = if spec.one_size() {
+        [1, channels, height, width]
+    } else {
+        [2, channels, height.min(64), width.min(64)]
+    };
+    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
 }
 
 fn census<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
@@ -191,8 +192,9 @@ fn bare_and_census_give_the_same_output() {
 fn bits(output: &dyn std::any::Any) -> (Vec<usize>, Vec<u32>) {
     let data = None
         .or_else(|| output.downcast_ref::<Tensor<2>>().map(|t| t.to_data()))
+        .or_else(|| output.downcast_ref::<Tensor<3>>().map(|t| t.to_data()))
         .or_else(|| output.downcast_ref::<Tensor<4>>().map(|t| t.to_data()))
-        .expect("units of the catalog give one tensor of rank 2 or 4");
+        .expect("units of the catalog give one tensor of rank 2 to 4");
     let values = data.iter::<f32>().map(f32::to_bits).collect();
     (data.shape().to_vec(), values)
 }

@@ -12,7 +12,7 @@
 #[path = "zoo/formula.rs"]
 mod formula;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -181,6 +181,26 @@ fn paths_of_stage(stage: &str) -> &'static [&'static str] {
         "classifier.1" => &["linear_head"],
         _ => &[],
     }
+}
+
+/// The value that a network has for a stage of the reference; of several with the stage's key the innermost, which is
+/// the convolution of a layer.
+fn value_of_stage<'a, N: Network>(
+    stages: &'a Stages,
+    network: &N,
+    stage: &str,
+) -> Option<&'a (Vec<usize>, Vec<f32>)> {
+    let other = paths_of_stage(stage).iter();
+    let named = other.filter_map(|path| stages.values.get(*path)).next();
+    named.or_else(|| {
+        let keyed = stages
+            .values
+            .iter()
+            .filter(|(path, _)| network.key(path) == stage);
+        keyed
+            .max_by_key(|(path, _)| path.len())
+            .map(|(_, value)| value)
+    })
 }
 
 /// What one network's check has found.
@@ -448,19 +468,9 @@ impl Check<'_> {
     {
         let mut stages = Stages::default();
         network.run(input, &mut stages);
-        let keys: HashMap<String, &String> = stages
-            .values
-            .keys()
-            .map(|path| (network.key(path), path))
-            .collect();
         for stage in &case.stages {
             let name = format!("{}: stage {}", case.name, stage.name);
-            let other = paths_of_stage(&stage.name).iter();
-            let value = other
-                .filter_map(|path| stages.values.get(*path))
-                .next()
-                .or_else(|| stages.values.get(*keys.get(&stage.name)?));
-            let Some((shape, values)) = value else {
+            let Some((shape, values)) = value_of_stage(&stages, network, &stage.name) else {
                 outcome
                     .failures
                     .push(format!("{name}: no unit or mark is this stage"));
