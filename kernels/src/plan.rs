@@ -193,11 +193,14 @@ const LONG: f64 = 64.0;
 
 /// The share of zeros from which on the sparse path is taken.
 ///
-/// Measured with AVX2 on one thread, on 3x3, 1x1, 5x5 and 7x7 shapes of ResNet, MobileNet and LeNet at batch 1 and 8: from
-/// these shares on no shape was slower than dense. Other instruction sets have not been measured and get a margin.
+/// Measured with AVX2 on one thread, on 3x3, 1x1, 5x5 and 7x7 shapes of ResNet, MobileNet and LeNet at batch 1 and 8, and on
+/// two threads at batch 16 to 64, where 1x1 wins less: from these shares on no shape was slower than dense. Other instruction sets have not been measured and get a margin.
 fn crossover(op: Op, problem: &Problem, isa: Isa, per_row: f64) -> f64 {
     let unit_stride = matches!(problem, Problem::Conv(shape) if shape.stride == [1; 2]);
+    let pointwise = matches!(problem, Problem::Conv(shape) if shape.is_pointwise());
     let measured = match op {
+        // The dense path reads a 1x1 convolution where it lies and has no taps to win from a plane by.
+        Op::Forward | Op::InputGrad if pointwise => 0.8,
         Op::Forward | Op::InputGrad if per_row >= LONG && unit_stride => 0.5,
         Op::Forward | Op::InputGrad if per_row >= SHORT => 0.6,
         Op::Forward | Op::InputGrad => 0.7,
