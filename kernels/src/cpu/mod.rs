@@ -1,7 +1,8 @@
 //! Products on the CPU, in f32: dense or with a mask applied while the weight is packed, never to a copy of it.
 //!
 //! Plain slices in, plain slices out; what Burn makes of it is [`crate::ops`]'s business. Every result is the same at
-//! every number of threads: work is divided along outputs, and no sum is ever divided.
+//! every number of threads: work is divided along outputs, and where a sum is divided (a layer norm's parameters), its
+//! pieces depend on the shape alone.
 
 pub mod amx;
 pub mod conv;
