@@ -117,6 +117,14 @@ pub enum KernelError {
         /// The name.
         name: String,
     },
+    /// An instruction set that this processor does not have.
+    #[error(
+        "PTSBENCH_KERNELS_FORCE asks for {name}, which this processor does not have; name another set or unset it"
+    )]
+    ForceMissing {
+        /// The instruction set.
+        name: &'static str,
+    },
 }
 
 /// Refuses a slice whose length is not its shape's.

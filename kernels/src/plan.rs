@@ -91,8 +91,12 @@ fn forced_path(forced: &str) -> Result<PathChoice, KernelError> {
     for name in forced.split(',').map(str::trim).filter(|n| !n.is_empty()) {
         if let Some(path) = Path::ALL.into_iter().find(|path| path.name() == name) {
             choice = PathChoice::Force(path);
-        } else if Isa::from_name(name).is_none() {
-            return Err(KernelError::Force { name: name.into() });
+        } else {
+            let isa =
+                Isa::from_name(name).ok_or_else(|| KernelError::Force { name: name.into() })?;
+            if !Isa::available().contains(&isa) {
+                return Err(KernelError::ForceMissing { name: isa.name() });
+            }
         }
     }
     Ok(choice)

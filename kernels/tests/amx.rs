@@ -4,6 +4,9 @@
 //! Every product is computed twice: on fractions, within the bound of its precision, and on small whole numbers, which
 //! bf16 holds and f32 sums without rounding: there one misplaced factor shows, however loose the bound is.
 
+mod common;
+
+use common::Random;
 use kernels::cpu::amx::{self, Amx, Missing};
 use kernels::cpu::{self, Epilogue, Isa, Mask, conv};
 use kernels::reference::{self, LinearShape, Rounding};
@@ -14,26 +17,7 @@ const SPLITS: [(Precision, Rounding); 2] = [
     (Precision::Bf16, Rounding::Bf16),
 ];
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
     /// Fractions in [-1, 1), or whole numbers from -3 to 3.
     fn values(&mut self, n: usize, whole: bool) -> Vec<f32> {
         (0..n)
@@ -42,21 +26,6 @@ impl Random {
                 false => (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0,
             })
             .collect()
-    }
-
-    /// None, density 0, one kept per row, or a share of the weights.
-    fn mask(&mut self, rows: usize, cols: usize) -> Option<BitMask> {
-        let density = self.of(&[-1.0, 0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
-        if density < 0.0 {
-            return None;
-        }
-        let keep: Vec<bool> = (0..rows * cols)
-            .map(|i| match density > 1.0 {
-                true => i % cols == i / cols % cols,
-                false => ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64,
-            })
-            .collect();
-        Some(BitMask::from_keep(rows, cols, &keep).expect("sizes agree"))
     }
 
     fn conv(&mut self) -> ConvShape {
@@ -144,7 +113,7 @@ fn convolution(
     let x = random.values(shape.input_len(), judge.whole);
     let mut w = random.values(shape.weight_len(), judge.whole);
     let g = random.values(shape.output_len(), judge.whole);
-    let keep = random.mask(shape.outputs, shape.weight_cols());
+    let keep = random.maybe_mask(shape.outputs, shape.weight_cols());
     poison(&mut w, keep.as_ref());
     let mask = keep.as_ref().map(Mask::from);
     let bias = random.values(shape.outputs, judge.whole);
@@ -200,7 +169,7 @@ fn linear(random: &mut Random, amx: Amx, twin: Option<Amx>, judge: &mut Judge, s
     let x = random.values(positions * cols, judge.whole);
     let mut w = random.values(rows * cols, judge.whole);
     let g = random.values(positions * rows, judge.whole);
-    let keep = random.mask(rows, cols);
+    let keep = random.maybe_mask(rows, cols);
     poison(&mut w, keep.as_ref());
     let mask = keep.as_ref().map(Mask::from);
     let bias = random.values(rows, judge.whole);

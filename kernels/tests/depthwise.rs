@@ -1,50 +1,13 @@
 //! Depthwise convolutions against f64 loops, on every instruction set at hand: widths around a vector's, several
 //! kernels, strides, channel multipliers, masks, bits at several thread counts.
 
-use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
-use kernels::{BitMask, ConvShape, reference};
+mod common;
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
+use common::Random;
+use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::{ConvShape, reference};
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            .collect()
-    }
-
-    /// Density 0, a share of the weights, all of them, or (above 1) one kept per row.
-    fn mask(&mut self, rows: usize, cols: usize) -> BitMask {
-        let density = self.of(&[0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
-        let keep: Vec<bool> = (0..rows * cols)
-            .map(|i| {
-                if density > 1.0 {
-                    i % cols == i / cols % cols
-                } else {
-                    ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64
-                }
-            })
-            .collect();
-        BitMask::from_keep(rows, cols, &keep).expect("sizes agree")
-    }
-
     /// As networks have them, or anything.
     fn shape(&mut self) -> ConvShape {
         loop {

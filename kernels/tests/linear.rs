@@ -1,31 +1,15 @@
 //! Linear layers and batched matrix products on the CPU against f64 loops, on every instruction set at hand: sizes around
 //! the tiles', masks of every density, strides of every sign, empty dimensions, one thread against two.
 
+mod common;
+
+use common::Random;
 use kernels::cpu::gemm::{Operand, matmul};
 use kernels::cpu::{Epilogue, Isa, Mask, linear};
 use kernels::reference::{self, LinearShape};
 use kernels::{BitMask, reference::Product};
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
     /// Empty, around a tile's edge, small, or past a block's.
     fn size(&mut self) -> usize {
         match self.below(8) {
@@ -33,30 +17,6 @@ impl Random {
             1 => self.of(&[95, 96, 97, 127, 128, 129, 255, 256, 257, 513]),
             _ => 1 + self.below(70),
         }
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            .collect()
-    }
-
-    /// None, one kept per row, or a share of the weights.
-    fn mask(&mut self, rows: usize, cols: usize) -> Option<BitMask> {
-        let density = self.of(&[-1.0, 0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
-        if density < 0.0 {
-            return None;
-        }
-        let keep: Vec<bool> = (0..rows * cols)
-            .map(|i| {
-                if density > 1.0 {
-                    i % cols == i / cols % cols
-                } else {
-                    ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64
-                }
-            })
-            .collect();
-        Some(BitMask::from_keep(rows, cols, &keep).expect("sizes agree"))
     }
 
     fn linear(&mut self) -> LinearShape {
@@ -105,7 +65,7 @@ fn linear_layers_agree_with_f64_loops() {
             let mut w = random.floats(rows * cols);
             let bias = random.floats(rows);
             let bias = (random.below(2) == 1).then_some(&bias[..]);
-            let keep = random.mask(rows, cols);
+            let keep = random.maybe_mask(rows, cols);
             if let Some(keep) = &keep {
                 // What is stored in masked places must not matter.
                 for c in 0..cols {
@@ -296,7 +256,7 @@ fn threads_do_not_change_a_bit() {
             let x = random.floats(positions * cols);
             let g = random.floats(positions * rows);
             let w = random.floats(rows * cols);
-            let keep = random.mask(rows, cols);
+            let keep = random.maybe_mask(rows, cols);
             let mask = keep.as_ref().map(Mask::from);
             let offsets: Vec<usize> = (0..5).map(|i| i * 13).collect();
             let all = || {

@@ -1,53 +1,13 @@
 //! Products on the CPU against f64 loops, on every instruction set at hand: sizes around the tiles', strides, padding,
 //! dilation, groups, masks of every density, empty batches.
 
-use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
-use kernels::{BitMask, ConvShape, reference};
+mod common;
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
+use common::Random;
+use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::{ConvShape, reference};
 
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            .collect()
-    }
-
-    /// Density 0, one kept per row, or a share of the weights.
-    fn mask(&mut self, rows: usize, cols: usize) -> Option<BitMask> {
-        let density = self.of(&[-1.0, 0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
-        if density < 0.0 {
-            return None;
-        }
-        let keep: Vec<bool> = if density > 1.0 {
-            (0..rows * cols)
-                .map(|i| i % cols == i / cols % cols)
-                .collect()
-        } else {
-            (0..rows * cols)
-                .map(|_| ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64)
-                .collect()
-        };
-        Some(BitMask::from_keep(rows, cols, &keep).expect("sizes agree"))
-    }
-
     fn conv(&mut self) -> ConvShape {
         loop {
             let groups = self.of(&[1, 1, 1, 2, 3, 8]);
@@ -97,7 +57,7 @@ fn convolutions_agree_with_f64_loops() {
             let w = random.floats(shape.weight_len());
             let g = random.floats(shape.output_len());
             let bias = random.floats(shape.outputs);
-            let keep = random.mask(shape.outputs, shape.weight_cols());
+            let keep = random.maybe_mask(shape.outputs, shape.weight_cols());
             let mask = keep.as_ref().map(Mask::from);
             let with_bias = random.below(2) == 1;
             let bias = with_bias.then_some(&bias[..]);
@@ -154,7 +114,7 @@ fn bits_do_not_depend_on_threads() {
         let x = random.floats(shape.input_len());
         let w = random.floats(shape.weight_len());
         let g = random.floats(shape.output_len());
-        let keep = random.mask(shape.outputs, shape.weight_cols());
+        let keep = random.maybe_mask(shape.outputs, shape.weight_cols());
         let mask = keep.as_ref().map(Mask::from);
         let all = || {
             [

@@ -1,30 +1,14 @@
 //! Softmax, layer norm, GELU and batch norm on the CPU against f64, on every instruction set at hand.
 
+mod common;
+
+use common::Random;
 use kernels::cpu::{Isa, norm, rows};
 use kernels::reference;
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
     /// Uniform in [-scale, scale) around `at`.
-    fn floats(&mut self, n: usize, at: f32, scale: f32) -> Vec<f32> {
+    fn floats_around(&mut self, n: usize, at: f32, scale: f32) -> Vec<f32> {
         (0..n)
             .map(|_| ((self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale + at)
             .collect()
@@ -65,7 +49,7 @@ fn softmax_agrees_with_f64() {
         for case in 0..150 {
             let (count, cols) = (random.below(40), 1 + random.below(300));
             let (at, wide) = (random.of(&[0.0, 50.0]), random.of(&[1.0, 60.0]));
-            let x = random.floats(count * cols, at, wide);
+            let x = random.floats_around(count * cols, at, wide);
             let y = rows::softmax(isa, &x, cols);
             let want = reference::softmax_rows(&x, [count, cols]);
             // The exponent's argument is rounded: its error grows with the distance from the row's highest.
@@ -78,7 +62,7 @@ fn softmax_agrees_with_f64() {
                 6.0 * UNIT,
             );
 
-            let g = random.floats(count * cols, 0.0, 1.0);
+            let g = random.floats_around(count * cols, 0.0, 1.0);
             let dx = rows::softmax_grad(isa, &y, &g, cols);
             let mut want = Vec::new();
             let mut most = Vec::new();
@@ -155,9 +139,9 @@ fn layer_norm_agrees_with_f64() {
         for case in 0..150 {
             let (count, cols) = (random.below(80), 2 + random.below(300));
             let at = random.of(&[0.0, 0.0, 30.0]);
-            let x = random.floats(count * cols, at, 1.0);
-            let gamma = random.floats(cols, 0.0, 2.0);
-            let beta = random.floats(cols, 0.0, 1.0);
+            let x = random.floats_around(count * cols, at, 1.0);
+            let gamma = random.floats_around(cols, 0.0, 2.0);
+            let beta = random.floats_around(cols, 0.0, 1.0);
             let affine = random.below(3) > 0;
             let (gamma, beta) = (affine.then_some(&gamma[..]), affine.then_some(&beta[..]));
             let epsilon = 1e-5f32;
@@ -177,7 +161,7 @@ fn layer_norm_agrees_with_f64() {
                 12.0 * UNIT,
             );
 
-            let g = random.floats(count * cols, 0.0, 1.0);
+            let g = random.floats_around(count * cols, 0.0, 1.0);
             let got = rows::layer_norm_grad(isa, &x, gamma, &out.mean, &out.inv_std, &g, cols);
             let mut dx = Vec::new();
             let (mut dgamma, mut dbeta) = (vec![0.0; cols], vec![0.0; cols]);
@@ -270,10 +254,10 @@ fn batch_norm_agrees_with_f64() {
             let [images, channels, pixels] = planes;
             let n = images * channels * pixels;
             let at = random.of(&[0.0, 0.0, 100.0]);
-            let x = random.floats(n, at, 1.0);
-            let g = random.floats(n, 0.3, 1.0);
-            let gamma = random.floats(channels, 0.0, 2.0);
-            let beta = random.floats(channels, 0.0, 1.0);
+            let x = random.floats_around(n, at, 1.0);
+            let g = random.floats_around(n, 0.3, 1.0);
+            let gamma = random.floats_around(channels, 0.0, 2.0);
+            let beta = random.floats_around(channels, 0.0, 1.0);
             let epsilon = 1e-3f32;
             let out = norm::batch_norm_train_forward(isa, planes, &x, &gamma, &beta, epsilon);
             let grad = norm::batch_norm_train_backward(
@@ -388,9 +372,9 @@ fn threads_do_not_change_a_bit() {
     for isa in Isa::available() {
         let mut random = Random(9);
         let (count, cols) = (401, 197);
-        let x = random.floats(count * cols, 1.0, 3.0);
-        let g = random.floats(count * cols, 0.0, 1.0);
-        let gamma = random.floats(cols, 0.0, 1.0);
+        let x = random.floats_around(count * cols, 1.0, 3.0);
+        let g = random.floats_around(count * cols, 0.0, 1.0);
+        let gamma = random.floats_around(cols, 0.0, 1.0);
         let all = || {
             let mut out = bits(&rows::softmax(isa, &x, cols));
             out.extend(bits(&rows::softmax_grad(isa, &x, &g, cols)));

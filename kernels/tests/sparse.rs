@@ -1,52 +1,15 @@
 //! Sparse products against f64 loops, on every instruction set at hand: densities from none to all, odd sizes, strides,
 //! groups, empty batches, N:M groups, values of masked weights that must not matter, bits at several thread counts.
 
+mod common;
+
+use common::Random;
 use kernels::cpu::sparse::{self, SparseWeight};
 use kernels::cpu::{Epilogue, Isa};
 use kernels::format::{ColOrder, Csr, Nm, reorder_columns};
 use kernels::{BitMask, ConvShape, reference};
 
-/// A small generator, so that a failing case can be named by its number.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n)
-            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
-            .collect()
-    }
-
-    /// Density 0, a share of the weights, all of them, or (above 1) one kept per row.
-    fn mask(&mut self, rows: usize, cols: usize) -> BitMask {
-        let density = self.of(&[0.0, 0.05, 0.2, 0.5, 0.95, 1.0, 2.0]);
-        let keep: Vec<bool> = if density > 1.0 {
-            (0..rows * cols)
-                .map(|i| i % cols == i / cols % cols)
-                .collect()
-        } else {
-            (0..rows * cols)
-                .map(|_| ((self.next() >> 11) as f64) < density * (1u64 << 53) as f64)
-                .collect()
-        };
-        BitMask::from_keep(rows, cols, &keep).expect("sizes agree")
-    }
-
     fn conv(&mut self) -> ConvShape {
         loop {
             let groups = self.of(&[1, 1, 1, 2, 3]);

@@ -321,7 +321,7 @@ def merge(row, theirs, ours, others):
 
 
 def show(row):
-    print(ident(row), f"(machine busy, others had {100 * row['others']:.0f} % of it: no ratios)" if row["busy"] else "")
+    print(ident(row), f"(no ratios: one of the programs found the machine busy; others had {100 * row['others']:.0f} % of it in all)" if row["busy"] else "")
     for e in row["entrants"]:
         label = f"{e['name']}@{e['sparsity']}" if e["sparsity"] else e["name"]
         against = [f"{r['against']} {r['ratio']['median']:.2f} ({r['ratio']['low']:.2f}..{r['ratio']['high']:.2f})"

@@ -123,10 +123,17 @@ fn prepare(args: &Args) -> Result<(Vec<Row>, Option<Report>)> {
         }
     }
     .rows();
+    let mut known: Vec<&str> = rows
+        .iter()
+        .flat_map(|row| row.sets.iter().map(String::as_str))
+        .collect();
+    known.sort_unstable();
+    known.dedup();
     for set in &args.sets {
         ensure!(
             rows.iter().any(|row| row.sets.contains(set)),
-            "no shape is in the set `{set}`"
+            "no shape is in the set `{set}`; the sets are {}",
+            known.join(", ")
         );
     }
     let smoke = args.quick && args.sets.is_empty() && args.filter.is_empty();

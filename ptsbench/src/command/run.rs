@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use kernels::Precision;
+use kernels::plan::KernelPolicy;
 
 use crate::device::{self, Choice};
 use crate::interrupt;
@@ -91,6 +92,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut plan = Plan::load(&args.plan, &args.set)?;
     plan.precision = args.precision.unwrap_or(plan.precision);
     kernels::use_precision(plan.precision)?;
+    // The kernels read this variable themselves; here it is only refused where it cannot be followed.
+    KernelPolicy::from_env()?;
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
