@@ -65,7 +65,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         for spec in catalog::matching(pattern)? {
             for &batch in &args.batch {
                 interrupt::check()?;
-                let timing = pool.install(|| spec.open(&Device::flex(), Time { args: &args, batch }));
+                let timing =
+                    pool.install(|| spec.open(&Device::flex(), Time { args: &args, batch }));
                 if !args.json {
                     let [low, middle, high] = timing.ms;
                     println!(
@@ -101,7 +102,11 @@ impl Visit for Time<'_> {
         spec: &'static Spec,
         network: N,
     ) -> Timing {
-        let network = if self.args.fold { network.fold() } else { network };
+        let network = if self.args.fold {
+            network.fold()
+        } else {
+            network
+        };
         let [channels, height, width] = spec.input;
         let dims = [self.batch, channels, height, width];
         let images = Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Device::flex());
