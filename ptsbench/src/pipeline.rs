@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, CatalogError, Spec, Visit};
 use model_zoo::tap::Census;
-use model_zoo::weights::{self, Container, WeightError};
+use model_zoo::weights::{self, WeightError};
 
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{Cell, Pattern, Reconstruction, Sparsity};
@@ -136,11 +136,8 @@ impl Bench<'_> {
 
 /// Loads a model's weights, checks them, and folds its batch norms.
 pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError> {
-    let container = Container::open(file)?;
-    // The keys are a function of the family alone, but loading consumes the network; running statistics that the two
-    // share are of no interest to the one that only names keys.
-    let names = network.clone();
-    Ok(weights::load(network, |path| names.key(path), &container)?.fold())
+    let source = weights::open(file)?;
+    Ok(weights::load_network(network, source.as_ref())?.fold())
 }
 
 struct Measure<'a> {

@@ -138,26 +138,19 @@ impl Container {
         &self.entries
     }
 
+    fn entry(&self, key: &str) -> Result<&Entry, WeightError> {
+        self.entries.get(key).ok_or_else(|| WeightError::NoSuchKey {
+            file: self.origin(),
+            key: key.to_string(),
+        })
+    }
+
     fn read_values(&self, key: &str, entry: &Entry) -> Result<Vec<f32>, WeightError> {
-        let convert: fn(&[u8], &mut Vec<f32>) = match entry.dtype {
-            Dtype::F32 => |bytes, out| out.extend(each(bytes).map(f32::from_le_bytes)),
-            Dtype::F16 => {
-                |bytes, out| out.extend(each(bytes).map(|b| f16::from_le_bytes(b).to_f32()))
-            }
-            Dtype::BF16 => {
-                |bytes, out| out.extend(each(bytes).map(|b| bf16::from_le_bytes(b).to_f32()))
-            }
-            Dtype::F64 => {
-                |bytes, out| out.extend(each(bytes).map(|b| f64::from_le_bytes(b) as f32))
-            }
-            other => {
-                return Err(WeightError::WrongDtype {
-                    file: self.origin(),
-                    key: key.to_string(),
-                    found: other.name(),
-                });
-            }
-        };
+        let convert = conversion(entry.dtype).ok_or_else(|| WeightError::WrongDtype {
+            file: self.origin(),
+            key: key.to_string(),
+            found: entry.dtype.name(),
+        })?;
         let unreadable = |source| io_error(&self.path, "read", source);
         // A panic elsewhere cannot leave the handle in a bad state: every read seeks first.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,15 +183,24 @@ impl Source for Container {
         self.entries.get(key).map(|entry| entry.shape.clone())
     }
 
+    fn dtype(&self, key: &str) -> Option<Dtype> {
+        self.entries.get(key).map(|entry| entry.dtype)
+    }
+
+    fn raw(&self, key: &str) -> Result<Vec<u8>, WeightError> {
+        let bytes = &self.entry(key)?.bytes;
+        let unreadable = |source| io_error(&self.path, "read", source);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(bytes.start))
+            .map_err(unreadable)?;
+        // `open` has checked that the file holds these bytes.
+        let mut read = vec![0; (bytes.end - bytes.start) as usize];
+        file.read_exact(&mut read).map_err(unreadable)?;
+        Ok(read)
+    }
+
     fn read(&self, key: &str) -> Result<Vec<f32>, WeightError> {
-        let entry = self
-            .entries
-            .get(key)
-            .ok_or_else(|| WeightError::NoSuchKey {
-                file: self.origin(),
-                key: key.to_string(),
-            })?;
-        let values = self.read_values(key, entry)?;
+        let values = self.read_values(key, self.entry(key)?)?;
         match check_finite(key, &values) {
             None => Ok(values),
             Some(found) => Err(WeightError::NotFinite {
@@ -209,8 +211,46 @@ impl Source for Container {
     }
 }
 
+type Convert = fn(&[u8], &mut Vec<f32>);
+
+/// How values of a dtype become f32; none for those that are no weights.
+fn conversion(dtype: Dtype) -> Option<Convert> {
+    Some(match dtype {
+        Dtype::F32 => |bytes, out| out.extend(each(bytes).map(f32::from_le_bytes)),
+        Dtype::F16 => |bytes, out| out.extend(each(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => {
+            |bytes, out| out.extend(each(bytes).map(|b| bf16::from_le_bytes(b).to_f32()))
+        }
+        Dtype::F64 => |bytes, out| out.extend(each(bytes).map(|b| f64::from_le_bytes(b) as f32)),
+        _ => return None,
+    })
+}
+
+/// Little-endian values as f32; none for dtypes that are no weights.
+pub(super) fn as_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let mut values = Vec::with_capacity(bytes.len() / (dtype.bits() as usize / 8).max(1));
+    conversion(dtype)?(bytes, &mut values);
+    Some(values)
+}
+
+/// f32 values as little-endian values of a dtype, rounded to nearest; none for dtypes that are no weights.
+pub fn from_f32(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
+    let values = values.iter();
+    Some(match dtype {
+        Dtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+        Dtype::F16 => values
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect(),
+        Dtype::BF16 => values
+            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+            .collect(),
+        Dtype::F64 => values.flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
+        _ => return None,
+    })
+}
+
 /// The count of values that are NaN or infinite, where there are any.
-fn check_finite(key: &str, values: &[f32]) -> Option<NotFinite> {
+pub(super) fn check_finite(key: &str, values: &[f32]) -> Option<NotFinite> {
     let first = values.iter().position(|value| !value.is_finite())?;
     Some(NotFinite {
         key: key.to_string(),
@@ -667,7 +707,7 @@ pub fn sha256(path: &Path) -> Result<String, WeightError> {
 }
 
 /// The file and its size; a pipe is refused before it is opened, since that would wait for a writer.
-fn open_regular(path: &Path) -> Result<(File, u64), WeightError> {
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64), WeightError> {
     let unopened = |source| io_error(path, "open", source);
     if !std::fs::metadata(path).map_err(unopened)?.is_file() {
         return Err(WeightError::NotAFile {
