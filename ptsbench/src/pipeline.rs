@@ -140,12 +140,12 @@ pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError>
     Ok(weights::load_network(network, source.as_ref())?.fold())
 }
 
-struct Measure<'a> {
-    bench: &'a Bench<'a>,
-    cell: &'a Cell,
-    task: Task,
-    file: &'a Path,
-    work: &'a Path,
+pub(crate) struct Measure<'a> {
+    pub(crate) bench: &'a Bench<'a>,
+    pub(crate) cell: &'a Cell,
+    pub(crate) task: Task,
+    pub(crate) file: &'a Path,
+    pub(crate) work: &'a Path,
 }
 
 impl Visit for Measure<'_> {
@@ -210,7 +210,7 @@ impl Visit for Measure<'_> {
 }
 
 impl Measure<'_> {
-    fn check_file(&self) -> Result<(), MeasureError> {
+    pub(crate) fn check_file(&self) -> Result<(), MeasureError> {
         let found = weights::sha256(self.file)?;
         if found == self.cell.weights {
             return Ok(());
@@ -222,7 +222,7 @@ impl Measure<'_> {
         })
     }
 
-    fn check_fit(&self, spec: &Spec, census: &Census) -> Result<(), MeasureError> {
+    pub(crate) fn check_fit(&self, spec: &Spec, census: &Census) -> Result<(), MeasureError> {
         let found = census
             .layers()
             .last()
@@ -241,7 +241,7 @@ impl Measure<'_> {
         })
     }
 
-    fn reconstruct<N>(
+    pub(crate) fn reconstruct<N>(
         &self,
         dense: &N,
         sparse: N,
@@ -288,7 +288,7 @@ impl Measure<'_> {
 }
 
 /// The counts (where the pattern does not decide them) and the masks.
-fn choose(
+pub(crate) fn choose(
     weights: &dyn Weights,
     sparsity: &Sparsity,
 ) -> Result<(Option<Allocation>, Masks), MeasureError> {

@@ -625,14 +625,88 @@ pub fn write(
 ) -> Result<(), WeightError> {
     let mut sorted: Vec<&Named> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.key.cmp(&b.key));
-    let header = header_of(&sorted, metadata);
+    for tensor in &sorted {
+        let count = tensor.shape.iter().product::<usize>();
+        assert_eq!(count, tensor.values.len(), "values of {}", tensor.key);
+    }
+    let described = sorted.iter().map(|tensor| {
+        let bytes = 4 * tensor.values.len();
+        (tensor.key.as_str(), Dtype::F32, &tensor.shape[..], bytes)
+    });
+    let header = header_of(described, metadata);
+    write_whole(path, &header, |file| {
+        for value in sorted.iter().flat_map(|tensor| &tensor.values) {
+            file.write_all(&value.to_le_bytes())?;
+        }
+        Ok(())
+    })
+}
 
+/// A tensor to be written in a dtype of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its key.
+    pub key: String,
+    /// How its values are stored.
+    pub dtype: Dtype,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Its values, row-major and little-endian.
+    pub bytes: Vec<u8>,
+}
+
+/// As [`write`], each tensor in its own dtype.
+///
+/// # Panics
+///
+/// Panics where two tensors have one key, or a shape, a dtype and the bytes do not fit.
+pub fn write_stored(
+    path: &Path,
+    tensors: &[Stored],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightError> {
+    let mut sorted: Vec<&Stored> = tensors.iter().collect();
+    // By the size of the values first, so that each tensor lies at a multiple of it.
+    sorted.sort_by(|a, b| (b.dtype.bits(), &a.key).cmp(&(a.dtype.bits(), &b.key)));
+    for tensor in &sorted {
+        let bits = tensor.shape.iter().product::<usize>() as u64 * tensor.dtype.bits();
+        assert_eq!(
+            bits.div_ceil(8),
+            tensor.bytes.len() as u64,
+            "bytes of {}",
+            tensor.key
+        );
+    }
+    let described = sorted.iter().map(|tensor| {
+        let bytes = tensor.bytes.len();
+        (tensor.key.as_str(), tensor.dtype, &tensor.shape[..], bytes)
+    });
+    let header = header_of(described, metadata);
+    write_whole(path, &header, |file| {
+        sorted
+            .iter()
+            .try_for_each(|tensor| file.write_all(&tensor.bytes))
+    })
+}
+
+/// Writes header and data under another name first.
+fn write_whole(
+    path: &Path,
+    header: &[u8],
+    data: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), WeightError> {
     // Beside the target, so that the rename stays within one file system.
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
-    let written =
-        write_all(&partial, &header, &sorted).and_then(|()| std::fs::rename(&partial, path));
+    let write_all = || -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(CHUNK, File::create(&partial)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header)?;
+        data(&mut file)?;
+        file.into_inner()?.sync_all()
+    };
+    let written = write_all().and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|source| {
         // Best effort: the first error is the one to report.
         let _ = std::fs::remove_file(&partial);
@@ -640,7 +714,11 @@ pub fn write(
     })
 }
 
-fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+/// The header of tensors (key, dtype, shape, bytes) in the order of their data.
+fn header_of<'a>(
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], usize)>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert(
@@ -652,19 +730,12 @@ fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> 
         );
     }
     let mut offset = 0;
-    for tensor in sorted {
-        assert_eq!(
-            tensor.shape.iter().product::<usize>(),
-            tensor.values.len(),
-            "values of {}",
-            tensor.key
-        );
-        let end = offset + 4 * tensor.values.len();
-        let entry = serde_json::json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end] });
+    for (key, dtype, shape, bytes) in tensors {
+        let end = offset + bytes;
+        let entry = serde_json::json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [offset, end] });
         assert!(
-            header.insert(tensor.key.clone(), entry).is_none(),
-            "two tensors are called {}",
-            tensor.key
+            header.insert(key.to_owned(), entry).is_none(),
+            "two tensors are called {key}"
         );
         offset = end;
     }
@@ -672,18 +743,6 @@ fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> 
     // The data start at a multiple of 8 bytes.
     header.resize(header.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
     header
-}
-
-fn write_all(path: &Path, header: &[u8], sorted: &[&Named]) -> io::Result<()> {
-    let mut file = BufWriter::with_capacity(CHUNK, File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header)?;
-    for tensor in sorted {
-        for value in &tensor.values {
-            file.write_all(&value.to_le_bytes())?;
-        }
-    }
-    file.into_inner()?.sync_all()
 }
 
 /// The SHA-256 of a whole file in lowercase hexadecimal, read in pieces.

@@ -36,6 +36,35 @@ pub fn load_network<N: Network>(network: N, source: &dyn Source) -> Result<N, We
     }
 }
 
+/// Where a source keeps each of a network's parameters.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// The parameter's path in the module.
+    pub path: String,
+    /// Its key in the network's own layout.
+    pub key: String,
+    /// Its key in the source.
+    pub source: String,
+    /// Its shape in the network's own layout.
+    pub shape: Vec<usize>,
+}
+
+/// A network's parameters, in the module's order, with their keys in a source.
+pub fn parameters<N: Network>(network: &N, source: &dyn Source) -> Vec<Slot> {
+    let layout = recognise(network, source);
+    let slot = |(path, shape): (String, Vec<usize>)| {
+        let key = network.key(&path);
+        let other = layout.and_then(|layout| network.key_in(layout, &path));
+        Slot {
+            source: other.unwrap_or_else(|| key.clone()),
+            path,
+            key,
+            shape,
+        }
+    };
+    slots(network).into_iter().map(slot).collect()
+}
+
 /// The layout of a source, where it is another than the network's own.
 ///
 /// The layout that has the most of the network's keys, so that what is missing is named as the file would name it.
@@ -52,15 +81,6 @@ pub fn recognise<N: Network>(network: &N, source: &dyn Source) -> Option<Layout>
         .filter(|(_, count)| *count > own)
         .max_by_key(|(_, count)| *count)
         .map(|(layout, _)| layout)
-}
-
-/// The layout's key of what the network calls `key` in its own layout, for every parameter.
-pub fn renames<N: Network>(network: &N, layout: Layout) -> HashMap<String, String> {
-    let pair = |(path, _): (String, Vec<usize>)| {
-        let other = network.key_in(layout, &path)?;
-        Some((network.key(&path), other))
-    };
-    slots(network).into_iter().filter_map(pair).collect()
 }
 
 /// The paths and shapes of a module's parameters, as checkpoints lay them out.

@@ -10,8 +10,10 @@ mod layout;
 mod source;
 mod torch;
 
-pub use container::{Container, Dtype, Entry, HEADER_LIMIT, Named, from_f32, sha256, write};
+pub use container::{
+    Container, Dtype, Entry, HEADER_LIMIT, Named, Stored, from_f32, sha256, write, write_stored,
+};
 pub use error::{Fault, Foreign, NotFinite, WeightError, WrongShape};
-pub use layout::{load_network, recognise, renames};
+pub use layout::{Slot, load_network, parameters, recognise};
 pub use source::{Source, load, open, save};
 pub use torch::{TorchFault, TorchFile};

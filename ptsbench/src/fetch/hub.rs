@@ -273,7 +273,11 @@ struct Partial {
 
 impl Partial {
     /// What an earlier attempt left of the very same bytes, or an empty file.
-    fn open(path: &Path, announced: &Announced, expected: Option<&str>) -> Result<Self, FetchError> {
+    fn open(
+        path: &Path,
+        announced: &Announced,
+        expected: Option<&str>,
+    ) -> Result<Self, FetchError> {
         // Named by what it is a part of, so that a file replaced at the hub is not continued with another one's bytes.
         let of = match expected {
             Some(digest) => digest[..16.min(digest.len())].to_owned(),
@@ -376,7 +380,12 @@ fn brief(error: &HFError) -> String {
             None => error.to_string(),
         },
     };
-    text.lines().next().unwrap_or_default().chars().take(200).collect()
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect()
 }
 
 fn failure(wanted: Wanted<'_>, error: HFError) -> FetchError {

@@ -104,7 +104,9 @@ pub enum FetchError {
     #[error("{}: another process is fetching this file; wait for it", .0.display())]
     Busy(PathBuf),
     /// Not found there.
-    #[error("{repository}: the hub has no {what} ({status}); check the spelling, or set HF_ENDPOINT to a mirror that has it")]
+    #[error(
+        "{repository}: the hub has no {what} ({status}); check the spelling, or set HF_ENDPOINT to a mirror that has it"
+    )]
     NotFound {
         /// The repository.
         repository: String,
@@ -124,7 +126,9 @@ pub enum FetchError {
         status: String,
     },
     /// The server is busy.
-    #[error("{repository}: the hub asks for patience ({status}); try again {when}, or set HF_TOKEN for a larger share")]
+    #[error(
+        "{repository}: the hub asks for patience ({status}); try again {when}, or set HF_TOKEN for a larger share"
+    )]
     TooMany {
         /// The repository.
         repository: String,
@@ -188,7 +192,9 @@ pub enum FetchError {
         found: String,
     },
     /// Anything else that the server or the network did.
-    #[error("{repository}: cannot reach the hub: {reason}; check the network, or set HF_ENDPOINT to a mirror")]
+    #[error(
+        "{repository}: cannot reach the hub: {reason}; check the network, or set HF_ENDPOINT to a mirror"
+    )]
     Server {
         /// The repository.
         repository: String,
