@@ -413,4 +413,77 @@ mod tests {
             "classifier.0.weight"
         );
     }
+
+    /// A layer of TensorFlow's against loops over its definition: no golden covers its padding.
+    #[test]
+    fn same_padding_is_tensorflows() {
+        use crate::tap::Bare;
+        use burn::tensor::TensorData;
+
+        // Sides and strides for which zeros before and after differ, and for which they do not.
+        for (side, kernel, stride) in [(8, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)] {
+            let layer = ConvNormActConfig::new([2, 3], kernel, stride)
+                .with_activation(Activation::Identity)
+                .without_norm()
+                .with_same_padding(true)
+                .init(&Device::flex());
+            let params = crate::graft::read_params(&layer);
+            let values = |name: &str| -> Vec<f32> {
+                let (_, data) = params.iter().find(|(path, _)| path == name).unwrap();
+                data.iter::<f32>().collect()
+            };
+            let (weight, bias) = (values("conv.weight"), values("conv.bias"));
+            let input: Vec<f32> = (0..2 * side * side).map(|i| (i * i % 13) as f32 - 6.0).collect();
+            let data = TensorData::new(input.clone(), [1, 2, side, side]);
+            let output = layer.run(Tensor::<4>::from_data(data, &Device::flex()), &mut Bare);
+            let outputs = side.div_ceil(stride);
+            assert_eq!(output.dims(), [1, 3, outputs, outputs]);
+            let found: Vec<f32> = output.into_data().iter::<f32>().collect();
+
+            let zeros = ((outputs - 1) * stride + kernel).saturating_sub(side);
+            let before = zeros / 2;
+            let mut expected = Vec::new();
+            for channel in 0..3 {
+                for y in 0..outputs {
+                    for x in 0..outputs {
+                        let mut sum = f64::from(bias[channel]);
+                        for c in 0..2 {
+                            for v in 0..kernel {
+                                for u in 0..kernel {
+                                    let (Some(row), Some(column)) = (
+                                        (y * stride + v).checked_sub(before),
+                                        (x * stride + u).checked_sub(before),
+                                    ) else {
+                                        continue;
+                                    };
+                                    if row >= side || column >= side {
+                                        continue;
+                                    }
+                                    let tap = ((channel * 2 + c) * kernel + v) * kernel + u;
+                                    sum += f64::from(weight[tap])
+                                        * f64::from(input[(c * side + row) * side + column]);
+                                }
+                            }
+                        }
+                        expected.push(sum as f32);
+                    }
+                }
+            }
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-4, "{side} {kernel} {stride}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn tensorflows_network_differs_in_padding_and_epsilon_alone() {
+        let tensorflow = network(Definition::TensorFlow, 0.75);
+        let timm = network(Definition::Timm, 0.75);
+        assert_eq!(tensorflow.num_params(), timm.num_params());
+        for path in ["conv_stem.norm.gamma", "blocks.2.1.se.conv_reduce.conv.bias", "conv_head.conv.weight"] {
+            assert_eq!(tensorflow.key(path), timm.key(path));
+        }
+        assert_eq!(Definition::TensorFlow.epsilon(), 1e-3);
+        assert!(tensorflow.key_in(Layout::Torchvision, "conv_head.conv.weight").is_none());
+    }
 }

@@ -223,13 +223,17 @@ fn published(model: &str) -> serde_json::Map<String, Value> {
             "resize": preprocess.resize,
             "crop": preprocess.crop,
             "interpolation": preprocess.interpolation.to_string(),
-            // As written: the nearest f32 has more digits.
-            "mean": preprocess.mean.map(|value| value.to_string()),
-            "std": preprocess.std.map(|value| value.to_string()),
+            "mean": preprocess.mean.map(as_written),
+            "std": preprocess.std.map(as_written),
         }),
     );
     put("note", json!(origin.note));
     map
+}
+
+/// The f64 with the digits of an f32: 0.485, not the nearest f32's 0.48500001430511475.
+fn as_written(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 /// A row as JSON: numbers as numbers, names without spaces.
