@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor};
 
+pub mod origin;
+
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::regnet;
@@ -90,6 +92,11 @@ impl Spec {
         matches!(self.size, Size::Vit(_))
     }
 
+    /// Where public weights are, and what belongs to them.
+    pub fn origin(&self) -> Option<&'static origin::Origin> {
+        origin::of(self.name)
+    }
+
     /// Builds the network with random weights and hands it, typed, to `visitor`.
     pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
         match self.size {
@@ -106,7 +113,7 @@ impl Spec {
 
 /// All networks, in the order of listings.
 pub fn all() -> &'static [Spec] {
-    &CATALOG
+    CATALOG
 }
 
 /// The network called `name`.
@@ -203,7 +210,7 @@ const PYCLS: Weights = Weights::File {
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: [Spec; 59] = {
+const CATALOG: &[Spec] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -402,7 +409,7 @@ const CATALOG: [Spec; 59] = {
             }),
         }
     }
-    [
+    &[
         resnet(
             "micro_resnet8",
             None,
@@ -631,6 +638,13 @@ const CATALOG: [Spec; 59] = {
             UNPUBLISHED,
             Definition::Torchvision,
             1.4,
+        ),
+        mobilenet_v3(
+            "tf_mobilenetv3_large_075",
+            "MobileNetV3-Large x0.75",
+            file("timm/tf_mobilenetv3_large_075.in1k"),
+            Definition::TensorFlow,
+            0.75,
         ),
         tiny_mobilenet_v3("tiny_mobilenetv3_timm", Definition::Timm),
         tiny_mobilenet_v3("tiny_mobilenetv3_tv", Definition::Torchvision),

@@ -26,6 +26,8 @@ pub struct InvertedResidualConfig {
     pub squeeze: bool,
     /// Epsilon of the batch norms.
     pub epsilon: f64,
+    /// Whether padding is TensorFlow's "same".
+    pub same: bool,
 }
 
 impl InvertedResidualConfig {
@@ -35,6 +37,7 @@ impl InvertedResidualConfig {
             ConvNormActConfig::new(channels, kernel, stride)
                 .with_activation(activation)
                 .with_epsilon(self.epsilon)
+                .with_same_padding(self.same)
         };
         let [input, output] = self.channels;
         let width = self.expanded.unwrap_or(input);
@@ -197,6 +200,21 @@ pub(crate) fn run_blocks<T: Tap>(
 pub(crate) fn fold_blocks(stages: Vec<Vec<InvertedResidual>>) -> Vec<Vec<InvertedResidual>> {
     let fold = |blocks: Vec<_>| blocks.into_iter().map(InvertedResidual::fold).collect();
     stages.into_iter().map(fold).collect()
+}
+
+/// The stages with this epsilon in every batch norm.
+pub(crate) fn blocks_with_epsilon(
+    stages: Vec<Vec<InvertedResidual>>,
+    epsilon: f64,
+) -> Vec<Vec<InvertedResidual>> {
+    let with = |block: InvertedResidual| InvertedResidual {
+        conv_pw: block.conv_pw.map(|conv| conv.with_epsilon(epsilon)),
+        conv_dw: block.conv_dw.with_epsilon(epsilon),
+        conv_pwl: block.conv_pwl.with_epsilon(epsilon),
+        ..block
+    };
+    let stage = |blocks: Vec<_>| blocks.into_iter().map(with).collect();
+    stages.into_iter().map(stage).collect()
 }
 
 /// The checkpoint's key of what is called `blocks.<part>` here; none where no block is meant.

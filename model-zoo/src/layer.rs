@@ -41,6 +41,8 @@ pub struct ConvNormActConfig {
     pub bias: bool,
     /// The max-pool that ends the layer.
     pub pool: Option<Pool>,
+    /// Whether padding is TensorFlow's "same": as many outputs as strides fit into the input, the odd zero behind.
+    pub same: bool,
 }
 
 impl ConvNormActConfig {
@@ -55,6 +57,7 @@ impl ConvNormActConfig {
             activation: Activation::Relu,
             bias: false,
             pool: None,
+            same: false,
         }
     }
 
@@ -89,6 +92,12 @@ impl ConvNormActConfig {
         self
     }
 
+    /// The same with TensorFlow's "same" padding, or without.
+    pub fn with_same_padding(mut self, same: bool) -> Self {
+        self.same = same;
+        self
+    }
+
     /// The same with a bias in the convolution.
     pub fn biased(mut self) -> Self {
         self.bias = true;
@@ -98,11 +107,16 @@ impl ConvNormActConfig {
     /// Initializes the layer.
     pub fn init(&self, device: &Device) -> ConvNormAct {
         let pad = self.kernel / 2;
+        let padding = if self.same {
+            PaddingConfig2d::Same
+        } else {
+            PaddingConfig2d::Explicit(pad, pad, pad, pad)
+        };
         ConvNormAct {
             conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
                 .with_stride([self.stride; 2])
                 .with_groups(self.groups)
-                .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+                .with_padding(padding)
                 .with_bias(self.bias)
                 .init(device),
             norm: self.epsilon.map(|epsilon| {
@@ -186,6 +200,14 @@ impl Unit<Tensor<4>> for ConvNormAct {
 }
 
 impl ConvNormAct {
+    /// The layer with this epsilon in its batch norm, where it has one.
+    pub(crate) fn with_epsilon(mut self, epsilon: f64) -> Self {
+        if let Some(norm) = &mut self.norm {
+            norm.epsilon = epsilon;
+        }
+        self
+    }
+
     /// The layer with its batch norm folded into the convolution.
     pub fn fold(mut self) -> Self {
         self.conv = fold_batch_norm(self.conv, self.norm.take());

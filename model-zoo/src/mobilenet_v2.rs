@@ -12,16 +12,8 @@ use crate::inverted_residual::{
     run_blocks,
 };
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
+pub use crate::unit::Layout;
 use crate::unit::{Network, Tap};
-
-/// Whose names the checkpoint has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// timm's.
-    Timm,
-    /// torchvision's.
-    Torchvision,
-}
 
 /// One size of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +76,7 @@ impl Size {
                             activation: Activation::Relu6,
                             squeeze: false,
                             epsilon: EPSILON,
+                            same: false,
                         }
                         .init(device)
                     })
@@ -113,34 +106,11 @@ impl Network for MobileNetV2 {
     }
 
     fn key(&self, path: &str) -> String {
-        let names: Vec<&str> = path.split('.').collect();
-        match (names.as_slice(), self.layout) {
-            (["conv_stem", rest @ ..], Layout::Timm) => {
-                ConvNormKeys::beside("conv_stem", "bn1").key(rest)
-            }
-            (["conv_stem", rest @ ..], Layout::Torchvision) => {
-                ConvNormKeys::numbered("features.0").key(rest)
-            }
-            (["conv_head", rest @ ..], Layout::Timm) => {
-                ConvNormKeys::beside("conv_head", "bn2").key(rest)
-            }
-            (["conv_head", rest @ ..], Layout::Torchvision) => {
-                let blocks: usize = self.blocks.iter().map(Vec::len).sum();
-                ConvNormKeys::numbered(&format!("features.{}", 1 + blocks)).key(rest)
-            }
-            (["classifier", "linear", rest @ ..], Layout::Timm) => join("classifier", rest),
-            (["classifier", "linear", rest @ ..], Layout::Torchvision) => {
-                join("classifier.1", rest)
-            }
-            (["blocks", rest @ ..], layout) => {
-                let keys = match layout {
-                    Layout::Timm => Keys::Timm,
-                    Layout::Torchvision => Keys::TorchvisionV2,
-                };
-                block_key(&self.blocks, keys, rest).unwrap_or_else(|| path.to_owned())
-            }
-            _ => path.to_owned(),
-        }
+        self.named(self.layout, path)
+    }
+
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        (layout != Layout::TorchvisionFirst).then(|| self.named(layout, path))
     }
 
     fn fold(self) -> Self {
@@ -150,6 +120,35 @@ impl Network for MobileNetV2 {
             conv_head: self.conv_head.fold(),
             classifier: self.classifier,
             layout: self.layout,
+        }
+    }
+}
+
+impl MobileNetV2 {
+    fn named(&self, layout: Layout, path: &str) -> String {
+        let names: Vec<&str> = path.split('.').collect();
+        match (names.as_slice(), layout) {
+            (["conv_stem", rest @ ..], Layout::Timm) => {
+                ConvNormKeys::beside("conv_stem", "bn1").key(rest)
+            }
+            (["conv_stem", rest @ ..], _) => ConvNormKeys::numbered("features.0").key(rest),
+            (["conv_head", rest @ ..], Layout::Timm) => {
+                ConvNormKeys::beside("conv_head", "bn2").key(rest)
+            }
+            (["conv_head", rest @ ..], _) => {
+                let blocks: usize = self.blocks.iter().map(Vec::len).sum();
+                ConvNormKeys::numbered(&format!("features.{}", 1 + blocks)).key(rest)
+            }
+            (["classifier", "linear", rest @ ..], Layout::Timm) => join("classifier", rest),
+            (["classifier", "linear", rest @ ..], _) => join("classifier.1", rest),
+            (["blocks", rest @ ..], layout) => {
+                let keys = match layout {
+                    Layout::Timm => Keys::Timm,
+                    _ => Keys::TorchvisionV2,
+                };
+                block_key(&self.blocks, keys, rest).unwrap_or_else(|| path.to_owned())
+            }
+            _ => path.to_owned(),
         }
     }
 }

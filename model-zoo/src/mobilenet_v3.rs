@@ -1,4 +1,5 @@
-//! MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244) at several widths, as timm and as torchvision define it.
+//! MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244) at several widths, as timm and as torchvision define it, and
+//! as TensorFlow's weights mean it.
 //!
 //! The two agree in shapes at width 1 only, and never in the batch norms' epsilon:
 //!
@@ -10,6 +11,9 @@
 //! | expansion that changes nothing | stays, except in the first block | left out |
 //! | hidden layer of the head | a 1x1 convolution, 1280 wide | a linear layer, scales |
 //!
+//! TensorFlow's weights, which timm converts, take timm's shapes and names, an epsilon of 1e-3 and TensorFlow's "same"
+//! padding: as many outputs as strides fit into the input, the odd zero behind it.
+//!
 //! Paths in the module are timm's, with a convolution and its batch norm as one (`conv_stem.conv`, `conv_stem.norm` for
 //! `conv_stem`, `bn1`), the projection called `conv_pwl` in every block, and the last convolution, which timm counts as
 //! a block, called `conv_last`.
@@ -19,13 +23,13 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use crate::inverted_residual::{
-    InvertedResidual, InvertedResidualConfig, Keys, block_key, fold_blocks, round_channels,
-    run_blocks,
+    InvertedResidual, InvertedResidualConfig, Keys, block_key, blocks_with_epsilon, fold_blocks,
+    round_channels, run_blocks,
 };
 use crate::layer::{
     Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, global_average, join,
 };
-use crate::unit::{Grain, Network, Tap, Unit};
+use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Whose definition a network follows, in shapes and in names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub enum Definition {
     Timm,
     /// torchvision's.
     Torchvision,
+    /// timm's for weights that were trained in TensorFlow.
+    TensorFlow,
 }
 
 /// One size of the family: a row of the catalog's table.
@@ -150,20 +156,20 @@ impl Definition {
     fn epsilon(self) -> f64 {
         match self {
             Definition::Timm => 1e-5,
-            Definition::Torchvision => 1e-3,
+            Definition::Torchvision | Definition::TensorFlow => 1e-3,
         }
     }
 
     fn stem(self, width: f64) -> usize {
         match self {
-            Definition::Timm if width < 0.75 => STEM as usize,
+            Definition::Timm | Definition::TensorFlow if width < 0.75 => STEM as usize,
             _ => round_channels(STEM * width),
         }
     }
 
     fn head(self, width: f64) -> usize {
         match self {
-            Definition::Timm => HEAD as usize,
+            Definition::Timm | Definition::TensorFlow => HEAD as usize,
             Definition::Torchvision => round_channels(HEAD * width),
         }
     }
@@ -172,7 +178,7 @@ impl Definition {
     /// the input's channels at width 1.
     fn expanded(self, row: &Row, input: usize, plain_input: f64, width: f64) -> Option<usize> {
         match self {
-            Definition::Timm => (row.expanded != plain_input)
+            Definition::Timm | Definition::TensorFlow => (row.expanded != plain_input)
                 .then(|| round_channels(input as f64 * (row.expanded / plain_input))),
             Definition::Torchvision => {
                 Some(round_channels(row.expanded * width)).filter(|&expanded| expanded != input)
@@ -190,10 +196,12 @@ impl Size {
             definition,
         } = *self;
         let epsilon = definition.epsilon();
+        let same = definition == Definition::TensorFlow;
         let conv = |channels, kernel, stride| {
             ConvNormActConfig::new(channels, kernel, stride)
                 .with_activation(Activation::HardSwish)
                 .with_epsilon(epsilon)
+                .with_same_padding(same)
         };
         let stem = definition.stem(width);
         let (mut channels, mut plain) = (stem, STEM);
@@ -209,6 +217,7 @@ impl Size {
                 activation: row.activation,
                 squeeze: row.squeeze,
                 epsilon,
+                same,
             }
             .init(device)
         };
@@ -219,7 +228,7 @@ impl Size {
         let last = channels * LAST_EXPANSION;
         let head = definition.head(width);
         let (conv_head, linear_head) = match definition {
-            Definition::Timm => (
+            Definition::Timm | Definition::TensorFlow => (
                 Some(conv([last, head], 1, 1).without_norm().init(device)),
                 None,
             ),
@@ -264,34 +273,34 @@ impl Network for MobileNetV3 {
     }
 
     fn key(&self, path: &str) -> String {
-        use Definition::{Timm, Torchvision};
-        let names: Vec<&str> = path.split('.').collect();
-        match (names.as_slice(), self.definition) {
-            (["conv_stem", rest @ ..], Timm) => ConvNormKeys::beside("conv_stem", "bn1").key(rest),
-            (["conv_stem", rest @ ..], Torchvision) => {
-                ConvNormKeys::numbered("features.0").key(rest)
-            }
-            (["conv_last", rest @ ..], Timm) => {
-                let block = format!("blocks.{}.0", self.blocks.len());
-                ConvNormKeys::within(&block, "conv", "bn1").key(rest)
-            }
-            (["conv_last", rest @ ..], Torchvision) => {
-                let blocks: usize = self.blocks.iter().map(Vec::len).sum();
-                ConvNormKeys::numbered(&format!("features.{}", 1 + blocks)).key(rest)
-            }
-            (["conv_head", rest @ ..], _) => ConvNormKeys::bare("conv_head").key(rest),
-            (["linear_head", "linear", rest @ ..] | ["linear_head", rest @ ..], _) => {
-                join("classifier.0", rest)
-            }
-            (["classifier", rest @ ..], Torchvision) => join("classifier.3", rest),
-            (["blocks", rest @ ..], definition) => {
-                let keys = match definition {
-                    Timm => Keys::Timm,
-                    Torchvision => Keys::TorchvisionV3,
-                };
-                block_key(&self.blocks, keys, rest).unwrap_or_else(|| path.to_owned())
-            }
-            _ => path.to_owned(),
+        let layout = match self.definition {
+            Definition::Timm | Definition::TensorFlow => Layout::Timm,
+            Definition::Torchvision => Layout::Torchvision,
+        };
+        self.named(layout, path)
+    }
+
+    /// TensorFlow's weights exist under timm's names alone.
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        match (layout, self.definition) {
+            (Layout::TorchvisionFirst, _) | (Layout::Torchvision, Definition::TensorFlow) => None,
+            _ => Some(self.named(layout, path)),
+        }
+    }
+
+    /// Weights belong to the epsilon with which they were trained.
+    fn meant_by(self, layout: Layout) -> Self {
+        let definition = match layout {
+            Layout::Timm if self.definition == Definition::TensorFlow => Definition::TensorFlow,
+            Layout::Timm => Definition::Timm,
+            _ => Definition::Torchvision,
+        };
+        let epsilon = definition.epsilon();
+        Self {
+            conv_stem: self.conv_stem.with_epsilon(epsilon),
+            blocks: blocks_with_epsilon(self.blocks, epsilon),
+            conv_last: self.conv_last.with_epsilon(epsilon),
+            ..self
         }
     }
 
@@ -301,6 +310,44 @@ impl Network for MobileNetV3 {
             blocks: fold_blocks(self.blocks),
             conv_last: self.conv_last.fold(),
             ..self
+        }
+    }
+}
+
+impl MobileNetV3 {
+    fn named(&self, layout: Layout, path: &str) -> String {
+        use Layout::Timm;
+        let names: Vec<&str> = path.split('.').collect();
+        match (names.as_slice(), layout) {
+            (["conv_stem", rest @ ..], Timm) => ConvNormKeys::beside("conv_stem", "bn1").key(rest),
+            (["conv_stem", rest @ ..], _) => ConvNormKeys::numbered("features.0").key(rest),
+            (["conv_last", rest @ ..], Timm) => {
+                let block = format!("blocks.{}.0", self.blocks.len());
+                ConvNormKeys::within(&block, "conv", "bn1").key(rest)
+            }
+            (["conv_last", rest @ ..], _) => {
+                let blocks: usize = self.blocks.iter().map(Vec::len).sum();
+                ConvNormKeys::numbered(&format!("features.{}", 1 + blocks)).key(rest)
+            }
+            // The head's hidden layer is a convolution or a linear layer; its weights are the same.
+            (
+                ["conv_head", "conv", rest @ ..]
+                | ["linear_head", "linear", rest @ ..]
+                | ["conv_head" | "linear_head", rest @ ..],
+                layout,
+            ) => match layout {
+                Timm => join("conv_head", rest),
+                _ => join("classifier.0", rest),
+            },
+            (["classifier", rest @ ..], layout) if layout != Timm => join("classifier.3", rest),
+            (["blocks", rest @ ..], layout) => {
+                let keys = match layout {
+                    Timm => Keys::Timm,
+                    _ => Keys::TorchvisionV3,
+                };
+                block_key(&self.blocks, keys, rest).unwrap_or_else(|| path.to_owned())
+            }
+            _ => path.to_owned(),
         }
     }
 }
@@ -365,5 +412,78 @@ mod tests {
             torchvision.key("linear_head.linear.weight"),
             "classifier.0.weight"
         );
+    }
+
+    /// A layer of TensorFlow's against loops over its definition: no golden covers its padding.
+    #[test]
+    fn same_padding_is_tensorflows() {
+        use crate::tap::Bare;
+        use burn::tensor::TensorData;
+
+        // Sides and strides for which zeros before and after differ, and for which they do not.
+        for (side, kernel, stride) in [(8, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)] {
+            let layer = ConvNormActConfig::new([2, 3], kernel, stride)
+                .with_activation(Activation::Identity)
+                .without_norm()
+                .with_same_padding(true)
+                .init(&Device::flex());
+            let params = crate::graft::read_params(&layer);
+            let values = |name: &str| -> Vec<f32> {
+                let (_, data) = params.iter().find(|(path, _)| path == name).unwrap();
+                data.iter::<f32>().collect()
+            };
+            let (weight, bias) = (values("conv.weight"), values("conv.bias"));
+            let input: Vec<f32> = (0..2 * side * side).map(|i| (i * i % 13) as f32 - 6.0).collect();
+            let data = TensorData::new(input.clone(), [1, 2, side, side]);
+            let output = layer.run(Tensor::<4>::from_data(data, &Device::flex()), &mut Bare);
+            let outputs = side.div_ceil(stride);
+            assert_eq!(output.dims(), [1, 3, outputs, outputs]);
+            let found: Vec<f32> = output.into_data().iter::<f32>().collect();
+
+            let zeros = ((outputs - 1) * stride + kernel).saturating_sub(side);
+            let before = zeros / 2;
+            let mut expected = Vec::new();
+            for channel in 0..3 {
+                for y in 0..outputs {
+                    for x in 0..outputs {
+                        let mut sum = f64::from(bias[channel]);
+                        for c in 0..2 {
+                            for v in 0..kernel {
+                                for u in 0..kernel {
+                                    let (Some(row), Some(column)) = (
+                                        (y * stride + v).checked_sub(before),
+                                        (x * stride + u).checked_sub(before),
+                                    ) else {
+                                        continue;
+                                    };
+                                    if row >= side || column >= side {
+                                        continue;
+                                    }
+                                    let tap = ((channel * 2 + c) * kernel + v) * kernel + u;
+                                    sum += f64::from(weight[tap])
+                                        * f64::from(input[(c * side + row) * side + column]);
+                                }
+                            }
+                        }
+                        expected.push(sum as f32);
+                    }
+                }
+            }
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-4, "{side} {kernel} {stride}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn tensorflows_network_differs_in_padding_and_epsilon_alone() {
+        let tensorflow = network(Definition::TensorFlow, 0.75);
+        let timm = network(Definition::Timm, 0.75);
+        assert_eq!(tensorflow.num_params(), timm.num_params());
+        for path in ["conv_stem.norm.gamma", "blocks.2.1.se.conv_reduce.conv.bias", "conv_head.conv.weight"] {
+            assert_eq!(tensorflow.key(path), timm.key(path));
+        }
+        assert_eq!(Definition::TensorFlow.epsilon(), 1e-3);
+        assert!(tensorflow.key_in(Layout::Torchvision, "conv_head.conv.weight").is_none());
     }
 }

@@ -7,8 +7,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, PoolLinear};
-use crate::unit::{Grain, Network, Tap, Unit};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
+use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Channels of the stem, the same at every size.
 const STEM: usize = 32;
@@ -139,6 +139,14 @@ impl Network for RegNetX {
         key(path)
     }
 
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        match layout {
+            Layout::Timm => Some(key(path)),
+            Layout::Torchvision => Some(torchvision_key(path)),
+            Layout::TorchvisionFirst => None,
+        }
+    }
+
     fn fold(self) -> Self {
         let fold = |blocks: Vec<XBlock>| blocks.into_iter().map(XBlock::fold).collect();
         Self {
@@ -168,6 +176,27 @@ pub fn key(path: &str) -> String {
         })
         .collect();
     names.join(".")
+}
+
+/// torchvision's name: `s1.0.conv2.norm.gamma` is `trunk_output.block1.block1-0.f.b.1.weight`.
+fn torchvision_key(path: &str) -> String {
+    let names: Vec<&str> = path.split('.').collect();
+    match names.as_slice() {
+        ["stem", rest @ ..] => ConvNormKeys::numbered("stem").key(rest),
+        ["head", "linear", rest @ ..] => join("fc", rest),
+        [stage, block, conv, rest @ ..] => {
+            let stage = stage.trim_start_matches('s');
+            let place = match *conv {
+                "conv1" => "f.a",
+                "conv2" => "f.b",
+                "conv3" => "f.c",
+                _ => "proj",
+            };
+            let layer = format!("trunk_output.block{stage}.block{stage}-{block}.{place}");
+            ConvNormKeys::numbered(&layer).key(rest)
+        }
+        _ => path.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -161,8 +161,34 @@ pub trait Network: Module + 'static {
     /// The checkpoint's key of a parameter (or the name of a unit) at `path` in this module.
     fn key(&self, path: &str) -> String;
 
+    /// The same in a checkpoint of that layout; none where the network's weights exist in its own layout alone.
+    fn key_in(&self, _layout: Layout, _path: &str) -> Option<String> {
+        None
+    }
+
+    /// The network as checkpoints of that layout mean it: what is no parameter may differ.
+    fn meant_by(self, _layout: Layout) -> Self {
+        self
+    }
+
     /// The network with every batch norm folded into the convolution before it; each convolution then has a bias.
     fn fold(self) -> Self;
+}
+
+/// Whose names a checkpoint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// timm's.
+    Timm,
+    /// torchvision's.
+    Torchvision,
+    /// torchvision's first one of vision transformers, which its published files still have.
+    TorchvisionFirst,
+}
+
+impl Layout {
+    /// All.
+    pub const ALL: [Layout; 3] = [Layout::Timm, Layout::Torchvision, Layout::TorchvisionFirst];
 }
 
 /// Kind of a prunable layer.

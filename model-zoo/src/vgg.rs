@@ -11,7 +11,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, Pool};
-use crate::unit::{Grain, Network, Tap, Unit};
+use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Convolutions in a block at most.
 const BLOCK: usize = 3;
@@ -237,6 +237,26 @@ impl Network for Vgg {
 
     fn key(&self, path: &str) -> String {
         self.size.key(path)
+    }
+
+    /// timm writes the hidden layers of the classifier as convolutions over what the features end in.
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        let key = self.size.key(path);
+        match layout {
+            Layout::Timm => {
+                let places = [
+                    ("classifier.0.", "pre_logits.fc1."),
+                    ("classifier.3.", "pre_logits.fc2."),
+                    ("classifier.6.", "head.fc."),
+                ];
+                let renamed = places.iter().find_map(|(ours, theirs)| {
+                    Some(format!("{theirs}{}", key.strip_prefix(ours)?))
+                });
+                Some(renamed.unwrap_or(key))
+            }
+            Layout::Torchvision => Some(key),
+            Layout::TorchvisionFirst => None,
+        }
     }
 
     fn fold(mut self) -> Self {

@@ -11,7 +11,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use crate::unit::{Grain, Network, Tap, Unit};
+use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Added to the variance in every norm.
 const EPSILON: f64 = 1e-6;
@@ -253,6 +253,15 @@ impl Network for Vit {
         key(path)
     }
 
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        let mlp = match layout {
+            Layout::Timm => return Some(key(path)),
+            Layout::Torchvision => ["mlp.0", "mlp.3"],
+            Layout::TorchvisionFirst => ["mlp.linear_1", "mlp.linear_2"],
+        };
+        Some(torchvision_key(&key(path), mlp))
+    }
+
     /// There is no batch norm.
     fn fold(self) -> Self {
         self
@@ -268,6 +277,41 @@ pub fn key(path: &str) -> String {
     };
     let names: Vec<&str> = path.split('.').filter(|&name| name != "linear").collect();
     names.join(".")
+}
+
+/// torchvision's name of what timm calls `key`; `mlp` are its names of the two layers of an MLP.
+fn torchvision_key(key: &str, mlp: [&str; 2]) -> String {
+    let Some((block, part)) = key
+        .strip_prefix("blocks.")
+        .and_then(|rest| rest.split_once('.'))
+    else {
+        return match key {
+            "cls_token" => "class_token".to_owned(),
+            "pos_embed" => "encoder.pos_embedding".to_owned(),
+            _ => [
+                ("patch_embed.proj", "conv_proj"),
+                ("norm", "encoder.ln"),
+                ("head", "heads.head"),
+            ]
+            .iter()
+            .find_map(|(timm, theirs)| Some(format!("{theirs}{}", key.strip_prefix(timm)?)))
+            .unwrap_or_else(|| key.to_owned()),
+        };
+    };
+    let [first, second] = mlp;
+    let part = [
+        ("norm1", "ln_1"),
+        ("norm2", "ln_2"),
+        // One tensor of all three projections, which is no layer's there.
+        ("attn.qkv.", "self_attention.in_proj_"),
+        ("attn.proj", "self_attention.out_proj"),
+        ("mlp.fc1", first),
+        ("mlp.fc2", second),
+    ]
+    .iter()
+    .find_map(|(timm, theirs)| Some(format!("{theirs}{}", part.strip_prefix(timm)?)))
+    .unwrap_or_else(|| part.to_owned());
+    format!("encoder.layers.encoder_layer_{block}.{part}")
 }
 
 #[cfg(test)]

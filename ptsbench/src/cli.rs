@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    completions, doctor, figures, inspect, latency, list, micro_zoo, plan, report, run,
+    compare, completions, doctor, export, fetch, figures, inspect, latency, list, micro_zoo, plan, report,
+    run,
 };
 
 /// The post-training sparsity benchmark.
@@ -36,6 +37,12 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Time networks on this machine.
     Latency(latency::Args),
+    /// Bring public weight files onto this machine.
+    Fetch(fetch::Args),
+    /// Write a pruned network as a weight file that its own library loads.
+    Export(export::Args),
+    /// Compare two weight files: keys, shapes, types, differences, sparsity.
+    Compare(compare::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -53,6 +60,9 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => return run::run(args),
+            Command::Fetch(args) => return fetch::run(args),
+            Command::Compare(args) => return compare::run(args),
+            Command::Export(args) => export::run(args)?,
             Command::Plan(args) => plan::run(args)?,
             Command::List(args) => list::run(args)?,
             Command::Inspect(args) => inspect::run(args)?,

@@ -10,6 +10,8 @@ pub mod command;
 pub mod criterion;
 pub mod data;
 pub mod device;
+pub mod export;
+pub mod fetch;
 pub mod interrupt;
 pub mod inventory;
 pub mod metric;

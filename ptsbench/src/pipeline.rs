@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, CatalogError, Spec, Visit};
 use model_zoo::tap::Census;
-use model_zoo::weights::{self, Container, WeightError};
+use model_zoo::weights::{self, WeightError};
 
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{Cell, Pattern, Reconstruction, Sparsity};
@@ -136,19 +136,16 @@ impl Bench<'_> {
 
 /// Loads a model's weights, checks them, and folds its batch norms.
 pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError> {
-    let container = Container::open(file)?;
-    // The keys are a function of the family alone, but loading consumes the network; running statistics that the two
-    // share are of no interest to the one that only names keys.
-    let names = network.clone();
-    Ok(weights::load(network, |path| names.key(path), &container)?.fold())
+    let source = weights::open(file)?;
+    Ok(weights::load_network(network, source.as_ref())?.fold())
 }
 
-struct Measure<'a> {
-    bench: &'a Bench<'a>,
-    cell: &'a Cell,
-    task: Task,
-    file: &'a Path,
-    work: &'a Path,
+pub(crate) struct Measure<'a> {
+    pub(crate) bench: &'a Bench<'a>,
+    pub(crate) cell: &'a Cell,
+    pub(crate) task: Task,
+    pub(crate) file: &'a Path,
+    pub(crate) work: &'a Path,
 }
 
 impl Visit for Measure<'_> {
@@ -213,7 +210,7 @@ impl Visit for Measure<'_> {
 }
 
 impl Measure<'_> {
-    fn check_file(&self) -> Result<(), MeasureError> {
+    pub(crate) fn check_file(&self) -> Result<(), MeasureError> {
         let found = weights::sha256(self.file)?;
         if found == self.cell.weights {
             return Ok(());
@@ -225,7 +222,7 @@ impl Measure<'_> {
         })
     }
 
-    fn check_fit(&self, spec: &Spec, census: &Census) -> Result<(), MeasureError> {
+    pub(crate) fn check_fit(&self, spec: &Spec, census: &Census) -> Result<(), MeasureError> {
         let found = census
             .layers()
             .last()
@@ -244,7 +241,7 @@ impl Measure<'_> {
         })
     }
 
-    fn reconstruct<N>(
+    pub(crate) fn reconstruct<N>(
         &self,
         dense: &N,
         sparse: N,
@@ -291,7 +288,7 @@ impl Measure<'_> {
 }
 
 /// The counts (where the pattern does not decide them) and the masks.
-fn choose(
+pub(crate) fn choose(
     weights: &dyn Weights,
     sparsity: &Sparsity,
 ) -> Result<(Option<Allocation>, Masks), MeasureError> {

@@ -23,7 +23,7 @@ pub struct Zoo {
 pub enum NoWeights {
     /// The user must give the file.
     #[error(
-        "the weights of `{model}` are not built in (they are published by {source_name}); give the file: --weights {model}=FILE"
+        "the weights of `{model}` are not built in (they are published by {source_name}); give the file: --weights {model}=FILE, or see `ptsbench fetch {model}`"
     )]
     NotGiven {
         /// The model.

@@ -138,26 +138,19 @@ impl Container {
         &self.entries
     }
 
+    fn entry(&self, key: &str) -> Result<&Entry, WeightError> {
+        self.entries.get(key).ok_or_else(|| WeightError::NoSuchKey {
+            file: self.origin(),
+            key: key.to_string(),
+        })
+    }
+
     fn read_values(&self, key: &str, entry: &Entry) -> Result<Vec<f32>, WeightError> {
-        let convert: fn(&[u8], &mut Vec<f32>) = match entry.dtype {
-            Dtype::F32 => |bytes, out| out.extend(each(bytes).map(f32::from_le_bytes)),
-            Dtype::F16 => {
-                |bytes, out| out.extend(each(bytes).map(|b| f16::from_le_bytes(b).to_f32()))
-            }
-            Dtype::BF16 => {
-                |bytes, out| out.extend(each(bytes).map(|b| bf16::from_le_bytes(b).to_f32()))
-            }
-            Dtype::F64 => {
-                |bytes, out| out.extend(each(bytes).map(|b| f64::from_le_bytes(b) as f32))
-            }
-            other => {
-                return Err(WeightError::WrongDtype {
-                    file: self.origin(),
-                    key: key.to_string(),
-                    found: other.name(),
-                });
-            }
-        };
+        let convert = conversion(entry.dtype).ok_or_else(|| WeightError::WrongDtype {
+            file: self.origin(),
+            key: key.to_string(),
+            found: entry.dtype.name(),
+        })?;
         let unreadable = |source| io_error(&self.path, "read", source);
         // A panic elsewhere cannot leave the handle in a bad state: every read seeks first.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,15 +183,24 @@ impl Source for Container {
         self.entries.get(key).map(|entry| entry.shape.clone())
     }
 
+    fn dtype(&self, key: &str) -> Option<Dtype> {
+        self.entries.get(key).map(|entry| entry.dtype)
+    }
+
+    fn raw(&self, key: &str) -> Result<Vec<u8>, WeightError> {
+        let bytes = &self.entry(key)?.bytes;
+        let unreadable = |source| io_error(&self.path, "read", source);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(bytes.start))
+            .map_err(unreadable)?;
+        // `open` has checked that the file holds these bytes.
+        let mut read = vec![0; (bytes.end - bytes.start) as usize];
+        file.read_exact(&mut read).map_err(unreadable)?;
+        Ok(read)
+    }
+
     fn read(&self, key: &str) -> Result<Vec<f32>, WeightError> {
-        let entry = self
-            .entries
-            .get(key)
-            .ok_or_else(|| WeightError::NoSuchKey {
-                file: self.origin(),
-                key: key.to_string(),
-            })?;
-        let values = self.read_values(key, entry)?;
+        let values = self.read_values(key, self.entry(key)?)?;
         match check_finite(key, &values) {
             None => Ok(values),
             Some(found) => Err(WeightError::NotFinite {
@@ -209,8 +211,46 @@ impl Source for Container {
     }
 }
 
+type Convert = fn(&[u8], &mut Vec<f32>);
+
+/// How values of a dtype become f32; none for those that are no weights.
+fn conversion(dtype: Dtype) -> Option<Convert> {
+    Some(match dtype {
+        Dtype::F32 => |bytes, out| out.extend(each(bytes).map(f32::from_le_bytes)),
+        Dtype::F16 => |bytes, out| out.extend(each(bytes).map(|b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => {
+            |bytes, out| out.extend(each(bytes).map(|b| bf16::from_le_bytes(b).to_f32()))
+        }
+        Dtype::F64 => |bytes, out| out.extend(each(bytes).map(|b| f64::from_le_bytes(b) as f32)),
+        _ => return None,
+    })
+}
+
+/// Little-endian values as f32; none for dtypes that are no weights.
+pub(super) fn as_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    let mut values = Vec::with_capacity(bytes.len() / (dtype.bits() as usize / 8).max(1));
+    conversion(dtype)?(bytes, &mut values);
+    Some(values)
+}
+
+/// f32 values as little-endian values of a dtype, rounded to nearest; none for dtypes that are no weights.
+pub fn from_f32(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
+    let values = values.iter();
+    Some(match dtype {
+        Dtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+        Dtype::F16 => values
+            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
+            .collect(),
+        Dtype::BF16 => values
+            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
+            .collect(),
+        Dtype::F64 => values.flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
+        _ => return None,
+    })
+}
+
 /// The count of values that are NaN or infinite, where there are any.
-fn check_finite(key: &str, values: &[f32]) -> Option<NotFinite> {
+pub(super) fn check_finite(key: &str, values: &[f32]) -> Option<NotFinite> {
     let first = values.iter().position(|value| !value.is_finite())?;
     Some(NotFinite {
         key: key.to_string(),
@@ -585,14 +625,88 @@ pub fn write(
 ) -> Result<(), WeightError> {
     let mut sorted: Vec<&Named> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.key.cmp(&b.key));
-    let header = header_of(&sorted, metadata);
+    for tensor in &sorted {
+        let count = tensor.shape.iter().product::<usize>();
+        assert_eq!(count, tensor.values.len(), "values of {}", tensor.key);
+    }
+    let described = sorted.iter().map(|tensor| {
+        let bytes = 4 * tensor.values.len();
+        (tensor.key.as_str(), Dtype::F32, &tensor.shape[..], bytes)
+    });
+    let header = header_of(described, metadata);
+    write_whole(path, &header, |file| {
+        for value in sorted.iter().flat_map(|tensor| &tensor.values) {
+            file.write_all(&value.to_le_bytes())?;
+        }
+        Ok(())
+    })
+}
 
+/// A tensor to be written in a dtype of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its key.
+    pub key: String,
+    /// How its values are stored.
+    pub dtype: Dtype,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Its values, row-major and little-endian.
+    pub bytes: Vec<u8>,
+}
+
+/// As [`write`], each tensor in its own dtype.
+///
+/// # Panics
+///
+/// Panics where two tensors have one key, or a shape, a dtype and the bytes do not fit.
+pub fn write_stored(
+    path: &Path,
+    tensors: &[Stored],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightError> {
+    let mut sorted: Vec<&Stored> = tensors.iter().collect();
+    // By the size of the values first, so that each tensor lies at a multiple of it.
+    sorted.sort_by(|a, b| (b.dtype.bits(), &a.key).cmp(&(a.dtype.bits(), &b.key)));
+    for tensor in &sorted {
+        let bits = tensor.shape.iter().product::<usize>() as u64 * tensor.dtype.bits();
+        assert_eq!(
+            bits.div_ceil(8),
+            tensor.bytes.len() as u64,
+            "bytes of {}",
+            tensor.key
+        );
+    }
+    let described = sorted.iter().map(|tensor| {
+        let bytes = tensor.bytes.len();
+        (tensor.key.as_str(), tensor.dtype, &tensor.shape[..], bytes)
+    });
+    let header = header_of(described, metadata);
+    write_whole(path, &header, |file| {
+        sorted
+            .iter()
+            .try_for_each(|tensor| file.write_all(&tensor.bytes))
+    })
+}
+
+/// Writes header and data under another name first.
+fn write_whole(
+    path: &Path,
+    header: &[u8],
+    data: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), WeightError> {
     // Beside the target, so that the rename stays within one file system.
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = PathBuf::from(partial);
-    let written =
-        write_all(&partial, &header, &sorted).and_then(|()| std::fs::rename(&partial, path));
+    let write_all = || -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(CHUNK, File::create(&partial)?);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(header)?;
+        data(&mut file)?;
+        file.into_inner()?.sync_all()
+    };
+    let written = write_all().and_then(|()| std::fs::rename(&partial, path));
     written.map_err(|source| {
         // Best effort: the first error is the one to report.
         let _ = std::fs::remove_file(&partial);
@@ -600,7 +714,11 @@ pub fn write(
     })
 }
 
-fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> {
+/// The header of tensors (key, dtype, shape, bytes) in the order of their data.
+fn header_of<'a>(
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], usize)>,
+    metadata: &BTreeMap<String, String>,
+) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert(
@@ -612,19 +730,12 @@ fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> 
         );
     }
     let mut offset = 0;
-    for tensor in sorted {
-        assert_eq!(
-            tensor.shape.iter().product::<usize>(),
-            tensor.values.len(),
-            "values of {}",
-            tensor.key
-        );
-        let end = offset + 4 * tensor.values.len();
-        let entry = serde_json::json!({ "dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end] });
+    for (key, dtype, shape, bytes) in tensors {
+        let end = offset + bytes;
+        let entry = serde_json::json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [offset, end] });
         assert!(
-            header.insert(tensor.key.clone(), entry).is_none(),
-            "two tensors are called {}",
-            tensor.key
+            header.insert(key.to_owned(), entry).is_none(),
+            "two tensors are called {key}"
         );
         offset = end;
     }
@@ -632,18 +743,6 @@ fn header_of(sorted: &[&Named], metadata: &BTreeMap<String, String>) -> Vec<u8> 
     // The data start at a multiple of 8 bytes.
     header.resize(header.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
     header
-}
-
-fn write_all(path: &Path, header: &[u8], sorted: &[&Named]) -> io::Result<()> {
-    let mut file = BufWriter::with_capacity(CHUNK, File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(header)?;
-    for tensor in sorted {
-        for value in &tensor.values {
-            file.write_all(&value.to_le_bytes())?;
-        }
-    }
-    file.into_inner()?.sync_all()
 }
 
 /// The SHA-256 of a whole file in lowercase hexadecimal, read in pieces.
@@ -667,7 +766,7 @@ pub fn sha256(path: &Path) -> Result<String, WeightError> {
 }
 
 /// The file and its size; a pipe is refused before it is opened, since that would wait for a writer.
-fn open_regular(path: &Path) -> Result<(File, u64), WeightError> {
+pub(super) fn open_regular(path: &Path) -> Result<(File, u64), WeightError> {
     let unopened = |source| io_error(path, "open", source);
     if !std::fs::metadata(path).map_err(unopened)?.is_file() {
         return Err(WeightError::NotAFile {

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::io;
 
+use super::torch::TorchFault;
+
 /// Keys a message lists before it only counts.
 const LISTED: usize = 5;
 
@@ -43,6 +45,14 @@ pub enum WeightError {
         file: String,
         /// What is broken.
         fault: Fault,
+    },
+    /// A PyTorch checkpoint that cannot be read as one, or not safely.
+    #[error("{file}: {fault}")]
+    Torch {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        fault: TorchFault,
     },
     /// A tensor was asked for that the file has not.
     #[error(

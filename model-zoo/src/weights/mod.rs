@@ -1,13 +1,19 @@
 //! Weights on disk and how they enter a network and leave it again.
 //!
-//! What lives here: the safetensors container, its errors, and the walk that joins a module's parameters to a
+//! What lives here: the safetensors container, PyTorch's checkpoints, their errors, and the walk that joins a module's parameters to a
 //! checkpoint's keys. What may not: network definitions, downloads, or any decision about what to prune. The key of a
 //! parameter is the network's own affair; it comes in as a function.
 
 mod container;
 mod error;
+mod layout;
 mod source;
+mod torch;
 
-pub use container::{Container, Dtype, Entry, HEADER_LIMIT, Named, sha256, write};
+pub use container::{
+    Container, Dtype, Entry, HEADER_LIMIT, Named, Stored, from_f32, sha256, write, write_stored,
+};
 pub use error::{Fault, Foreign, NotFinite, WeightError, WrongShape};
-pub use source::{Source, load, save};
+pub use layout::{Slot, load_network, parameters, recognise};
+pub use source::{Source, load, open, save};
+pub use torch::{TorchFault, TorchFile};

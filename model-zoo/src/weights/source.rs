@@ -4,13 +4,15 @@
 //! there. The transpose happens in this file and nowhere else.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Read;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::container::{Named, write};
+use super::container::{Container, Dtype, Named, write};
 use super::error::{NotFinite, WeightError, WrongShape};
+use super::torch::TorchFile;
 
 /// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
@@ -37,8 +39,33 @@ pub trait Source {
     /// The shape of a tensor, in the checkpoint's layout; none for a key the source has not.
     fn shape(&self, key: &str) -> Option<Vec<usize>>;
 
+    /// How a tensor's values are stored; F32 where the source has no file.
+    fn dtype(&self, key: &str) -> Option<Dtype> {
+        self.shape(key).map(|_| Dtype::F32)
+    }
+
+    /// A tensor's bytes, row-major and little-endian, whatever they mean.
+    fn raw(&self, key: &str) -> Result<Vec<u8>, WeightError> {
+        let values = self.read(key)?;
+        Ok(values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect())
+    }
+
     /// A tensor's values, row-major; every one is finite.
     fn read(&self, key: &str) -> Result<Vec<f32>, WeightError>;
+}
+
+/// Opens a weight file of any kind that is read: safetensors, or a PyTorch checkpoint.
+pub fn open(path: &Path) -> Result<Box<dyn Source>, WeightError> {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
+    // What cannot be read is the container's to report.
+    if read.is_ok() && TorchFile::begins(&start) {
+        return Ok(Box::new(TorchFile::open(path)?));
+    }
+    Ok(Box::new(Container::open(path)?))
 }
 
 /// Fills a module from a source. `key_of` gives the checkpoint's key of a parameter's path, as
@@ -130,19 +157,19 @@ impl Places {
 }
 
 /// A parameter as the checkpoint sees it.
-struct Slot {
-    key: String,
-    shape: Vec<usize>,
+pub(super) struct Slot {
+    pub(super) key: String,
+    pub(super) shape: Vec<usize>,
 }
 
-struct Walk<'a, K> {
+pub(super) struct Walk<'a, K> {
     places: Places,
     key_of: &'a K,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
 }
 
 impl<'a, K> Walk<'a, K> {
-    fn new(key_of: &'a K) -> Self {
+    pub(super) fn new(key_of: &'a K) -> Self {
         Walk {
             places: Places::default(),
             key_of,

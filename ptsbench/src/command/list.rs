@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use model_zoo::catalog::origin::{self, Digest, Place};
 use model_zoo::catalog::{self, Weights};
 use serde_json::{Value, json};
 
@@ -18,7 +19,10 @@ pub struct Args {
     /// Only names that match, with * and ?
     #[arg(default_value = "*")]
     pub pattern: String,
-    /// Print JSON
+    /// Only networks of this family, such as vit (with `list models`)
+    #[arg(long, value_name = "NAME")]
+    pub family: Option<String>,
+    /// Print JSON; of networks also where their weights come from, their licence and preprocessing
     #[arg(long)]
     pub json: bool,
     /// Draw the built-in images, a column per class, into this PNG (with `list tasks`)
@@ -53,7 +57,22 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", file.display());
         return Ok(());
     }
-    let mut rows = rows(args.what, &args.pattern)?;
+    if let Some(family) = &args.family {
+        anyhow::ensure!(
+            args.what == What::Models,
+            "--family is for `ptsbench list models`"
+        );
+        let mut families: Vec<&str> = catalog::all().iter().map(|spec| spec.family).collect();
+        families.dedup();
+        anyhow::ensure!(
+            families
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(family)),
+            "no family `{family}`; there are {}",
+            families.join(", ")
+        );
+    }
+    let mut rows = rows(args.what, &args.pattern, args.family.as_deref())?;
     let column = rows.0[0];
     rows.1
         .retain(|row| catalog::wildcard(&args.pattern, &row[0]));
@@ -63,7 +82,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         args.pattern
     );
     if args.json {
-        let objects: Vec<Value> = rows.1.iter().map(|row| object(&rows.0, row)).collect();
+        let described = |row: &Vec<String>| {
+            let mut value = object(&rows.0, row);
+            if let (What::Models, Value::Object(map)) = (args.what, &mut value) {
+                map.extend(published(&row[0]));
+            }
+            value
+        };
+        let objects: Vec<Value> = rows.1.iter().map(described).collect();
         println!("{}", serde_json::to_string_pretty(&objects)?);
     } else {
         print!("{}", aligned(&rows.0, &rows.1));
@@ -74,12 +100,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
 /// All rows, but of networks only those that match: counting a large one takes a second.
-fn rows(what: What, pattern: &str) -> anyhow::Result<Rows> {
+fn rows(what: What, pattern: &str, family: Option<&str>) -> anyhow::Result<Rows> {
     Ok(match what {
         What::Models => {
             let mut rows = Vec::new();
             let all = catalog::all().iter();
-            for spec in all.filter(|spec| catalog::wildcard(pattern, spec.name)) {
+            let of_family = |spec: &&catalog::Spec| {
+                family.is_none_or(|family| spec.family.eq_ignore_ascii_case(family))
+            };
+            for spec in all
+                .filter(of_family)
+                .filter(|spec| catalog::wildcard(pattern, spec.name))
+            {
                 let layers = pipeline::layers_of(spec.name)?;
                 let weights: usize = layers.iter().map(|layer| layer.len()).sum();
                 let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
@@ -150,6 +182,58 @@ fn rows(what: What, pattern: &str) -> anyhow::Result<Rows> {
             (vec!["plan", "title"], rows)
         }
     })
+}
+
+/// What is known of a network's public weights; null where it is not known.
+fn published(model: &str) -> serde_json::Map<String, Value> {
+    let mut map = serde_json::Map::new();
+    let Some(origin) = origin::of(model) else {
+        return map;
+    };
+    let (repository, revision, address) = match origin.place {
+        Place::Hub {
+            repository,
+            revision,
+        } => (Some(repository), Some(revision), None),
+        Place::Web(address) => (None, None, Some(address)),
+        Place::Nowhere => (None, None, None),
+    };
+    let (sha256, begins) = match origin.sha256 {
+        Digest::Whole(digest) => (Some(digest), None),
+        Digest::Begins(digits) => (None, Some(digits)),
+        Digest::Unknown => (None, None),
+    };
+    let preprocess = &origin.preprocess;
+    let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
+    put("repository", json!(repository));
+    put("revision", json!(revision));
+    put("address", json!(address));
+    put(
+        "file",
+        json!(Some(origin.file).filter(|file| !file.is_empty())),
+    );
+    put("sha256", json!(sha256));
+    put("sha256_begins", json!(begins));
+    put("licence", json!(origin.licence));
+    put("top1", json!(origin.top1.map(|(percent, _)| percent)));
+    put("top1_from", json!(origin.top1.map(|(_, from)| from)));
+    put(
+        "preprocess",
+        json!({
+            "resize": preprocess.resize,
+            "crop": preprocess.crop,
+            "interpolation": preprocess.interpolation.to_string(),
+            "mean": preprocess.mean.map(as_written),
+            "std": preprocess.std.map(as_written),
+        }),
+    );
+    put("note", json!(origin.note));
+    map
+}
+
+/// The f64 with the digits of an f32: 0.485, not the nearest f32's 0.48500001430511475.
+fn as_written(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
 
 /// A row as JSON: numbers as numbers, names without spaces.

@@ -1,7 +1,10 @@
 //! One file per command: what it prints and in which order; the work is done by the library.
 
+pub mod compare;
 pub mod completions;
 pub mod doctor;
+pub mod export;
+pub mod fetch;
 pub mod figures;
 pub mod inspect;
 pub mod latency;

@@ -1,0 +1,213 @@
+//! `ptsbench export`: the network of one cell as a weight file that timm or torchvision loads unchanged.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::cell::{Cell, Granularity, Inputs, Pattern};
+use crate::device::{self, Choice};
+use crate::export::{export, work_folder};
+use crate::interrupt;
+use crate::pipeline::Bench;
+use crate::plan::Plan;
+use crate::progress::{Mode, Progress};
+use crate::registry::Zoo;
+use crate::store::read_record;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model's name in the catalog
+    pub model: String,
+    /// The safetensors file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// The model's weight file (safetensors or .pth); built-in ones need none
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Folder of the built-in networks
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    pub assets: PathBuf,
+    /// The cell of this record, in place of the options below
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "pattern", "granularity"])]
+    pub from_record: Option<PathBuf>,
+    /// Fraction of zeros over all prunable weights, e.g. 0.9 [default: none, the dense network]
+    #[arg(long, value_name = "P", conflicts_with = "pattern")]
+    pub rate: Option<f64>,
+    /// N:M along input channels, e.g. 2:4; t2:4 for its transposable form
+    #[arg(long, value_name = "N:M")]
+    pub pattern: Option<Pattern>,
+    /// How the rate is spread over layers
+    #[arg(long, value_name = "NAME", default_value = "erk")]
+    pub allocator: String,
+    /// Which weights go in a layer
+    #[arg(long, value_name = "NAME", default_value = "magnitude")]
+    pub criterion: String,
+    /// Reconstruct in pieces of this size: single, layer or block
+    #[arg(long, value_name = "GRAIN", value_parser = granularity)]
+    pub granularity: Option<Granularity>,
+    /// Where a piece's inputs come from: dense or sparse
+    #[arg(long, value_name = "FROM", default_value = "sparse", value_parser = inputs)]
+    pub inputs: Inputs,
+    /// Do not correct weights and biases before fitting
+    #[arg(long)]
+    pub no_correction: bool,
+    /// Calibration images
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub images: usize,
+    /// Steps for each piece
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub steps: usize,
+    /// Learning rate of weights, Adam
+    #[arg(long, value_name = "RATE", default_value_t = 0.002)]
+    pub lr: f64,
+    /// Learning rate of biases
+    #[arg(long, value_name = "RATE", default_value_t = 0.002)]
+    pub bias_lr: f64,
+    /// Seed of the calibration images and batches
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Choice,
+}
+
+fn granularity(text: &str) -> Result<Granularity, String> {
+    Ok(match text {
+        "single" => Granularity::Single,
+        "layer" => Granularity::Layer,
+        "block" => Granularity::Block,
+        _ => return Err("write single, layer or block".to_owned()),
+    })
+}
+
+fn inputs(text: &str) -> Result<Inputs, String> {
+    Ok(match text {
+        "dense" => Inputs::Dense,
+        "sparse" => Inputs::Sparse,
+        _ => return Err("write dense or sparse".to_owned()),
+    })
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let files: HashMap<_, _> = args
+        .weights
+        .iter()
+        .map(|file| (args.model.clone(), file.clone()))
+        .collect();
+    let registry = Zoo::new(&args.assets, files)?;
+    let cell = cell(&args, &registry)?;
+    let file = registry
+        .file(&args.model)
+        .map_err(|error| anyhow::anyhow!(error))?;
+    let chosen = device::choose(args.device)?;
+    let fits = cell
+        .sparsity
+        .as_ref()
+        .is_some_and(|sparsity| sparsity.reconstruction.is_some());
+    if fits {
+        interrupt::install("finished units are kept").context("cannot listen for Ctrl-C")?;
+    }
+    let work = work_folder(&args.out);
+    let progress = Progress::new(1, Mode::Auto);
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &progress,
+    };
+    let exported = export(&bench, &cell, &file, &work)?;
+    exported.write(&args.out, &cell)?;
+    // Only units of a fit that is now complete lie there.
+    let _ = std::fs::remove_dir_all(&work);
+
+    let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
+    let weights: u64 = exported.weights();
+    let zeros: u64 = exported.layers.iter().map(|(_, zeros)| zeros).sum();
+    println!("{}: {cell}", args.out.display());
+    println!(
+        "{} tensors, {} layers, {zeros} of {weights} prunable weights are zero ({:.4})",
+        exported.tensors.len(),
+        exported.layers.len(),
+        zeros as f64 / weights.max(1) as f64
+    );
+    println!(
+        "{} bytes; the file it was made from has {}",
+        size(&args.out),
+        size(&file)
+    );
+    Ok(())
+}
+
+/// The cell that the options describe: as a plan would have it, so that its key is the one of the plan's cell.
+fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
+    if let Some(file) = &args.from_record {
+        let record = read_record(file)?;
+        let Some(record) = record else {
+            bail!("{}: no such record", file.display());
+        };
+        ensure!(
+            record.cell.model == args.model,
+            "{}: this is a record of `{}`, not of `{}`",
+            file.display(),
+            record.cell.model,
+            args.model
+        );
+        return Ok(record.cell);
+    }
+    let amount = match (args.rate, args.pattern) {
+        (Some(rate), _) => Some(rate.to_string()),
+        (None, Some(pattern)) => Some(format!("\"{pattern}\"")),
+        (None, None) => None,
+    };
+    ensure!(
+        amount.is_some() || args.granularity.is_none(),
+        "nothing is pruned, so nothing is reconstructed; add --rate or --pattern"
+    );
+    let mut text = format!(
+        "name = \"export\"\ntitle = \"export\"\nseeds = [{}]\n[task]\nname = \"micro\"\nsamples = 1\n",
+        args.seed
+    );
+    if args.granularity.is_some() {
+        text += &format!(
+            "[calibration]\nimages = {}\nbatch = 64\n[fit.export]\noptimizer = \"adam\"\nlr = {:?}\nbias_lr = {:?}\nsteps = {}\nearly_stop = 1e-5\n",
+            args.images, args.lr, args.bias_lr, args.steps
+        );
+    }
+    // Names are quoted as TOML's own writer does it: they come from the command line.
+    let quoted = |name: &str| toml::Value::from(name).to_string();
+    text += &format!(
+        "[[grid]]\nname = \"export\"\ntrack = \"{}\"\nmodels = [{}]\nrates = [{}]\ncriterion = {}\n",
+        if args.granularity.is_some() {
+            "reconstruction"
+        } else {
+            "allocation"
+        },
+        quoted(&args.model),
+        amount.as_deref().unwrap_or("0.5"),
+        quoted(&args.criterion)
+    );
+    if args.pattern.is_none() {
+        text += &format!("allocators = [{}]\n", quoted(&args.allocator));
+    }
+    if let Some(granularity) = args.granularity {
+        text += &format!(
+            "granularity = [\"{}\"]\ninputs = [\"{}\"]\ncorrection = [{}]\n",
+            format!("{granularity:?}").to_lowercase(),
+            format!("{:?}", args.inputs).to_lowercase(),
+            !args.no_correction
+        );
+    }
+    let plan = Plan::parse(&text, "the options of export", &[])?;
+    let cells = plan.expand(registry)?;
+    let wanted = |cell: &Cell| match &cell.sparsity {
+        None => amount.is_none(),
+        Some(sparsity) => {
+            amount.is_some() && sparsity.reconstruction.is_some() == args.granularity.is_some()
+        }
+    };
+    let mut fitting = cells.into_iter().map(|planned| planned.cell).filter(wanted);
+    fitting
+        .next()
+        .context("the options describe no cell; see `ptsbench export --help`")
+}

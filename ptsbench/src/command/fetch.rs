@@ -1,0 +1,116 @@
+//! `ptsbench fetch`: public weight files onto this machine, or where to get them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use model_zoo::catalog::origin::{Origin, Place};
+use model_zoo::catalog::{self, Spec, Weights};
+
+use crate::fetch::{FetchError, Settings, Wanted, fetch};
+use crate::interrupt;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names in the catalog, with * and ?
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// Never use the network: show what is there (also HF_HUB_OFFLINE=1)
+    #[arg(long)]
+    pub offline: bool,
+    /// Folder of fetched files [default: PTSBENCH_CACHE, or ptsbench in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<std::path::PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut settings = Settings::from_env();
+    settings.offline |= args.offline;
+    settings.cache = args.cache.unwrap_or(settings.cache);
+    let mut specs: Vec<&Spec> = Vec::new();
+    for pattern in &args.models {
+        specs.extend(catalog::matching(pattern)?);
+    }
+    interrupt::install("what came is kept, and the same command goes on from there")
+        .context("cannot listen for Ctrl-C")?;
+
+    let mut failed = 0;
+    for spec in specs {
+        match one(spec, &settings) {
+            Ok(()) => {}
+            Err(FetchError::Interrupted(stop)) => return Err(stop.into()),
+            Err(error) => {
+                eprintln!("{}: {error}", spec.name);
+                failed += 1;
+            }
+        }
+    }
+    if failed > 0 {
+        eprintln!("{failed} files are missing");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn one(spec: &Spec, settings: &Settings) -> Result<(), FetchError> {
+    let name = spec.name;
+    let Some(origin) = spec.origin() else {
+        match spec.weights {
+            Weights::BuiltIn => println!("{name}: built in, nothing to fetch"),
+            _ => println!("{name}: exists for tests and has no weights"),
+        }
+        return Ok(());
+    };
+    let Some(wanted) = Wanted::of(origin) else {
+        print!("{}", elsewhere(origin));
+        return Ok(());
+    };
+    let bar = ProgressBar::new(0).with_prefix(name);
+    let style = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+    bar.set_style(
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let fetched = fetch(wanted, settings, &mut |done, size| {
+        bar.set_length(size);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let fetched = fetched?;
+    println!("{name}: {} ({})", origin.place, licence(origin));
+    if !fetched.verified {
+        println!("  nobody told its SHA-256, so it was not checked");
+    }
+    println!("  sha256 {}", fetched.sha256);
+    println!("  --weights {name}={}", fetched.path.display());
+    Ok(())
+}
+
+fn licence(origin: &Origin) -> String {
+    match origin.licence {
+        Some(licence) => format!("licence {licence}"),
+        None => "licence unknown".to_owned(),
+    }
+}
+
+/// What to do for a file that is not on the hub.
+fn elsewhere(origin: &Origin) -> String {
+    let name = origin.model;
+    let mut text = match origin.place {
+        Place::Nowhere => format!("{name}: no public weights\n"),
+        place => format!(
+            "{name}: not on the hub; download it yourself\n  {place}\n  file {}, sha256 {} ({})\n  --weights {name}={}\n",
+            origin.file,
+            origin.sha256,
+            licence(origin),
+            origin.file
+        ),
+    };
+    if let Some(note) = origin.note {
+        text += &format!("  {note}\n");
+    }
+    text
+}

@@ -1,0 +1,326 @@
+//! A pruned network as a checkpoint: the keys, shapes and types that its own library wrote, zeros in place.
+//!
+//! Networks are measured with their batch norms folded, and checkpoints have them apart. Folding scales each output
+//! channel, so a zero of the folded weight is a zero of the checkpoint's; a weight that was not changed keeps its bytes;
+//! a fitted weight is divided by its channel's scale again, and what was fitted into a bias goes to the norm's shift.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Tensor;
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::graft::read_params;
+use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
+
+use crate::cell::Cell;
+use crate::inventory::Weights;
+use crate::pipeline::{Bench, Measure, MeasureError, choose};
+use crate::subject;
+use crate::task;
+
+/// PyTorch's counter of training batches: carried over where the file has it.
+const COUNTER: &str = "num_batches_tracked";
+
+/// Why nothing was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The network could not be made.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    /// A fitted bias for which the checkpoint has no place.
+    #[error(
+        "layer `{layer}` got a bias by fitting, and the checkpoint has neither a bias nor a norm there; fit without biases (--bias-lr 0, --no-correction)"
+    )]
+    NoPlace {
+        /// The layer.
+        layer: String,
+    },
+}
+
+impl From<WeightError> for ExportError {
+    fn from(error: WeightError) -> Self {
+        ExportError::Measure(error.into())
+    }
+}
+
+/// A network ready to be written.
+#[derive(Debug)]
+pub struct Exported {
+    /// Its tensors.
+    pub tensors: Vec<Stored>,
+    /// The keys of its prunable weights, each with its zeros, in forward order.
+    pub layers: Vec<(String, u64)>,
+}
+
+impl Exported {
+    /// Prunable weights.
+    pub fn weights(&self) -> u64 {
+        let prunable = |tensor: &&Stored| self.layers.iter().any(|(key, _)| *key == tensor.key);
+        let count = |tensor: &Stored| tensor.shape.iter().product::<usize>() as u64;
+        self.tensors.iter().filter(prunable).map(count).sum()
+    }
+
+    /// Writes the file, complete or not at all.
+    pub fn write(&self, out: &Path, cell: &Cell) -> Result<(), WeightError> {
+        // PyTorch's libraries expect this entry.
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("ptsbench.cell".to_owned(), cell.key().to_string()),
+            ("ptsbench.weights".to_owned(), cell.weights.clone()),
+        ]);
+        weights::write_stored(out, &self.tensors, &metadata)
+    }
+}
+
+/// Makes the network that a cell measures, from the weights in `file`; `work` keeps what an interrupted fit goes on from.
+pub fn export(
+    bench: &Bench<'_>,
+    cell: &Cell,
+    file: &Path,
+    work: &Path,
+) -> Result<Exported, ExportError> {
+    let spec = catalog::find(&cell.model).map_err(MeasureError::from)?;
+    let task = task::find(&cell.task.name).map_err(MeasureError::from)?;
+    let export = Export(Measure {
+        bench,
+        cell,
+        task,
+        file,
+        work,
+    });
+    spec.open(&bench.chosen.device, export)
+}
+
+struct Export<'a>(Measure<'a>);
+
+impl Visit for Export<'_> {
+    type Out = Result<Exported, ExportError>;
+
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> Self::Out {
+        let measure = self.0;
+        let device = &measure.bench.chosen.device;
+        measure.check_file()?;
+        let source = weights::open(measure.file)?;
+        let loaded = weights::load_network(network, source.as_ref())?;
+        let slots = weights::parameters(&loaded, source.as_ref());
+
+        // Folding reads the running statistics that the two share and changes none.
+        let dense = loaded.clone().fold();
+        let census = subject::census(spec, &dense, device);
+        let before = subject::weights(&dense, &census);
+        let mut changes = Changes::default();
+        if let Some(sparsity) = &measure.cell.sparsity {
+            let (_, masks) = choose(&before, sparsity)?;
+            let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
+            if let Some(settings) = &sparsity.reconstruction {
+                measure.check_fit(spec, &census)?;
+                sparse = measure
+                    .reconstruct(&dense, sparse, &census, &masks, settings)?
+                    .0;
+            }
+            let sparse = sparse.materialize();
+            let after = subject::weights(&sparse, &census);
+            let keys: HashMap<&str, &Slot> = slots
+                .iter()
+                .map(|slot| (slot.path.as_str(), slot))
+                .collect();
+            let biases = [biases(&dense), biases(&sparse)];
+            for (index, row) in census.layers().iter().enumerate() {
+                let read = |slot: &Slot| source.read(&slot.source);
+                let weight = keys[format!("{}.weight", row.path).as_str()];
+                let (Some(old), Some(new)) = (before.weight(index), after.weight(index)) else {
+                    continue;
+                };
+                let rows = weight.shape.first().copied().unwrap_or(1);
+                changes.put(weight, unscaled(read(weight)?, old, new, rows));
+                let path = format!("{}.bias", row.path);
+                let [old, new] = [&biases[0], &biases[1]].map(|all| all.get(&path));
+                if old == new {
+                    continue;
+                }
+                let norm = row
+                    .path
+                    .strip_suffix(".conv")
+                    .and_then(|layer| keys.get(format!("{layer}.norm.beta").as_str()));
+                let place = norm.or_else(|| keys.get(path.as_str()));
+                let (Some(slot), Some(old), Some(new)) = (place, old, new) else {
+                    return Err(ExportError::NoPlace {
+                        layer: weight.key.clone(),
+                    });
+                };
+                changes.put(slot, shifted(read(slot)?, old, new));
+            }
+        }
+        changes.write(&slots, source.as_ref(), &before)
+    }
+}
+
+/// Every bias of a network, by its path.
+fn biases<N: Network>(network: &N) -> HashMap<String, Vec<f32>> {
+    read_params(network)
+        .into_iter()
+        .filter(|(path, _)| path.ends_with(".bias"))
+        .map(|(path, data)| (path, data.iter::<f32>().collect()))
+        .collect()
+}
+
+/// The checkpoint's weight after the folded one went from `old` to `new`: channel by channel a multiple of it.
+fn unscaled(raw: Vec<f32>, old: &[f32], new: &[f32], rows: usize) -> Vec<f32> {
+    let columns = (raw.len() / rows.max(1)).max(1);
+    let mut changed = raw;
+    for ((raw, old), new) in changed
+        .chunks_mut(columns)
+        .zip(old.chunks(columns))
+        .zip(new.chunks(columns))
+    {
+        // The largest weight tells the channel's scale best.
+        let largest = (0..raw.len()).max_by(|&a, &b| raw[a].abs().total_cmp(&raw[b].abs()));
+        let scale = largest
+            .filter(|&at| raw[at] != 0.0)
+            .map_or(1.0, |at| f64::from(old[at]) / f64::from(raw[at]));
+        for at in 0..raw.len() {
+            if new[at] == 0.0 {
+                raw[at] = 0.0;
+            } else if new[at] != old[at] && scale != 0.0 {
+                raw[at] = (f64::from(new[at]) / scale) as f32;
+            }
+        }
+    }
+    changed
+}
+
+/// The checkpoint's shift after the folded bias went from `old` to `new`.
+fn shifted(raw: Vec<f32>, old: &[f32], new: &[f32]) -> Vec<f32> {
+    let shift = |(raw, (old, new)): (f32, (&f32, &f32))| {
+        (f64::from(raw) + (f64::from(*new) - f64::from(*old))) as f32
+    };
+    raw.into_iter()
+        .zip(old.iter().zip(new))
+        .map(shift)
+        .collect()
+}
+
+/// Tensors whose values are others than the file's, by their keys in the network's layout.
+#[derive(Default)]
+struct Changes(HashMap<String, Vec<f32>>);
+
+impl Changes {
+    fn put(&mut self, slot: &Slot, values: Vec<f32>) {
+        self.0.insert(slot.key.clone(), values);
+    }
+
+    fn write(
+        mut self,
+        slots: &[Slot],
+        source: &dyn Source,
+        layers: &dyn Weights,
+    ) -> Result<Exported, ExportError> {
+        let mut tensors = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let dtype = source
+                .dtype(&slot.source)
+                .ok_or_else(|| gone(source, slot))?;
+            let changed = self.0.remove(&slot.key);
+            let bytes = match changed.and_then(|values| from_f32(dtype, &values)) {
+                Some(bytes) => bytes,
+                None => source.raw(&slot.source)?,
+            };
+            tensors.push(Stored {
+                key: slot.key.clone(),
+                dtype,
+                shape: slot.shape.clone(),
+                bytes,
+            });
+            let counter =
+                |key: &str| Some(format!("{}{COUNTER}", key.strip_suffix("running_mean")?));
+            if let (Some(key), Some(from)) = (counter(&slot.key), counter(&slot.source))
+                && let (Some(dtype), Some(shape)) = (source.dtype(&from), source.shape(&from))
+            {
+                tensors.push(Stored {
+                    key,
+                    dtype,
+                    shape,
+                    bytes: source.raw(&from)?,
+                });
+            }
+        }
+        let zeros = |key: &str| {
+            let tensor = tensors.iter().find(|tensor| tensor.key == key);
+            tensor.map_or(0, zeros_of)
+        };
+        let layers = layers.layers().iter().map(|layer| {
+            let key = format!("{}.weight", layer.path);
+            let zeros = zeros(&key);
+            (key, zeros)
+        });
+        let layers = layers.collect();
+        Ok(Exported { tensors, layers })
+    }
+}
+
+/// Values of a tensor that are zero, of either sign.
+fn zeros_of(tensor: &Stored) -> u64 {
+    let width = (tensor.dtype.bits() / 8).max(1) as usize;
+    let zero = |value: &&[u8]| {
+        let (last, rest) = value.split_last().unwrap_or((&0, &[]));
+        last & 0x7f == 0 && rest.iter().all(|&byte| byte == 0)
+    };
+    tensor.bytes.chunks(width).filter(zero).count() as u64
+}
+
+fn gone(source: &dyn Source, slot: &Slot) -> WeightError {
+    WeightError::NoSuchKey {
+        file: source.origin(),
+        key: slot.source.clone(),
+    }
+}
+
+/// A folder for the units that a fit has finished, beside the file that is to be written.
+pub fn work_folder(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".work");
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model_zoo::weights::Dtype;
+
+    #[test]
+    fn a_folded_weight_is_unfolded_again() {
+        let raw = vec![1.0, -2.0, 0.5, 4.0];
+        let old = vec![3.0, -6.0, -1.0, -8.0];
+        let new = vec![0.0, -6.0, -1.5, 0.0];
+        assert_eq!(unscaled(raw, &old, &new, 2), [0.0, -2.0, 0.75, 0.0]);
+        // A channel that the norm switches off stays as it is, but for its zeros.
+        let silent = unscaled(vec![1.0, 2.0], &[0.0, 0.0], &[0.0, 0.0], 1);
+        assert_eq!(silent, [0.0, 0.0]);
+        assert_eq!(
+            shifted(vec![1.0, 2.0], &[0.5, 0.5], &[0.75, 0.5]),
+            [1.25, 2.0]
+        );
+    }
+
+    #[test]
+    fn zeros_of_both_signs_count() {
+        let tensor = |dtype, values: &[f32]| Stored {
+            key: String::new(),
+            dtype,
+            shape: vec![values.len()],
+            bytes: from_f32(dtype, values).unwrap(),
+        };
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::F64] {
+            assert_eq!(
+                zeros_of(&tensor(dtype, &[0.0, -0.0, 1.0, -2.0])),
+                2,
+                "{dtype:?}"
+            );
+        }
+    }
+}

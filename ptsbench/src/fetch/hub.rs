@@ -1,0 +1,417 @@
+//! The transfer from the Hugging Face hub, over hf-hub's streams.
+//!
+//! hf-hub 1.0.0 makes the requests, follows redirects, sends the token and speaks the hub's storage protocols. Its own
+//! downloads truncate what an earlier attempt left and know no offline switch, so resuming, checking and naming files
+//! are done here, over its ranged streams. Its streams hide whether the server took notice of the range: a server that
+//! ignores it sends too much, which shows, and the transfer starts from nothing.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hf_hub::{HFClient, HFError};
+use model_zoo::catalog::origin::Digest;
+use model_zoo::weights::sha256;
+
+use super::{FetchError, Fetched, OnProgress, Settings, Wanted, cached, note};
+use crate::interrupt;
+
+/// What the hub says of a file before it is sent.
+struct Announced {
+    /// The commit that the revision is at.
+    commit: String,
+    /// Bytes in all.
+    size: u64,
+    /// The SHA-256, which the hub gives for large files.
+    sha256: Option<String>,
+}
+
+/// Brings a file into the cache, or finds it there.
+pub fn fetch(
+    wanted: Wanted<'_>,
+    settings: &Settings,
+    on_progress: OnProgress<'_>,
+) -> Result<Fetched, FetchError> {
+    if let Some(found) = cached(wanted, &settings.cache)? {
+        return Ok(found);
+    }
+    let path = wanted.path(&settings.cache);
+    if settings.offline {
+        return Err(FetchError::Offline(path));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| disk(&path, "start the network", source))?;
+    runtime.block_on(async {
+        let transfer = Transfer::new(wanted, settings)?;
+        transfer.run(&path, on_progress).await
+    })
+}
+
+struct Transfer<'a> {
+    client: HFClient,
+    wanted: Wanted<'a>,
+    settings: &'a Settings,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(wanted: Wanted<'a>, settings: &'a Settings) -> Result<Self, FetchError> {
+        let mut builder = HFClient::builder()
+            .cache_enabled(false)
+            .retry_max_attempts(settings.repeats)
+            .user_agent(concat!("ptsbench/", env!("CARGO_PKG_VERSION")));
+        if let Some(endpoint) = &settings.endpoint {
+            builder = builder.endpoint(endpoint);
+        }
+        let client = builder.build();
+        let client = client.map_err(|error| failure(wanted, error))?;
+        Ok(Self {
+            client,
+            wanted,
+            settings,
+        })
+    }
+
+    async fn run(&self, path: &Path, on_progress: OnProgress<'_>) -> Result<Fetched, FetchError> {
+        let announced = self.announced().await?;
+        let expected = self.expected(&announced)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|source| disk(folder, "make the folder", source))?;
+        let mut partial = Partial::open(path, &announced, expected.as_deref())?;
+        let resumed = partial.length;
+        let transferred = self.fill(&mut partial, &announced, on_progress).await?;
+
+        partial.sync()?;
+        let found = sha256(&partial.path)?;
+        if let Some(expected) = expected.as_ref().filter(|expected| **expected != found) {
+            partial.delete();
+            return Err(FetchError::Corrupt {
+                repository: self.wanted.repository.to_owned(),
+                file: self.wanted.file.to_owned(),
+                expected: expected.clone(),
+                found,
+            });
+        }
+        fs::rename(&partial.path, path).map_err(|source| disk(path, "name the file", source))?;
+        // Without its note a file is only less well known: the catalog or the next fetch knows more.
+        let _ = fs::write(note(path), format!("{found}\n"));
+        Ok(Fetched {
+            path: path.to_owned(),
+            sha256: found,
+            verified: expected.is_some(),
+            transferred,
+            resumed,
+        })
+    }
+
+    async fn announced(&self) -> Result<Announced, FetchError> {
+        let (owner, name) = hf_hub::split_id(self.wanted.repository);
+        let repository = self.client.model(owner, name);
+        let asked = repository
+            .get_file_metadata()
+            .filepath(self.wanted.file)
+            .revision(self.wanted.revision)
+            .send();
+        let said = self.patiently(asked).await?;
+        let said = said.map_err(|error| failure(self.wanted, error))?;
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let digest = said.etag.len() == 64 && said.etag.bytes().all(hex);
+        if said.file_size == 0 {
+            return Err(FetchError::Server {
+                repository: self.wanted.repository.to_owned(),
+                reason: format!("{} is said to have no bytes", self.wanted.file),
+            });
+        }
+        Ok(Announced {
+            commit: said.commit_hash,
+            size: said.file_size,
+            sha256: digest.then_some(said.etag),
+        })
+    }
+
+    /// The digest that the file must have; the catalog's word stands above the hub's.
+    fn expected(&self, announced: &Announced) -> Result<Option<String>, FetchError> {
+        let hub = announced.sha256.clone();
+        if let (Some(found), known) = (&hub, self.wanted.sha256)
+            && known.contradicts(found)
+        {
+            return Err(FetchError::Replaced {
+                repository: self.wanted.repository.to_owned(),
+                file: self.wanted.file.to_owned(),
+                expected: known.to_string(),
+                found: found.clone(),
+            });
+        }
+        Ok(match self.wanted.sha256 {
+            Digest::Whole(known) => Some(known.to_owned()),
+            _ => hub,
+        })
+    }
+
+    /// Brings what is missing; returns the bytes that came.
+    async fn fill(
+        &self,
+        partial: &mut Partial,
+        announced: &Announced,
+        on_progress: OnProgress<'_>,
+    ) -> Result<u64, FetchError> {
+        let mut transferred = 0;
+        let mut idle = 0;
+        on_progress(partial.length, announced.size);
+        while partial.length < announced.size {
+            let before = partial.length;
+            let outcome = self
+                .stream(partial, announced, &mut transferred, on_progress)
+                .await;
+            match outcome {
+                Ok(()) => {}
+                Err(Broken::Final(error)) => return Err(error),
+                Err(Broken::Over(reason)) => {
+                    idle = if partial.length > before { 0 } else { idle + 1 };
+                    if idle >= self.settings.attempts {
+                        partial.sync()?;
+                        return Err(FetchError::BrokeOff {
+                            repository: self.wanted.repository.to_owned(),
+                            file: self.wanted.file.to_owned(),
+                            done: partial.length,
+                            size: announced.size,
+                            reason,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(transferred)
+    }
+
+    /// One request for all that is missing.
+    async fn stream(
+        &self,
+        partial: &mut Partial,
+        announced: &Announced,
+        transferred: &mut u64,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Broken> {
+        let (owner, name) = hf_hub::split_id(self.wanted.repository);
+        let repository = self.client.model(owner, name);
+        let start = partial.length;
+        let asked = repository
+            .download_file_stream()
+            .filename(self.wanted.file)
+            .revision(announced.commit.as_str())
+            .maybe_range((start > 0).then_some(start..announced.size))
+            .send();
+        let (_, mut stream) = match self.patiently(asked).await? {
+            Ok(stream) => stream,
+            // The server has less than it announced, or refuses parts: only a new start can show.
+            Err(error) if start > 0 && status(&error) == Some(416) => {
+                partial.restart()?;
+                return Err(Broken::Over("the server refused a part".to_owned()));
+            }
+            Err(error) => return Err(Broken::Final(failure(self.wanted, error))),
+        };
+        loop {
+            interrupt::check().map_err(|stop| Broken::Final(stop.into()))?;
+            let Some(chunk) = self.patiently(stream.next()).await? else {
+                break;
+            };
+            let chunk = chunk.map_err(|error| Broken::Over(brief(&error)))?;
+            if partial.length + chunk.len() as u64 > announced.size {
+                partial.restart()?;
+                return Err(Broken::Over(
+                    "the server sent more than it announced".to_owned(),
+                ));
+            }
+            partial.append(&chunk)?;
+            *transferred += chunk.len() as u64;
+            on_progress(partial.length, announced.size);
+        }
+        if partial.length < announced.size {
+            return Err(Broken::Over("the server ended the transfer".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The result, or an error once the server has been silent for too long.
+    async fn patiently<T>(&self, work: impl Future<Output = T>) -> Result<T, FetchError> {
+        let patience = Duration::from_secs(self.settings.patience_s);
+        tokio::time::timeout(patience, work)
+            .await
+            .map_err(|_| FetchError::Server {
+                repository: self.wanted.repository.to_owned(),
+                reason: format!("no answer for {} seconds", self.settings.patience_s),
+            })
+    }
+}
+
+/// How a request ended.
+enum Broken {
+    /// Another one may go on.
+    Over(String),
+    /// No other one helps.
+    Final(FetchError),
+}
+
+impl From<FetchError> for Broken {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Server { reason, .. } => Broken::Over(reason),
+            error => Broken::Final(error),
+        }
+    }
+}
+
+/// A file on its way, locked against a second process.
+struct Partial {
+    path: PathBuf,
+    file: File,
+    length: u64,
+}
+
+impl Partial {
+    /// What an earlier attempt left of the very same bytes, or an empty file.
+    fn open(
+        path: &Path,
+        announced: &Announced,
+        expected: Option<&str>,
+    ) -> Result<Self, FetchError> {
+        // Named by what it is a part of, so that a file replaced at the hub is not continued with another one's bytes.
+        let of = match expected {
+            Some(digest) => digest[..16.min(digest.len())].to_owned(),
+            None => format!("{}-{}", announced.commit, announced.size),
+        };
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{of}.partial"));
+        let partial = PathBuf::from(name);
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&partial);
+        let mut file = opened.map_err(|source| disk(&partial, "write", source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(FetchError::Busy(partial)),
+            // A file system without locks: two processes at once are then the user's to avoid.
+            Err(TryLockError::Error(_)) => {}
+        }
+        let length = file.seek(SeekFrom::End(0));
+        let length = length.map_err(|source| disk(&partial, "read", source))?;
+        let mut partial = Partial {
+            path: partial,
+            file,
+            length,
+        };
+        if length > announced.size {
+            partial.restart()?;
+        }
+        Ok(partial)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|source| disk(&self.path, "write", source))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn restart(&mut self) -> Result<(), FetchError> {
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        emptied.map_err(|source| disk(&self.path, "write", source))?;
+        self.length = 0;
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), FetchError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|source| disk(&self.path, "write", source))
+    }
+
+    fn delete(&self) {
+        // What cannot be deleted is overwritten by the next attempt, whose digest decides again.
+        let _ = self.file.set_len(0);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn disk(path: &Path, action: &'static str, source: std::io::Error) -> FetchError {
+    FetchError::Disk {
+        path: path.to_owned(),
+        action,
+        source,
+    }
+}
+
+/// The status of an answer.
+fn status(error: &HFError) -> Option<u16> {
+    Some(match error {
+        HFError::Http { context } => context.status.as_u16(),
+        HFError::AuthRequired { .. } => 401,
+        HFError::Forbidden { .. } => 403,
+        HFError::RateLimited { .. } => 429,
+        HFError::RepoNotFound { .. }
+        | HFError::RevisionNotFound { .. }
+        | HFError::EntryNotFound { .. } => 404,
+        _ => return None,
+    })
+}
+
+/// An error in one line, without the server's pages and without addresses that may be signed.
+fn brief(error: &HFError) -> String {
+    let text = match error {
+        HFError::Request { source, .. } => {
+            let mut text = "the connection failed".to_owned();
+            let mut cause = std::error::Error::source(source);
+            while let Some(error) = cause {
+                text = error.to_string();
+                cause = error.source();
+            }
+            text
+        }
+        error => match status(error) {
+            Some(status) => format!("HTTP status {status}"),
+            None => error.to_string(),
+        },
+    };
+    text.lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(200)
+        .collect()
+}
+
+fn failure(wanted: Wanted<'_>, error: HFError) -> FetchError {
+    let repository = wanted.repository.to_owned();
+    let said = brief(&error);
+    match (status(&error), &error) {
+        (Some(401 | 403), _) => FetchError::Denied {
+            repository,
+            status: said,
+        },
+        (Some(404), _) => FetchError::NotFound {
+            repository,
+            what: format!("{} at revision {}", wanted.file, wanted.revision),
+            status: said,
+        },
+        (_, HFError::RateLimited { retry_after, .. }) => FetchError::TooMany {
+            repository,
+            status: said,
+            when: match retry_after {
+                Some(wait) => format!("in {} seconds", wait.as_secs()),
+                None => "later".to_owned(),
+            },
+        },
+        _ => FetchError::Server {
+            repository,
+            reason: said,
+        },
+    }
+}
