@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{completions, doctor, figures, inspect, list, micro_zoo, plan, report, run};
+use crate::command::{
+    completions, data, doctor, figures, inspect, list, micro_zoo, plan, report, run,
+};
 
 /// The post-training sparsity benchmark.
 #[derive(Debug, Parser)]
@@ -28,7 +30,7 @@ pub enum Command {
     Run(run::Args),
     /// Show the cells of a plan, which are done, and the time the rest may take.
     Plan(plan::Args),
-    /// List models, allocators, criteria, tasks, plans.
+    /// List models, allocators, criteria, tasks, datasets, plans.
     List(list::Args),
     /// Show a model's layers, and what an allocator would take from each.
     Inspect(inspect::Args),
@@ -36,6 +38,8 @@ pub enum Command {
     Report(report::Args),
     /// Draw figures from records.
     Figures(figures::Args),
+    /// Check a folder with a data set.
+    Data(data::Args),
     /// Check this machine and every record in the store.
     Doctor(doctor::Args),
     /// Train the built-in micro networks again.
@@ -54,6 +58,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(args)?,
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
+            Command::Data(args) => data::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,
             Command::MicroZoo(args) => micro_zoo::run(args)?,
             Command::Completions(args) => completions::run(args)?,

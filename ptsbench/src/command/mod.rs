@@ -1,6 +1,7 @@
 //! One file per command: what it prints and in which order; the work is done by the library.
 
 pub mod completions;
+pub mod data;
 pub mod doctor;
 pub mod figures;
 pub mod inspect;
