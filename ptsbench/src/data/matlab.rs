@@ -167,6 +167,7 @@ fn text((kind, data): (u32, &[u8])) -> Value {
     })
 }
 
+/// The first number of an element, by its type (miINT8 to miUINT64 with gaps).
 fn number((kind, data): (u32, &[u8])) -> Value {
     let first = |size: usize| data.get(..size);
     let value = match kind {
@@ -184,6 +185,15 @@ fn number((kind, data): (u32, &[u8])) -> Value {
         6 => data
             .first_chunk()
             .map(|&bytes| u32::from_le_bytes(bytes).into()),
+        7 => data
+            .first_chunk()
+            .map(|&bytes| f32::from_le_bytes(bytes).into()),
+        12 => data
+            .first_chunk()
+            .map(|&bytes| i64::from_le_bytes(bytes) as f64),
+        13 => data
+            .first_chunk()
+            .map(|&bytes| u64::from_le_bytes(bytes) as f64),
         9 => data.first_chunk().map(|&bytes| f64::from_le_bytes(bytes)),
         _ => None,
     };

@@ -184,8 +184,9 @@ fn directory(bytes: &[u8]) -> Result<Vec<Entry>, Problem> {
         return Err(Problem::NotZip);
     }
     // The end record is 22 bytes and a comment of at most 65,535.
-    let from = bytes.len().saturating_sub(22 + 0xffff);
-    let end = bytes[from..]
+    let whole = bytes.len().saturating_sub(22 - END.len());
+    let from = whole.saturating_sub(END.len() + 0xffff);
+    let end = bytes[from..whole]
         .windows(END.len())
         .rposition(|window| window == END)
         .ok_or(Problem::Damaged(
