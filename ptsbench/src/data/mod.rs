@@ -12,6 +12,7 @@ pub mod imagenet;
 pub mod jpeg;
 pub mod linear;
 pub mod lmdb;
+pub mod loader;
 pub mod lsun;
 pub mod matlab;
 pub mod pickle;
