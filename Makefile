@@ -40,7 +40,7 @@ check: rust ## format and lints alone
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 test-kernels: rust ## the kernels' tests alone
-	$(CARGO) test --release -p ptsbench-tests -p kernels --lib --test products --test linear --test rows --test depthwise --test sparse --test amx --test ops -- --show-output
+	$(CARGO) test --release -p ptsbench-tests -p kernels --lib --test products --test linear --test rows --test pointwise --test depthwise --test sparse --test amx --test ops -- --show-output
 
 fuzz: rust ## 10^6 mutated files against every parser
 	PTSBENCH_FUZZ=1000000 $(CARGO) test --release --workspace --test fuzz -- --nocapture

@@ -5,6 +5,7 @@ pub mod data;
 pub mod doctor;
 pub mod figures;
 pub mod inspect;
+pub mod latency;
 pub mod list;
 pub mod micro_zoo;
 pub mod plan;
