@@ -8,7 +8,7 @@ PLAN ?= micro
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz bench-kernels micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ check: rust ## format and lints alone
 
 test-kernels: rust ## the kernels' tests alone
 	$(CARGO) test --release -p ptsbench-tests -p kernels --lib --test products --test linear --test rows --test pointwise --test depthwise --test sparse --test amx --test ops -- --show-output
+
+fuzz: rust ## 10^6 mutated files against every parser
+	PTSBENCH_FUZZ=1000000 $(CARGO) test --release --workspace --test fuzz -- --nocapture
 
 bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
 	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)

@@ -3,6 +3,8 @@
 //! Nothing here decides what is pruned, and nothing here knows a dataset.
 
 pub mod catalog;
+pub mod detection;
+pub mod diffusion;
 pub mod fold;
 pub mod frozen;
 pub mod graft;

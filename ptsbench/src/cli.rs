@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    compare, completions, doctor, export, fetch, figures, inspect, latency, list, micro_zoo, plan, report,
-    run,
+    compare, completions, data, doctor, export, fetch, figures, inspect, latency, list, micro_zoo, plan,
+    report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -31,7 +31,7 @@ pub enum Command {
     Run(run::Args),
     /// Show the cells of a plan, which are done, and the time the rest may take.
     Plan(plan::Args),
-    /// List models, allocators, criteria, tasks, plans.
+    /// List models, allocators, criteria, tasks, datasets, plans.
     List(list::Args),
     /// Show a model's layers, and what an allocator would take from each.
     Inspect(inspect::Args),
@@ -47,6 +47,8 @@ pub enum Command {
     Report(report::Args),
     /// Draw figures from records.
     Figures(figures::Args),
+    /// Check a folder with a data set.
+    Data(data::Args),
     /// Check this machine and every record in the store.
     Doctor(doctor::Args),
     /// Train the built-in micro networks again.
@@ -69,6 +71,7 @@ impl Cli {
             Command::Latency(args) => latency::run(args)?,
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
+            Command::Data(args) => data::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,
             Command::MicroZoo(args) => micro_zoo::run(args)?,
             Command::Completions(args) => completions::run(args)?,

@@ -42,6 +42,8 @@ pub enum What {
     Criteria,
     /// Tasks.
     Tasks,
+    /// Data sets and the layouts in which they are read.
+    Datasets,
     /// Presets of plans.
     Plans,
 }
@@ -172,6 +174,15 @@ fn rows(what: What, pattern: &str, family: Option<&str>) -> anyhow::Result<Rows>
             };
             let rows = task::TASKS.into_iter().map(row).collect();
             (vec!["task", "classes", "images", "about"], rows)
+        }
+        What::Datasets => {
+            let row = |known: data::check::Known| {
+                [known.set, known.task, known.layout]
+                    .map(str::to_owned)
+                    .to_vec()
+            };
+            let rows = data::check::KNOWN.into_iter().map(row).collect();
+            (vec!["dataset", "task", "layout"], rows)
         }
         What::Plans => {
             let mut rows = Vec::new();

@@ -72,6 +72,14 @@ pub enum Unreadable {
         /// What is missing.
         reason: String,
     },
+    /// No pixels.
+    #[error("the header says {width} x {height} pixels; copy or download the file again")]
+    NoPixels {
+        /// Pixels in a row.
+        width: u64,
+        /// Rows.
+        height: u64,
+    },
     /// More pixels than the limit.
     #[error(
         "the header says {width} x {height} pixels, over the limit of {MAX_PIXELS}; a data set's image is never that large, so replace the file"
@@ -219,7 +227,10 @@ fn guess(bytes: &[u8]) -> &'static str {
 
 fn checked_size(width: u64, height: u64) -> Result<(usize, usize), Unreadable> {
     // Both fit 32 bits in every format, so the product cannot overflow.
-    if width == 0 || height == 0 || width * height > MAX_PIXELS {
+    if width == 0 || height == 0 {
+        return Err(Unreadable::NoPixels { width, height });
+    }
+    if width * height > MAX_PIXELS {
         return Err(Unreadable::TooLarge { width, height });
     }
     Ok((width as usize, height as usize))
@@ -240,12 +251,29 @@ fn corrupt(format: Format, reason: impl ToString) -> Unreadable {
     }
 }
 
+/// Refuses a header that promises more pixels than the file can hold, before memory is taken for them.
+fn long_enough(
+    format: Format,
+    bytes: &[u8],
+    pixels: usize,
+    pixels_per_byte: usize,
+) -> Result<(), Unreadable> {
+    let least = pixels / pixels_per_byte;
+    if bytes.len() < least {
+        let reason = format!("its {pixels} pixels take {least} bytes at least");
+        return Err(truncated(format, bytes, reason));
+    }
+    Ok(())
+}
+
 fn decode_jpeg(bytes: &[u8], rotation: Rotation) -> Result<Rgb, Unreadable> {
     let layout = jpeg::Layout::of(bytes);
     let Some((width, height)) = layout.frame else {
         return Err(truncated(Format::Jpeg, bytes, "no frame header"));
     };
     let (width, height) = checked_size(width.into(), height.into())?;
+    // Each block of 64 pixels takes one bit at least.
+    long_enough(Format::Jpeg, bytes, width * height, 8 * 64)?;
     let pixels = if layout.ended {
         // Like libjpeg, take what a slightly wrong file holds rather than refuse it: nothing of it is missing.
         jpeg_pixels(bytes, true).or_else(|_| jpeg_pixels(bytes, false))
@@ -295,6 +323,8 @@ fn jpeg_pixels(bytes: &[u8], strict: bool) -> Result<Vec<u8>, Unreadable> {
 
 fn decode_png(bytes: &[u8]) -> Result<Rgb, Unreadable> {
     let (width, height) = size(bytes)?;
+    // Deflate shrinks 1,032 times at most, and a byte holds eight pixels at most.
+    long_enough(Format::Png, bytes, width * height, 8 * 1032)?;
     png_checksums(bytes)?;
     let limits = png::Limits {
         bytes: MAX_PIXELS as usize,

@@ -3,10 +3,21 @@
 //! Nothing here knows of networks or sparsity.
 
 pub mod calibration;
+pub mod check;
+pub mod cifar;
+pub mod coco;
 pub mod decode;
+pub mod error;
+pub mod imagenet;
 pub mod jpeg;
 pub mod linear;
+pub mod lmdb;
+pub mod loader;
+pub mod lsun;
+pub mod matlab;
+pub mod pickle;
 pub mod recipe;
 pub mod resize;
 pub mod sheet;
 pub mod synthetic;
+pub mod voc;

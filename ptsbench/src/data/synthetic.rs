@@ -9,6 +9,9 @@
 //! root), each from a [stream](Seed::stream) named by split and index: the bytes are the same on every machine, in every
 //! order and on any number of threads. Only [`normalized`](MicroSet::normalized) has floats, one table look-up per pixel.
 
+pub mod detection;
+pub mod generation;
+
 use rayon::prelude::*;
 
 use crate::seed::{Seed, Stream};

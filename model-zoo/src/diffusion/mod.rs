@@ -1,0 +1,3 @@
+//! What diffusion networks need beside themselves.
+
+pub mod sampler;
