@@ -28,6 +28,14 @@ use crate::seed::{Seed, Stream};
 const EVALUATION_BATCH: usize = 500;
 /// Largest shift of a training image along each axis, pixels.
 const SHIFT: i64 = 2;
+/// Shortest and longest side of an erased rectangle, pixels.
+const ERASED: [i64; 2] = [4, 12];
+/// Added to the root of the second moment.
+const EPSILON: f64 = 1e-8;
+/// Deviation of a transformer's tokens, positions and, where its recipe says so, linear weights.
+const NARROW: f32 = 0.02;
+/// Longest wave of a transformer's positions.
+const LONGEST: f64 = 100.0;
 
 /// All that decides the outcome of a training run, besides the network and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,6 +57,36 @@ pub struct Recipe {
     pub momentum: f64,
     /// Decay of every parameter, added to its gradient.
     pub decay: f64,
+    /// What a transformer is trained with instead. Absent elsewhere, so that older files still state their recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transformer: Option<Transformer>,
+}
+
+/// What differs for a transformer: AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), whose first moment decays by
+/// [`Recipe::momentum`]; [`Recipe::decay`] shrinks matrices and kernels alone, by the learning rate's part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Transformer {
+    /// Initial weights of linear layers.
+    pub start: Start,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Epochs in which the rate rises.
+    pub warm_up: usize,
+    /// Part of the target spread over all classes.
+    pub smoothing: f64,
+    /// Probability that a rectangle of a training image is erased (Zhong et al. 2017, arXiv 1708.04896).
+    pub erasing: f64,
+}
+
+/// Initial weights of a transformer's linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Uniform within sqrt(6 / (inputs + outputs)): ViT.
+    Xavier,
+    /// Normal with deviation 0.02: DeiT.
+    Normal,
 }
 
 impl Recipe {
@@ -62,6 +100,7 @@ impl Recipe {
         lr: 0.1,
         momentum: 0.9,
         decay: 5e-4,
+        transformer: None,
     };
 
     /// The recipe of a built-in network. Larger ones need fewer epochs: all three take minutes, and
@@ -75,10 +114,34 @@ impl Recipe {
             "micro_resnet20" => 12,
             _ => Self::MICRO.epochs,
         };
-        Self {
+        let mut recipe = Self {
             epochs,
             ..Self::MICRO
+        };
+        if name.contains("vit") || name.contains("deit") {
+            recipe.lr = 1e-3;
+            recipe.decay = 0.05;
+            recipe.transformer = Some(Transformer {
+                start: Start::Xavier,
+                beta2: 0.999,
+                warm_up: 2,
+                smoothing: 0.0,
+                erasing: 0.0,
+            });
         }
+        if let Some(t) = recipe.transformer.as_mut() {
+            if name.contains("deit") {
+                t.smoothing = 0.1;
+                t.erasing = 0.25;
+            }
+            if let Ok(s) = std::env::var("M_START") { if s == "normal" { t.start = Start::Normal } }
+            if let Ok(s) = std::env::var("M_WARM") { t.warm_up = s.parse().unwrap() }
+            if let Ok(s) = std::env::var("M_B2") { t.beta2 = s.parse().unwrap() }
+        }
+        if let Ok(s) = std::env::var("M_EPOCHS") { recipe.epochs = s.parse().unwrap() }
+        if let Ok(s) = std::env::var("M_LR") { recipe.lr = s.parse().unwrap() }
+        if let Ok(s) = std::env::var("M_BATCH") { recipe.batch = s.parse().unwrap() }
+        recipe
     }
 
     /// Steps in an epoch.
@@ -88,7 +151,8 @@ impl Recipe {
 
     /// The learning rate of a step, counted over the whole run: up a line for one epoch, then down half a cosine.
     pub fn rate(&self, step: usize) -> f64 {
-        let (rise, all) = (self.steps(), self.epochs * self.steps());
+        let warm_up = self.transformer.map_or(1, |t| t.warm_up);
+        let (rise, all) = (warm_up * self.steps(), self.epochs * self.steps());
         if step < rise {
             return self.lr * (step + 1) as f64 / rise as f64;
         }
@@ -111,6 +175,9 @@ pub struct EpochLog {
     pub train_top1: f64,
     /// Percent of the test split classified correctly at its end.
     pub test_top1: f64,
+    /// Wall time, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
 /// Why training stopped.
@@ -164,7 +231,11 @@ pub struct Training<N> {
     network: N,
     /// Momentum by the parameter's path, flat, off the tape.
     velocity: HashMap<String, Tensor<1>>,
+    /// Second moments likewise, for AdamW.
+    square: HashMap<String, Tensor<1>>,
     log: Vec<EpochLog>,
+    /// The training images: drawing them anew in each epoch took a sixth of a small network's time.
+    bytes: Vec<u8>,
 }
 
 impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
@@ -173,6 +244,7 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
         let mut init = Init {
             path: Vec::new(),
             seed: Seed(recipe.seed),
+            start: recipe.transformer.map(|t| t.start),
             device,
         };
         Self {
@@ -181,7 +253,9 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
             device: device.clone().autodiff(),
             network: network.map(&mut init).train(),
             velocity: HashMap::new(),
+            square: HashMap::new(),
             log: Vec::new(),
+            bytes: drawn(recipe),
         }
     }
 
@@ -213,6 +287,7 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
 
         let mut weights = HashMap::new();
         let mut velocity = HashMap::new();
+        let mut square = HashMap::new();
         let shapes: HashMap<String, Vec<usize>> = read_params(&network)
             .into_iter()
             .map(|(path, data)| (path, data.shape().to_vec()))
@@ -223,7 +298,7 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
             let expected = shapes.get(path);
             let shape = match kind {
                 "weight" => expected.cloned(),
-                "momentum" => expected.map(|shape| vec![shape.iter().product()]),
+                "momentum" | "square" => expected.map(|shape| vec![shape.iter().product()]),
                 _ => None,
             };
             if shape.as_ref() != Some(&found) {
@@ -231,10 +306,16 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
                 return Err(foreign("tensor", Some(&found), &expected));
             }
             let data = TensorData::new(file.read(&key)?, found);
-            if kind == "weight" {
-                weights.insert(path.to_owned(), data);
-            } else {
-                velocity.insert(path.to_owned(), Tensor::from_data(data, device));
+            match kind {
+                "weight" => {
+                    weights.insert(path.to_owned(), data);
+                }
+                "momentum" => {
+                    velocity.insert(path.to_owned(), Tensor::from_data(data, device));
+                }
+                _ => {
+                    square.insert(path.to_owned(), Tensor::from_data(data, device));
+                }
             }
         }
         if weights.len() != shapes.len() {
@@ -248,7 +329,9 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
             device: device.clone().autodiff(),
             network: network.train(),
             velocity,
+            square,
             log,
+            bytes: drawn(recipe),
         })
     }
 
@@ -262,11 +345,13 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
                 values: floats(data),
             })
             .collect();
-        tensors.extend(self.velocity.iter().map(|(path, velocity)| Named {
-            key: format!("momentum:{path}"),
-            shape: velocity.dims().to_vec(),
-            values: floats(velocity.to_data()),
-        }));
+        for (kind, state) in [("momentum", &self.velocity), ("square", &self.square)] {
+            tensors.extend(state.iter().map(|(path, state)| Named {
+                key: format!("{kind}:{path}"),
+                shape: state.dims().to_vec(),
+                values: floats(state.to_data()),
+            }));
+        }
         let metadata = BTreeMap::from([
             ("model".to_owned(), self.name.clone()),
             ("recipe".to_owned(), json(&self.recipe)),
@@ -278,6 +363,13 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
     /// Epochs done.
     pub fn log(&self) -> &[EpochLog] {
         &self.log
+    }
+
+    /// Notes how long the last epoch took. It stands in the log alone and decides nothing.
+    pub fn took(&mut self, seconds: f64) {
+        if let Some(last) = self.log.last_mut() {
+            last.seconds = Some(seconds);
+        }
     }
 
     /// Whether all epochs are done.
@@ -299,13 +391,25 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
         seed.stream(&format!("train.order.{epoch}"))
             .shuffle(&mut order);
         let mut augment = seed.stream(&format!("train.augment.{epoch}"));
-        let criterion = CrossEntropyLossConfig::new().init(&self.device);
+        let smoothing = recipe.transformer.map(|t| t.smoothing).filter(|&s| s > 0.0);
+        let criterion = CrossEntropyLossConfig::new()
+            .with_smoothing(smoothing.map(|s| s as f32))
+            .init(&self.device);
+        let erasing = recipe.transformer.map_or(0.0, |t| t.erasing);
 
         let (mut losses, mut right, mut lr) = (0.0, 0, 0.0);
         for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
             interrupt::check()?;
-            let views: Vec<View> = batch.iter().map(|_| View::draw(&mut augment)).collect();
-            let pixels = augmented(&set.normalized(batch), &views);
+            let views: Vec<View> = batch
+                .iter()
+                .map(|_| View::draw(&mut augment, erasing))
+                .collect();
+            let bytes: Vec<u8> = batch
+                .iter()
+                .flat_map(|&index| &self.bytes[index * PIXELS..][..PIXELS])
+                .copied()
+                .collect();
+            let pixels = augmented(&synthetic::normalize(&bytes), &views);
             let labels = set.labels(batch);
             let logits = self.network.run(images(pixels, &self.device), &mut Bare);
             let answers = logits.clone().inner();
@@ -321,14 +425,27 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
                 });
             }
             right += correct(answers, &labels)?;
-            lr = recipe.rate((epoch - 1) * recipe.steps() + step);
-            self.network = self.network.map(&mut Descent {
-                path: Vec::new(),
-                gradients: loss.backward(),
-                velocity: &mut self.velocity,
-                recipe,
-                lr,
-            });
+            let done = (epoch - 1) * recipe.steps() + step;
+            lr = recipe.rate(done);
+            let gradients = loss.backward();
+            self.network = match recipe.transformer {
+                None => self.network.map(&mut Descent {
+                    path: Vec::new(),
+                    gradients,
+                    velocity: &mut self.velocity,
+                    recipe,
+                    lr,
+                }),
+                Some(Transformer { beta2, .. }) => self.network.map(&mut AdamW {
+                    path: Vec::new(),
+                    gradients,
+                    moments: [&mut self.velocity, &mut self.square],
+                    betas: [recipe.momentum, beta2],
+                    decay: recipe.decay,
+                    lr,
+                    step: done + 1,
+                }),
+            };
             losses += f64::from(value);
         }
 
@@ -339,9 +456,16 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
             loss: losses / recipe.steps() as f64,
             train_top1: 100.0 * right as f64 / seen as f64,
             test_top1: top1(&self.network.valid(), &self.device.clone().inner())?,
+            seconds: None,
         });
         Ok(self)
     }
+}
+
+/// The images of a recipe.
+fn drawn(recipe: Recipe) -> Vec<u8> {
+    let indices: Vec<usize> = (0..recipe.images).collect();
+    MicroSet::TRAIN.bytes(&indices)
 }
 
 /// Percent of the test split that a network off the tape classifies correctly.
@@ -385,20 +509,29 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("numbers and lists have a JSON form")
 }
 
-/// How a training image is seen: mirrored or not (no class depends on handedness), shifted.
+/// How a training image is seen: mirrored or not (no class depends on handedness), shifted, perhaps partly erased.
 #[derive(Debug, Clone, Copy)]
 struct View {
     mirrored: bool,
     right: i64,
     down: i64,
+    /// Left and upper edge, width and height of what is erased.
+    erased: Option<[i64; 4]>,
 }
 
 impl View {
-    fn draw(stream: &mut Stream) -> Self {
+    /// Nothing more is drawn where nothing is ever erased: older recipes see the images they saw.
+    fn draw(stream: &mut Stream, erasing: f64) -> Self {
         Self {
             mirrored: stream.below(2) == 1,
             right: stream.between(-SHIFT, SHIFT),
             down: stream.between(-SHIFT, SHIFT),
+            erased: (erasing > 0.0 && f64::from(stream.unit()) < erasing).then(|| {
+                let [width, height] = [(); 2].map(|()| stream.between(ERASED[0], ERASED[1]));
+                let [left, top] =
+                    [width, height].map(|size| stream.between(0, SIDE as i64 - size));
+                [left, top, width, height]
+            }),
         }
     }
 
@@ -411,8 +544,12 @@ impl View {
                 (at / SIDE) as i64 - self.down,
             );
             let inside = (0..side).contains(&x) && (0..side).contains(&y);
+            let gone = self.erased.is_some_and(|[left, top, width, height]| {
+                let (x, y) = ((at % SIDE) as i64, (at / SIDE) as i64);
+                (left..left + width).contains(&x) && (top..top + height).contains(&y)
+            });
             let x = if self.mirrored { side - 1 - x } else { x };
-            *to = if inside {
+            *to = if inside && !gone {
                 from[(y * side + x) as usize]
             } else {
                 0.0
@@ -437,9 +574,11 @@ fn augmented(pixels: &[f32], views: &[View]) -> Vec<f32> {
 
 /// Initial weights from a stream per parameter: He et al. 2015 (arXiv 1502.01852), Eq. 10 counting outputs, for
 /// convolutions; uniform within 1 / sqrt(inputs) for linear layers; biases 0. Norms keep what they have: 1 and 0.
+/// A transformer's patches count inputs (LeCun), its linear layers are as [`Start`] says, its tokens and positions narrow.
 struct Init<'a> {
     path: Vec<String>,
     seed: Seed,
+    start: Option<Start>,
     device: &'a Device,
 }
 
@@ -457,16 +596,21 @@ impl ModuleMapper for Init<'_> {
         let mut stream = self.seed.stream(&format!("init.{path}"));
         let shape = param.lazy_shape();
         let count: usize = shape.iter().product();
-        let values: Vec<f32> = match D {
-            4 => {
-                let fan_out = (shape[0] * shape[2] * shape[3]) as f32;
-                let scale = (2.0 / fan_out).sqrt();
-                // The sum of twelve uniforms, less 6: variance 1, and no logarithm that machines could differ in.
-                let mut normal = || (0..12).map(|_| stream.unit()).sum::<f32>() - 6.0;
-                (0..count).map(|_| scale * normal()).collect()
-            }
-            2 => {
-                let bound = 1.0 / (shape[0] as f32).sqrt();
+        // The sum of twelve uniforms, less 6: variance 1, and no logarithm that machines could differ in.
+        let mut normal = |deviation: f32| -> Vec<f32> {
+            let one = |stream: &mut Stream| (0..12).map(|_| stream.unit()).sum::<f32>() - 6.0;
+            (0..count).map(|_| deviation * one(&mut stream)).collect()
+        };
+        let values: Vec<f32> = match (D, self.start) {
+            (3, Some(_)) if path == "pos_embed" => positions(shape[1], shape[2]),
+            (4, None) => normal((2.0 / (shape[0] * shape[2] * shape[3]) as f32).sqrt()),
+            (4, Some(_)) => normal(1.0 / ((shape[1] * shape[2] * shape[3]) as f32).sqrt()),
+            (3, Some(_)) | (2, Some(Start::Normal)) => normal(NARROW),
+            (2, start) => {
+                let bound = match start {
+                    Some(_) => (6.0 / (shape[0] + shape[1]) as f32).sqrt(),
+                    None => 1.0 / (shape[0] as f32).sqrt(),
+                };
                 (0..count)
                     .map(|_| bound * (2.0 * stream.unit() - 1.0))
                     .collect()
@@ -474,9 +618,35 @@ impl ModuleMapper for Init<'_> {
             _ if path.ends_with("bias") => vec![0.0; count],
             _ => return param,
         };
+        let mut values = values;
+        if D == 2 && path.ends_with("qkv.linear.weight") {
+            // Keys start as the queries: a token attends to its like, that is, to where it is.
+            for row in values.chunks_exact_mut(shape[1]) {
+                row.copy_within(..shape[0], shape[0]);
+            }
+        }
         let value = Tensor::from_data(TensorData::new(values, shape), self.device);
         param.map(|_| value)
     }
+}
+
+/// Positions as sines and cosines of a patch's column and row, the class token's 0 (Chen et al. 2021, arXiv 2104.02057,
+/// but wavelengths up to [`LONGEST`] radians for a grid of few patches).
+fn positions(tokens: usize, width: usize) -> Vec<f32> {
+    let side = (tokens - 1).isqrt();
+    let waves = width / 4;
+    let wave = |place: usize, at: usize| {
+        place as f64 / LONGEST.powf(at as f64 / waves as f64)
+    };
+    let mut values = vec![0.0; width];
+    for place in 0..tokens - 1 {
+        let (row, column) = (place / side, place % side);
+        for angle in [column, row] {
+            values.extend((0..waves).map(|at| wave(angle, at).sin() as f32));
+            values.extend((0..waves).map(|at| wave(angle, at).cos() as f32));
+        }
+    }
+    values
 }
 
 /// One step of SGD as PyTorch has it: v = momentum v + (gradient + decay w), w = w - lr v.
@@ -514,6 +684,59 @@ impl ModuleMapper for Descent<'_> {
         self.velocity
             .insert(path, velocity.clone().reshape([count]));
         let weight = weight - velocity.mul_scalar(self.lr);
+        param.map(|_| Tensor::from_inner(weight).require_grad())
+    }
+}
+
+/// One step of AdamW as PyTorch has it: w = w - lr decay w, then w = w - lr m' / (sqrt(v') + eps), where m and v are the
+/// running means of gradient and squared gradient, and ' their correction for having started at nothing. Decay leaves
+/// biases, norms, tokens and positions alone, as timm does.
+struct AdamW<'a> {
+    path: Vec<String>,
+    gradients: Gradients,
+    /// First and second, by path, flat, off the tape.
+    moments: [&'a mut HashMap<String, Tensor<1>>; 2],
+    betas: [f64; 2],
+    decay: f64,
+    lr: f64,
+    /// From 1.
+    step: usize,
+}
+
+impl ModuleMapper for AdamW<'_> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let weight = param.val();
+        let Some(gradient) = weight.grad_remove(&mut self.gradients) else {
+            return param;
+        };
+        let weight = weight.inner();
+        let (path, shape) = (self.path.join("."), weight.shape());
+        let gradient: Tensor<1> = gradient.reshape([shape.num_elements()]);
+        let powers = [gradient.clone(), gradient.clone() * gradient];
+        let mut corrected = Vec::with_capacity(2);
+        for ((moments, beta), power) in self.moments.iter_mut().zip(self.betas).zip(powers) {
+            let mut moment = power.mul_scalar(1.0 - beta);
+            if let Some(last) = moments.remove(&path) {
+                moment = moment + last.mul_scalar(beta);
+            }
+            corrected.push(moment.clone().div_scalar(1.0 - beta.powf(self.step as f64)));
+            moments.insert(path.clone(), moment);
+        }
+        let [first, second] = [corrected.remove(0), corrected.remove(0)];
+        let change = (first / second.sqrt().add_scalar(EPSILON)).mul_scalar(self.lr);
+        let kept = match D {
+            2 | 4 => 1.0 - self.lr * self.decay,
+            _ => 1.0,
+        };
+        let weight = weight.mul_scalar(kept) - change.reshape(shape);
         param.map(|_| Tensor::from_inner(weight).require_grad())
     }
 }
@@ -557,6 +780,7 @@ mod tests {
             mirrored: false,
             right: 2,
             down: -1,
+            erased: None,
         };
         view.plane(&plane, &mut seen);
         assert_eq!(seen[10 * SIDE + 7], plane[11 * SIDE + 5]);
