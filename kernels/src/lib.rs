@@ -6,6 +6,8 @@ pub mod cpu;
 mod error;
 pub mod format;
 mod geometry;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod gram;
 mod memory;
 mod nm;
