@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{completions, doctor, figures, inspect, list, micro_zoo, plan, report, run};
+use crate::command::{
+    completions, doctor, evaluate, figures, infer, inspect, list, micro_zoo, plan, report, run,
+};
 
 /// The post-training sparsity benchmark.
 #[derive(Debug, Parser)]
@@ -32,6 +34,10 @@ pub enum Command {
     List(list::Args),
     /// Show a model's layers, and what an allocator would take from each.
     Inspect(inspect::Args),
+    /// Measure the accuracy of a network as its file stands.
+    Evaluate(evaluate::Args),
+    /// Say what a network takes images for.
+    Infer(infer::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -52,6 +58,8 @@ impl Cli {
             Command::Plan(args) => plan::run(args)?,
             Command::List(args) => list::run(args)?,
             Command::Inspect(args) => inspect::run(args)?,
+            Command::Evaluate(args) => evaluate::run(args)?,
+            Command::Infer(args) => return infer::run(args),
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,

@@ -34,12 +34,7 @@ const fn resnet(name: &'static str, depths: &'static [usize], width: usize) -> S
     row(name, "ResNet", Size::ResNet(size))
 }
 
-const fn regnetx(
-    name: &'static str,
-    stem: usize,
-    depths: [usize; 4],
-    widths: [usize; 4],
-) -> Spec {
+const fn regnetx(name: &'static str, stem: usize, depths: [usize; 4], widths: [usize; 4]) -> Spec {
     let size = regnet::Size {
         stem: (stem, 1),
         depths,
@@ -80,11 +75,7 @@ const fn shufflenet_v2(name: &'static str, stem: usize, width: usize) -> Spec {
     row(name, "ShuffleNetV2", Size::ShuffleNetV2(size))
 }
 
-const fn vit(
-    name: &'static str,
-    family: &'static str,
-    [width, depth, heads]: [usize; 3],
-) -> Spec {
+const fn vit(name: &'static str, family: &'static str, [width, depth, heads]: [usize; 3]) -> Spec {
     let size = vit::Size {
         image: SMALL[1],
         patch: 4,
@@ -122,10 +113,10 @@ pub(super) const ROWS: [Spec; 22] = [
     shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
     shufflenet_v2("micro_shufflenet_v2_x1_5", 16, 48),
     row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
+    vit("micro_vit_nano", "ViT", [32, 2, 2]),
     vit("micro_vit_tiny", "ViT", [32, 4, 2]),
     vit("micro_vit_small", "ViT", [48, 4, 3]),
-    vit("micro_vit_base", "ViT", [64, 5, 4]),
+    vit("micro_deit_nano", "DeiT", [32, 2, 2]),
     vit("micro_deit_tiny", "DeiT", [32, 4, 2]),
     vit("micro_deit_small", "DeiT", [48, 4, 3]),
-    vit("micro_deit_base", "DeiT", [64, 5, 4]),
 ];

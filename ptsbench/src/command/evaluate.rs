@@ -41,11 +41,7 @@ pub struct Args {
 }
 
 /// The registry in which one model may have a file of the user's.
-pub(super) fn zoo(
-    model: &str,
-    weights: Option<&PathBuf>,
-    assets: &PathBuf,
-) -> anyhow::Result<Zoo> {
+pub(super) fn zoo(model: &str, weights: Option<&PathBuf>, assets: &PathBuf) -> anyhow::Result<Zoo> {
     let files: HashMap<_, _> = weights
         .map(|file| (model.to_owned(), file.clone()))
         .into_iter()

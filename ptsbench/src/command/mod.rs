@@ -2,7 +2,9 @@
 
 pub mod completions;
 pub mod doctor;
+pub mod evaluate;
 pub mod figures;
+pub mod infer;
 pub mod inspect;
 pub mod list;
 pub mod micro_zoo;

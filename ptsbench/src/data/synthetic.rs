@@ -170,8 +170,8 @@ impl MicroSet {
 /// Bytes of whole images as a network takes them: by colour, less the mean, over the deviation.
 pub fn normalize(bytes: &[u8]) -> Vec<f32> {
     let levels: [[f32; 256]; CHANNELS] = std::array::from_fn(|channel| {
-            std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel])
-        });
+        std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel])
+    });
     let mut out = vec![0.0; bytes.len()];
     out.par_chunks_mut(PIXELS)
         .zip(bytes.par_chunks(PIXELS))
