@@ -1,11 +1,11 @@
 //! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::catalog::{self, Spec, Visit, Weights};
 use serde::Serialize;
 
 use crate::device::{self, Choice, Chosen};
@@ -40,21 +40,29 @@ pub struct Args {
     pub json: bool,
 }
 
-/// The registry in which one model may have a file of the user's.
-pub(super) fn zoo(model: &str, weights: Option<&PathBuf>, assets: &PathBuf) -> anyhow::Result<Zoo> {
-    let files: HashMap<_, _> = weights
-        .map(|file| (model.to_owned(), file.clone()))
-        .into_iter()
-        .collect();
-    Zoo::new(assets, files)
+/// The model's weight file: the user's, or the built-in one.
+pub(super) fn weight_file(
+    spec: &Spec,
+    weights: Option<PathBuf>,
+    assets: &Path,
+) -> anyhow::Result<PathBuf> {
+    match (weights, spec.weights) {
+        (Some(file), _) => Ok(file),
+        (None, Weights::File { source }) => anyhow::bail!(
+            "the weights of `{}` are not built in ({source}); give the file: --weights FILE",
+            spec.name
+        ),
+        (None, _) => Zoo::new(assets, HashMap::new())?
+            .file(spec.name)
+            .map_err(anyhow::Error::from_boxed),
+    }
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let spec = catalog::find(&args.model)?;
     let task = task::find(&args.data)?;
-    let zoo = zoo(spec.name, args.weights.as_ref(), &args.assets)?;
-    let file = zoo.file(spec.name).map_err(anyhow::Error::from_boxed)?;
+    let file = weight_file(spec, args.weights, &args.assets)?;
     let chosen = device::choose(args.device)?;
     interrupt::install("nothing is written by this command")?;
     let samples = args.samples.map_or(task.available, |n| n as usize);

@@ -13,7 +13,7 @@ use model_zoo::catalog::{self, Spec, Visit, Weights};
 use model_zoo::tap::Bare;
 use serde::Serialize;
 
-use super::evaluate::zoo;
+use super::evaluate::weight_file;
 use crate::data::decode::{self, Rotation};
 use crate::data::recipe::{self, Recipe, Statistics};
 use crate::data::resize::Filter;
@@ -55,8 +55,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let spec = catalog::find(&args.model)?;
-    let zoo = zoo(spec.name, args.weights.as_ref(), &args.assets)?;
-    let file = zoo.file(spec.name).map_err(anyhow::Error::from_boxed)?;
+    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
     let chosen = device::choose(args.device)?;
     interrupt::install("nothing is written by this command")?;
     let unreadable = spec.open(
