@@ -1,4 +1,8 @@
 //! The catalog: a name becomes a typed network in one `match`.
+//!
+//! The built-in networks' rows are in `catalog/micro.rs`.
+
+mod micro;
 
 use burn::tensor::{Device, Tensor};
 
@@ -113,7 +117,7 @@ impl Spec {
 
 /// All networks, in the order of listings.
 pub fn all() -> &'static [Spec] {
-    CATALOG
+    &CATALOG
 }
 
 /// The network called `name`.
@@ -210,7 +214,22 @@ const PYCLS: Weights = Weights::File {
 const IMAGENET: [usize; 3] = [3, 224, 224];
 const SMALL: [usize; 3] = [3, 32, 32];
 
-const CATALOG: &[Spec] = {
+/// Built-in networks first, then all others.
+static CATALOG: [Spec; micro::ROWS.len() + OTHERS.len()] = {
+    let mut rows = [OTHERS[0]; micro::ROWS.len() + OTHERS.len()];
+    let mut place = 0;
+    while place < rows.len() {
+        rows[place] = if place < micro::ROWS.len() {
+            micro::ROWS[place]
+        } else {
+            OTHERS[place - micro::ROWS.len()]
+        };
+        place += 1;
+    }
+    rows
+};
+
+const OTHERS: &[Spec] = {
     use Block::{Basic, Bottleneck};
     const fn resnet(
         name: &'static str,
@@ -268,6 +287,7 @@ const CATALOG: &[Spec] = {
             input: IMAGENET,
             weights,
             size: Size::MobileNetV2(mobilenet_v2::Size {
+                table: mobilenet_v2::Table::PAPER,
                 width,
                 classes: 1000,
                 layout,
@@ -288,6 +308,7 @@ const CATALOG: &[Spec] = {
             input: IMAGENET,
             weights,
             size: Size::MobileNetV3(mobilenet_v3::Size {
+                table: mobilenet_v3::Table::PAPER,
                 width,
                 classes: 1000,
                 definition,
@@ -302,6 +323,7 @@ const CATALOG: &[Spec] = {
             input: [3, 64, 48],
             weights: Weights::None,
             size: Size::MobileNetV3(mobilenet_v3::Size {
+                table: mobilenet_v3::Table::PAPER,
                 width: 0.1,
                 classes: 10,
                 definition,
@@ -322,7 +344,7 @@ const CATALOG: &[Spec] = {
             input: IMAGENET,
             weights: file("torchvision, IMAGENET1K_V1"),
             size: Size::ShuffleNetV2(shufflenet_v2::Size {
-                stem: 24,
+                stem: (shufflenet_v2::Stem::ImageNet, 24),
                 stages: [(4, stage2), (8, stage3), (4, stage4)],
                 head,
                 classes: 1000,
@@ -343,6 +365,7 @@ const CATALOG: &[Spec] = {
             input: IMAGENET,
             weights: PYCLS,
             size: Size::RegNetX(regnet::Size {
+                stem: (32, 2),
                 depths,
                 widths,
                 group_width,
@@ -410,27 +433,6 @@ const CATALOG: &[Spec] = {
         }
     }
     &[
-        resnet(
-            "micro_resnet8",
-            None,
-            Weights::BuiltIn,
-            SMALL,
-            small(&[1, 1, 1], 10, 2, 20),
-        ),
-        resnet(
-            "micro_resnet14",
-            None,
-            Weights::BuiltIn,
-            SMALL,
-            small(&[2, 2, 2], 14, 2, 20),
-        ),
-        resnet(
-            "micro_resnet20",
-            None,
-            Weights::BuiltIn,
-            SMALL,
-            small(&[3, 3, 3], 16, 2, 20),
-        ),
         resnet(
             "resnet18",
             Some("ResNet-18"),
@@ -564,6 +566,7 @@ const CATALOG: &[Spec] = {
             input: [3, 64, 48],
             weights: Weights::None,
             size: Size::MobileNetV2(mobilenet_v2::Size {
+                table: mobilenet_v2::Table::PAPER,
                 width: 0.1,
                 classes: 10,
                 layout: Layout::Timm,
@@ -679,7 +682,7 @@ const CATALOG: &[Spec] = {
             input: [3, 64, 48],
             weights: Weights::None,
             size: Size::ShuffleNetV2(shufflenet_v2::Size {
-                stem: 8,
+                stem: (shufflenet_v2::Stem::ImageNet, 8),
                 stages: [(2, 16), (2, 24), (2, 32)],
                 head: 64,
                 classes: 10,
@@ -748,6 +751,7 @@ const CATALOG: &[Spec] = {
             input: [3, 64, 48],
             weights: Weights::None,
             size: Size::RegNetX(regnet::Size {
+                stem: (32, 2),
                 depths: [1, 1, 3, 1],
                 widths: [16, 32, 64, 128],
                 group_width: 8,

@@ -15,9 +15,22 @@ use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, Poo
 pub use crate::unit::Layout;
 use crate::unit::{Network, Tap};
 
+/// Channels at width 1, depths and strides.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Channels and stride of the stem.
+    pub stem: (f64, usize),
+    /// Expansion, channels, blocks and stride of each stage.
+    pub stages: &'static [(usize, f64, usize, usize)],
+    /// Channels of the last convolution.
+    pub head: f64,
+}
+
 /// One size of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
+    /// What the width scales.
+    pub table: Table,
     /// Factor on all channels; of the last convolution only where it is above 1.
     pub width: f64,
     /// Classes.
@@ -26,16 +39,34 @@ pub struct Size {
     pub layout: Layout,
 }
 
-/// Expansion, channels, blocks and stride of each stage: table 2 of the paper.
-const STAGES: [(usize, f64, usize, usize); 7] = [
-    (1, 16.0, 1, 1),
-    (6, 24.0, 2, 2),
-    (6, 32.0, 3, 2),
-    (6, 64.0, 4, 2),
-    (6, 96.0, 3, 1),
-    (6, 160.0, 3, 2),
-    (6, 320.0, 1, 1),
-];
+impl Table {
+    /// Table 2 of the paper.
+    pub const PAPER: Self = Self {
+        stem: (32.0, 2),
+        stages: &[
+            (1, 16.0, 1, 1),
+            (6, 24.0, 2, 2),
+            (6, 32.0, 3, 2),
+            (6, 64.0, 4, 2),
+            (6, 96.0, 3, 1),
+            (6, 160.0, 3, 2),
+            (6, 320.0, 1, 1),
+        ],
+        head: 1280.0,
+    };
+
+    /// For images of 32 x 32: fewer and narrower stages, and two reductions less.
+    pub const MICRO: Self = Self {
+        stem: (16.0, 2),
+        stages: &[
+            (1, 16.0, 1, 1),
+            (4, 16.0, 2, 1),
+            (4, 24.0, 2, 2),
+            (4, 40.0, 2, 2),
+        ],
+        head: 128.0,
+    };
+}
 
 const EPSILON: f64 = 1e-5;
 
@@ -59,9 +90,10 @@ impl Size {
                 .with_epsilon(EPSILON)
                 .init(device)
         };
-        let stem = round_channels(32.0 * self.width);
+        let Table { stem, stages, head } = self.table;
+        let (stem, reduction) = (round_channels(stem.0 * self.width), stem.1);
         let mut channels = stem;
-        let blocks = STAGES
+        let blocks = stages
             .iter()
             .map(|&(expansion, output, depth, stride)| {
                 let output = round_channels(output * self.width);
@@ -83,9 +115,9 @@ impl Size {
                     .collect()
             })
             .collect();
-        let head = round_channels(1280.0 * self.width.max(1.0));
+        let head = round_channels(head * self.width.max(1.0));
         MobileNetV2 {
-            conv_stem: conv([3, stem], 3, 2),
+            conv_stem: conv([3, stem], 3, reduction),
             blocks,
             conv_head: conv([channels, head], 1, 1),
             classifier: PoolLinear::init(head, self.classes, device),
@@ -161,6 +193,7 @@ mod tests {
     fn keys_are_the_checkpoints() {
         let network = |layout| {
             Size {
+                table: Table::PAPER,
                 width: 0.1,
                 classes: 2,
                 layout,

@@ -42,9 +42,22 @@ pub enum Definition {
     TensorFlow,
 }
 
+/// Channels at width 1, depths and strides.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Stride of the stem.
+    pub stride: usize,
+    /// The blocks of each stage; a stage is where the resolution or the number of channels changes.
+    pub stages: &'static [&'static [Row]],
+    /// Channels of the head's hidden layer.
+    pub head: f64,
+}
+
 /// One size of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
+    /// What the width scales.
+    pub table: Table,
     /// Factor on the channels.
     pub width: f64,
     /// Classes.
@@ -53,8 +66,9 @@ pub struct Size {
     pub definition: Definition,
 }
 
-/// A block at width 1: a row of table 1 of the paper.
-struct Row {
+/// A block at width 1, as a row of table 1 of the paper.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
     kernel: usize,
     expanded: f64,
     output: f64,
@@ -81,10 +95,10 @@ const fn row(
     }
 }
 
-/// The blocks of each stage; a stage is where the resolution or the number of channels changes.
-const STAGES: [&[Row]; 6] = {
+/// Table 1 of the paper.
+const PAPER: &[&[Row]] = {
     use Activation::{HardSwish, Relu};
-    [
+    &[
         &[row(3, 16.0, 16.0, false, Relu, 1)],
         &[
             row(3, 64.0, 24.0, false, Relu, 2),
@@ -113,10 +127,40 @@ const STAGES: [&[Row]; 6] = {
     ]
 };
 
+/// The first rows of each kind, two reductions less, for images of 32 x 32.
+const MICRO: &[&[Row]] = {
+    use Activation::{HardSwish, Relu};
+    &[
+        &[row(3, 16.0, 16.0, false, Relu, 1)],
+        &[
+            row(3, 64.0, 24.0, false, Relu, 2),
+            row(3, 72.0, 24.0, false, Relu, 1),
+        ],
+        &[
+            row(5, 72.0, 40.0, true, HardSwish, 2),
+            row(5, 120.0, 40.0, true, HardSwish, 1),
+        ],
+    ]
+};
+
+impl Table {
+    /// Table 1 of the paper.
+    pub const PAPER: Self = Self {
+        stride: 2,
+        stages: PAPER,
+        head: 1280.0,
+    };
+
+    /// For images of 32 x 32.
+    pub const MICRO: Self = Self {
+        stride: 2,
+        stages: MICRO,
+        head: 128.0,
+    };
+}
+
 /// Channels of the stem at width 1.
 const STEM: f64 = 16.0;
-/// Channels of the head's hidden layer at width 1.
-const HEAD: f64 = 1280.0;
 /// The last convolution widens its input so many times.
 const LAST_EXPANSION: usize = 6;
 
@@ -167,10 +211,10 @@ impl Definition {
         }
     }
 
-    fn head(self, width: f64) -> usize {
+    fn head(self, channels: f64, width: f64) -> usize {
         match self {
-            Definition::Timm | Definition::TensorFlow => HEAD as usize,
-            Definition::Torchvision => round_channels(HEAD * width),
+            Definition::Timm | Definition::TensorFlow => channels as usize,
+            Definition::Torchvision => round_channels(channels * width),
         }
     }
 
@@ -191,6 +235,7 @@ impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> MobileNetV3 {
         let Self {
+            table,
             width,
             classes,
             definition,
@@ -221,12 +266,13 @@ impl Size {
             }
             .init(device)
         };
-        let blocks: Vec<Vec<_>> = STAGES
+        let blocks: Vec<Vec<_>> = table
+            .stages
             .iter()
             .map(|rows| rows.iter().map(&mut block).collect())
             .collect();
         let last = channels * LAST_EXPANSION;
-        let head = definition.head(width);
+        let head = definition.head(table.head, width);
         let (conv_head, linear_head) = match definition {
             Definition::Timm | Definition::TensorFlow => (
                 Some(conv([last, head], 1, 1).without_norm().init(device)),
@@ -241,7 +287,7 @@ impl Size {
             ),
         };
         MobileNetV3 {
-            conv_stem: conv([3, stem], 3, 2).init(device),
+            conv_stem: conv([3, stem], 3, table.stride).init(device),
             blocks,
             conv_last: conv([channels, last], 1, 1).init(device),
             conv_head,
@@ -358,6 +404,7 @@ mod tests {
 
     fn network(definition: Definition, width: f64) -> MobileNetV3 {
         Size {
+            table: Table::PAPER,
             width,
             classes: 2,
             definition,

@@ -10,12 +10,11 @@ use burn::tensor::{Device, Tensor};
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
-/// Channels of the stem, the same at every size.
-const STEM: usize = 32;
-
 /// One size of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
+    /// Channels and stride of the stem.
+    pub stem: (usize, usize),
     /// Blocks in each stage.
     pub depths: [usize; 4],
     /// Channels of each stage.
@@ -94,12 +93,13 @@ impl XBlock {
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> RegNetX {
+        let (stem, stride) = self.stem;
         let stage = |place: usize| {
             let width = self.widths[place];
             (0..self.depths[place])
                 .map(|block| {
                     let (input, stride) = match (block, place) {
-                        (0, 0) => (STEM, 2),
+                        (0, 0) => (stem, 2),
                         (0, place) => (self.widths[place - 1], 2),
                         _ => (width, 1),
                     };
@@ -108,7 +108,7 @@ impl Size {
                 .collect()
         };
         RegNetX {
-            stem: ConvNormActConfig::new([3, STEM], 3, 2).init(device),
+            stem: ConvNormActConfig::new([3, stem], 3, stride).init(device),
             s1: stage(0),
             s2: stage(1),
             s3: stage(2),

@@ -10,11 +10,20 @@ use burn::tensor::{Device, Tensor};
 use crate::layer::{ConvNormAct, ConvNormActConfig, ConvNormKeys, Pool, PoolLinear, join};
 use crate::unit::{Grain, Network, Tap, Unit};
 
+/// How a network begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stem {
+    /// Stride 2 and a max-pool with stride 2.
+    ImageNet,
+    /// Stride 1.
+    Small,
+}
+
 /// One size of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Channels of the stem.
-    pub stem: usize,
+    /// The stem and its channels.
+    pub stem: (Stem, usize),
     /// Blocks and channels of each stage.
     pub stages: [(usize, usize); 3],
     /// Channels of the last convolution.
@@ -117,9 +126,14 @@ impl Shuffle {
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> ShuffleNetV2 {
-        let mut stem = ConvNormActConfig::new([3, self.stem], 3, 2);
-        stem.pool = Some(Pool::Three);
-        let mut channels = self.stem;
+        let (stem, mut channels) = self.stem;
+        let conv1 = match stem {
+            Stem::ImageNet => ConvNormActConfig {
+                pool: Some(Pool::Three),
+                ..ConvNormActConfig::new([3, channels], 3, 2)
+            },
+            Stem::Small => ConvNormActConfig::new([3, channels], 3, 1),
+        };
         let [stage2, stage3, stage4] = self.stages.map(|(depth, output)| {
             (0..depth)
                 .map(|place| {
@@ -130,7 +144,7 @@ impl Size {
                 .collect()
         });
         ShuffleNetV2 {
-            conv1: stem.init(device),
+            conv1: conv1.init(device),
             stage2,
             stage3,
             stage4,

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    compare, completions, data, doctor, export, fetch, figures, inspect, latency, list, micro_zoo, plan,
-    report, run,
+    compare, completions, data, doctor, evaluate, export, fetch, figures, infer, inspect, latency,
+    list, micro_zoo, plan, report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -43,6 +43,10 @@ pub enum Command {
     Export(export::Args),
     /// Compare two weight files: keys, shapes, types, differences, sparsity.
     Compare(compare::Args),
+    /// Measure the accuracy of a network as its file stands.
+    Evaluate(evaluate::Args),
+    /// Say what a network takes images for.
+    Infer(infer::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -69,6 +73,8 @@ impl Cli {
             Command::List(args) => list::run(args)?,
             Command::Inspect(args) => inspect::run(args)?,
             Command::Latency(args) => latency::run(args)?,
+            Command::Evaluate(args) => evaluate::run(args)?,
+            Command::Infer(args) => return infer::run(args),
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
             Command::Data(args) => data::run(args)?,

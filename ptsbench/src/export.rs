@@ -118,7 +118,7 @@ impl Visit for Export<'_> {
             let (_, masks) = choose(&before, sparsity)?;
             let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
             if let Some(settings) = &sparsity.reconstruction {
-                measure.check_fit(spec, &census)?;
+                check_fit(spec, &census, measure.task)?;
                 sparse = measure
                     .reconstruct(&dense, sparse, &census, &masks, settings)?
                     .0;

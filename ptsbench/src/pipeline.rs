@@ -140,6 +140,29 @@ pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError>
     Ok(weights::load_network(network, source.as_ref())?.fold())
 }
 
+/// Refuses a model whose input or classes are not the task's.
+pub fn check_fit(spec: &Spec, census: &Census, task: Task) -> Result<(), MeasureError> {
+    let found = classes(census);
+    if spec.input == task.input && found == task.classes {
+        return Ok(());
+    }
+    Err(MeasureError::Unfit {
+        model: spec.name.to_owned(),
+        found,
+        input: spec.input,
+        task: task.name,
+        classes: task.classes,
+        wanted: task.input,
+    })
+}
+
+/// Width of what the last layer gives.
+pub fn classes(census: &Census) -> usize {
+    let last = census.layers().into_iter().last();
+    last.and_then(|row| row.outputs.last()?.last().copied())
+        .unwrap_or(0)
+}
+
 pub(crate) struct Measure<'a> {
     pub(crate) bench: &'a Bench<'a>,
     pub(crate) cell: &'a Cell,
@@ -163,7 +186,7 @@ impl Visit for Measure<'_> {
         self.check_file()?;
         let dense = open_dense(network, self.file)?;
         let census = subject::census(spec, &dense, device);
-        self.check_fit(spec, &census)?;
+        check_fit(spec, &census, self.task)?;
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
             Some(sparsity) => Some(choose(&weights, sparsity)?),
@@ -219,25 +242,6 @@ impl Measure<'_> {
             file: self.file.to_owned(),
             expected: self.cell.weights.clone(),
             found,
-        })
-    }
-
-    pub(crate) fn check_fit(&self, spec: &Spec, census: &Census) -> Result<(), MeasureError> {
-        let found = census
-            .layers()
-            .last()
-            .and_then(|row| row.outputs.last()?.last().copied())
-            .unwrap_or(0);
-        if spec.input == self.task.input && found == self.task.classes {
-            return Ok(());
-        }
-        Err(MeasureError::Unfit {
-            model: spec.name.to_owned(),
-            found,
-            input: spec.input,
-            task: self.task.name,
-            classes: self.task.classes,
-            wanted: self.task.input,
         })
     }
 

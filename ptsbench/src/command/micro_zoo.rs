@@ -95,8 +95,9 @@ impl Visit for Train<'_> {
         while !training.is_done() {
             let start = Instant::now();
             training = training.epoch()?;
-            training.checkpoint(&checkpoint)?;
             let seconds = start.elapsed().as_secs_f64();
+            training.took((seconds * 10.0).round() / 10.0);
+            training.checkpoint(&checkpoint)?;
             if let Some(log) = training.log().last() {
                 let left = seconds * (recipe.epochs - log.epoch) as f64 / 60.0;
                 eprintln!(

@@ -161,25 +161,29 @@ impl MicroSet {
     /// # Shapes
     /// `[indices, 3, 32, 32]`
     pub fn normalized(self, indices: &[usize]) -> Vec<f32> {
-        let levels: [[f32; 256]; CHANNELS] = std::array::from_fn(|channel| {
-            std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel])
-        });
-        let mut out = vec![0.0; indices.len() * PIXELS];
-        out.par_chunks_exact_mut(PIXELS)
-            .zip(indices)
-            .for_each(|(out, &index)| {
-                for (at, (out, &value)) in out.iter_mut().zip(&self.image(index).pixels).enumerate()
-                {
-                    *out = levels[at / (SIDE * SIDE)][usize::from(value)];
-                }
-            });
-        out
+        normalize(&self.bytes(indices))
     }
 
     /// The classes of images.
     pub fn labels(self, indices: &[usize]) -> Vec<u8> {
         indices.iter().map(|&index| self.label(index)).collect()
     }
+}
+
+/// Bytes of whole images as a network takes them: by colour, less the mean, over the deviation.
+pub fn normalize(bytes: &[u8]) -> Vec<f32> {
+    let levels: [[f32; 256]; CHANNELS] = std::array::from_fn(|channel| {
+        std::array::from_fn(|value| (value as f32 / 255.0 - MEAN[channel]) / STD[channel])
+    });
+    let mut out = vec![0.0; bytes.len()];
+    out.par_chunks_mut(PIXELS)
+        .zip(bytes.par_chunks(PIXELS))
+        .for_each(|(out, image)| {
+            for (at, (out, &value)) in out.iter_mut().zip(image).enumerate() {
+                *out = levels[at / (SIDE * SIDE)][usize::from(value)];
+            }
+        });
+    out
 }
 
 // ---- what an image consists of -----------------------------------------------------------------------------------------

@@ -180,6 +180,8 @@ const TITLE_LINE: f64 = 22.0;
 const LINE: f64 = 17.0;
 /// Space between a plot and the names of its rows, and to the left of a plot without names.
 const NO_NAMES: f64 = 8.0;
+/// Height of a row of the legend.
+const LEGEND_LINE: f64 = 20.0;
 /// Space between two panels.
 const GAP: f64 = 26.0;
 /// Height of a line panel's plot.
@@ -371,10 +373,9 @@ impl Figure {
         let room = WIDTH - 2.0 * MARGIN;
         let title = wrap(&self.title, size::TITLE, room).len() as f64;
         let subtitle = wrap(&self.subtitle, size::TEXT, room).len() as f64;
-        let legend = if self.legend.is_empty() {
-            0.0
-        } else {
-            LINE + 10.0
+        let legend = match self.legend_rows().len() {
+            0 => 0.0,
+            rows => rows as f64 * LEGEND_LINE + 7.0,
         };
         MARGIN + title * TITLE_LINE + subtitle * LINE + legend + 8.0
     }
@@ -575,18 +576,37 @@ impl Figure {
         }
     }
 
+    /// Names and styles with the place where each begins; as many to a row as fit.
+    fn legend_rows(&self) -> Vec<Vec<(f64, &str, Style)>> {
+        let mut rows: Vec<Vec<(f64, &str, Style)>> = Vec::new();
+        let mut x = f64::INFINITY;
+        for (name, style) in &self.legend {
+            let room = 28.0 + width(name, size::TEXT);
+            if x + room > WIDTH - MARGIN {
+                rows.push(Vec::new());
+                x = MARGIN;
+            }
+            if let Some(row) = rows.last_mut() {
+                row.push((x, name.as_str(), *style));
+            }
+            x += room + 22.0;
+        }
+        rows
+    }
+
     fn draw_legend<DB: DrawingBackend>(&self, canvas: &Canvas<'_, DB>, y: f64) -> Drawn<DB> {
         let lines = self.panels.iter().any(|p| matches!(p.body, Body::Lines(_)));
-        let mut x = MARGIN;
-        for (name, style) in &self.legend {
-            if lines {
-                canvas.line((x, y), (x + 22.0, y), style.colour, 2.0)?;
-                canvas.marker((x + 11.0, y), *style)?;
-            } else {
-                canvas.rect((x + 4.0, y - 6.0), (x + 18.0, y + 6.0), style.colour)?;
+        for (row, entries) in self.legend_rows().into_iter().enumerate() {
+            let y = y + row as f64 * LEGEND_LINE;
+            for (x, name, style) in entries {
+                if lines {
+                    canvas.line((x, y), (x + 22.0, y), style.colour, 2.0)?;
+                    canvas.marker((x + 11.0, y), style)?;
+                } else {
+                    canvas.rect((x + 4.0, y - 6.0), (x + 18.0, y + 6.0), style.colour)?;
+                }
+                canvas.text(name, (x + 28.0, y), size::TEXT, theme::INK, HPos::Left)?;
             }
-            canvas.text(name, (x + 28.0, y), size::TEXT, theme::INK, HPos::Left)?;
-            x += 28.0 + width(name, size::TEXT) + 22.0;
         }
         Ok(())
     }

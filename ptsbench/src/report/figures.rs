@@ -5,6 +5,7 @@ use super::suite::{Model, Suite};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
 use super::{TRACK2, allocator_name};
+use crate::overall::{self, Deviation};
 use crate::record::Record;
 
 /// The rate at which the paper's Fig. 3 stands.
@@ -15,7 +16,10 @@ pub fn figures(suite: &Suite<'_>) -> Vec<Figure> {
     let mut figures = Vec::new();
     figures.extend(layer_rates(suite));
     figures.extend(loss_over_sizes(suite));
-    figures.extend(top1_over_rates(suite));
+    figures.extend(architectures(suite));
+    for (family, models) in suite.pruned_families() {
+        figures.extend(top1_over_rates(suite, family, &models));
+    }
     for allocator in suite.allocators(true) {
         figures.extend(recovery(suite, &allocator));
     }
@@ -33,24 +37,28 @@ fn percent_axis(label: &str) -> Axis {
     Axis::round(label, 0.0, 100.0, 5)
 }
 
-/// The size in the middle that has a record of every allocator at this rate: the paper shows one network of its family.
+/// The size in the middle of the first family that has a record of every allocator at this rate: the paper shows one
+/// network of its ResNets.
 fn middle<'a>(
     suite: &'a Suite<'_>,
     allocators: &[String],
 ) -> Option<(&'a Model<'a>, Vec<&'a Record>)> {
-    let complete: Vec<_> = suite
-        .models
-        .iter()
-        .filter_map(|model| {
-            let records: Result<Vec<&Record>, _> = allocators
-                .iter()
-                .map(|a| model.pruned(a, FIGURE3_RATE))
-                .collect();
-            Some((model, records.ok()?))
-        })
-        .collect();
-    let place = complete.len().checked_sub(1)? / 2;
-    complete.into_iter().nth(place)
+    let complete = |models: Vec<&'a Model<'a>>| {
+        let complete: Vec<_> = models
+            .into_iter()
+            .filter_map(|model| {
+                let records: Result<Vec<&Record>, _> = allocators
+                    .iter()
+                    .map(|a| model.pruned(a, FIGURE3_RATE))
+                    .collect();
+                Some((model, records.ok()?))
+            })
+            .collect();
+        let place = complete.len().checked_sub(1)? / 2;
+        complete.into_iter().nth(place)
+    };
+    let families = suite.pruned_families().into_iter();
+    families.filter_map(|(_, models)| complete(models)).next()
 }
 
 /// Fig. 3: the rate of each layer.
@@ -142,81 +150,184 @@ fn suite_layers(shown: &[(&Record, Style)], model: &Model<'_>) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// Fig. 4: mean relative accuracy loss over sizes.
+/// Fig. 4: mean relative accuracy loss over sizes, a panel per allocator, a line per family.
 fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
-    let models = suite.pruned_models();
+    let families = suite.pruned_families();
     let position = |m: &Model<'_>| (m.weights.max(1) as f64).log10();
-    let allocators = suite.allocators(false);
-    let mut lines = Vec::new();
-    for (allocator, style) in styled(&allocators) {
-        let points: Vec<(f64, f64)> = models
-            .iter()
-            .filter_map(|m| Some((position(m), mean_loss(m, allocator).ok()?)))
-            .collect();
-        if points.len() > 1 {
-            lines.push(Line {
-                name: allocator_name(allocator),
-                style,
-                points,
-            });
+    let mut shown: Vec<(String, Vec<Line>)> = Vec::new();
+    for allocator in suite.allocators(false) {
+        let mut lines = Vec::new();
+        for (place, (family, models)) in families.iter().enumerate() {
+            let points: Vec<(f64, f64)> = models
+                .iter()
+                .filter_map(|m| Some((position(m), mean_loss(m, &allocator).ok()?)))
+                .collect();
+            if points.len() > 1 {
+                lines.push(Line {
+                    name: (*family).to_owned(),
+                    style: theme::family(place),
+                    points,
+                });
+            }
+        }
+        if !lines.is_empty() {
+            shown.push((allocator_name(&allocator), lines));
         }
     }
-    let greatest = lines
+    let points = || {
+        shown
+            .iter()
+            .flat_map(|(_, lines)| lines)
+            .flat_map(|l| &l.points)
+    };
+    let bounds = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+            (low.min(v), high.max(v))
+        })
+    };
+    points().next()?;
+    let (first, last) = bounds(&mut points().map(|p| p.0));
+    let (least, greatest) = bounds(&mut points().map(|p| p.1));
+    // Pruning may raise an accuracy, so a loss may be negative.
+    let y = Axis::round(
+        "Mean relative accuracy loss, %",
+        least.min(0.0).floor(),
+        greatest.max(1.0),
+        5,
+    );
+    let legend = families
         .iter()
-        .flat_map(|l| &l.points)
-        .map(|p| p.1)
-        .fold(f64::NEG_INFINITY, f64::max);
-    let least = lines
-        .iter()
-        .flat_map(|l| &l.points)
-        .map(|p| p.1)
-        .fold(0.0, f64::min);
-    let (first, last) = (models.first()?, models.last()?);
-    if lines.is_empty() {
-        return None;
-    }
-    let margin = 0.1 * (position(last) - position(first)).max(0.1);
-    let mut y = Axis::round("Mean relative accuracy loss, %", 0.0, greatest.max(1.0), 5);
-    if least < 0.0 {
-        // Pruning may raise an accuracy, so a loss may be negative.
-        let whole = Axis::round("", least.floor(), greatest.max(1.0), 5);
-        y = Axis {
-            label: y.label,
-            ..whole
-        };
-    }
+        .enumerate()
+        .filter(|(_, (family, _))| {
+            let mut lines = shown.iter().flat_map(|(_, lines)| lines);
+            lines.any(|line| line.name == *family)
+        })
+        .map(|(place, (family, _))| ((*family).to_owned(), theme::family(place)))
+        .collect();
+    let margin = 0.06 * (last - first).max(0.1);
+    let x = Axis {
+        label: "Prunable weights".to_owned(),
+        min: first - margin,
+        max: last + margin,
+        ticks: round_sizes(first, last),
+    };
     Some(Figure {
         id: format!("{}_figure4_loss_over_size", suite.id),
         title: "Accuracy lost by networks of different size".to_owned(),
         subtitle: "Relative top-1 loss without reconstruction, mean over 50, 60, 70 and 80 % zeros; logarithmic sizes".to_owned(),
-        description: "Lines over the number of prunable weights, one per allocator: the mean relative accuracy loss.".to_owned(),
-        legend: Vec::new(),
-        panels: vec![Panel {
-            title: String::new(),
-            body: Body::Lines(Lines {
-                x: Axis {
-                    label: "Prunable weights".to_owned(),
-                    min: position(first) - margin,
-                    max: position(last) + margin,
-                    ticks: models
-                        .iter()
-                        .map(|m| (position(m), format!("{}\n{}", thousands(m.weights), m.label)))
-                        .collect(),
-                },
-                y,
-                lines,
-                references: Vec::new(),
-                direct_labels: true,
-            }),
-        }],
+        description: "Lines over the number of prunable weights, one per family, a panel per allocator: the mean relative accuracy loss.".to_owned(),
+        legend,
+        panels: shown
+            .into_iter()
+            .map(|(allocator, lines)| Panel {
+                title: allocator,
+                body: Body::Lines(Lines {
+                    x: x.clone(),
+                    y: y.clone(),
+                    lines,
+                    references: Vec::new(),
+                    direct_labels: false,
+                }),
+            })
+            .collect(),
     })
 }
 
-/// Top-1 over rates, a panel per network.
-fn top1_over_rates(suite: &Suite<'_>) -> Option<Figure> {
+/// Places of round numbers of weights between two logarithms: all of 1, 2 and 5 times a power of ten, or, where those
+/// would be crowded, the powers alone.
+fn round_sizes(first: f64, last: f64) -> Vec<(f64, String)> {
+    let among = |factors: &[u64]| -> Vec<(f64, String)> {
+        (0..12)
+            .flat_map(|power| factors.iter().map(move |factor| factor * 10_u64.pow(power)))
+            .map(|count| ((count as f64).log10(), short(count)))
+            .filter(|(place, _)| (first - 0.03..=last + 0.03).contains(place))
+            .collect()
+    };
+    let fine = among(&[1, 2, 5]);
+    if fine.len() > 5 { among(&[1]) } else { fine }
+}
+
+/// A round count without the decimals of [`thousands`].
+fn short(count: u64) -> String {
+    match count {
+        0..1_000 => count.to_string(),
+        1_000..1_000_000 => format!("{} k", count / 1_000),
+        _ => format!("{} M", count / 1_000_000),
+    }
+}
+
+/// The overall metrics of Table 5 by family: how much is kept (Track 3), and how unequally over sizes (Track 4).
+fn architectures(suite: &Suite<'_>) -> Option<Figure> {
+    let families = suite.pruned_families();
+    let allocators = suite.allocators(false);
+    type Metric = fn(&[Vec<f64>]) -> Option<f64>;
+    let metrics: [(&str, Metric); 2] = [
+        ("OM_arch (Track 3), %", overall::om_arch_table),
+        ("OM_robust (Track 4), points", |grid| {
+            overall::om_robust(grid, Deviation::Sample)
+        }),
+    ];
+    let mut panels = Vec::new();
+    for (title, metric) in metrics {
+        let mut rows = Vec::new();
+        let mut greatest: f64 = 1.0;
+        for (family, models) in &families {
+            let mut bars = Vec::new();
+            for (allocator, style) in styled(&allocators) {
+                let grid: Result<Vec<Vec<f64>>, _> =
+                    models.iter().map(|m| m.relatives(allocator)).collect();
+                let Some(value) = grid.ok().and_then(|grid| metric(&grid)) else {
+                    continue;
+                };
+                greatest = greatest.max(100.0 * value);
+                bars.push(Bar {
+                    value: 100.0 * value,
+                    spread: None,
+                    style,
+                    label: None,
+                });
+            }
+            rows.push(BarRow {
+                label: (*family).to_owned(),
+                bars,
+            });
+        }
+        let x = if panels.is_empty() {
+            percent_axis("100 \u{d7} sparse/dense")
+        } else {
+            Axis::round("Standard deviation over sizes", 0.0, greatest, 4)
+        };
+        panels.push(Panel {
+            title: title.to_owned(),
+            body: Body::Bars(Bars {
+                x,
+                rows,
+                references: Vec::new(),
+            }),
+        });
+    }
+    let drawn = |panel: &Panel| matches!(&panel.body, Body::Bars(b) if b.rows.iter().any(|r| !r.bars.is_empty()));
+    panels.retain(drawn);
+    (families.len() > 1 && !panels.is_empty()).then(|| Figure {
+        id: format!("{}_table5_architectures", suite.id),
+        title: "Families of networks under sparsity".to_owned(),
+        subtitle: "Table 5: relative top-1 without reconstruction over 50, 60, 70 and 80 % zeros, its quadratic mean, and its \
+                   deviation over a family's sizes (one size has none)"
+            .to_owned(),
+        description: "Horizontal bars, one group per family and one bar per allocator: the overall metrics of Tracks 3 and 4."
+            .to_owned(),
+        legend: styled(&allocators)
+            .map(|(name, style)| (allocator_name(name), style))
+            .collect(),
+        panels,
+    })
+}
+
+/// Top-1 over rates in one family, a panel per network.
+fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Option<Figure> {
     let allocators = suite.allocators(false);
     let mut panels = Vec::new();
-    for model in suite.pruned_models() {
+    for model in models {
         let mut lines = Vec::new();
         let mut ticks: Vec<f64> = Vec::new();
         for (allocator, style) in styled(&allocators) {
@@ -268,8 +379,8 @@ fn top1_over_rates(suite: &Suite<'_>) -> Option<Figure> {
         .map(|(name, style)| (allocator_name(name), style))
         .collect();
     (!panels.is_empty()).then(|| Figure {
-        id: format!("{}_top1_over_rate", suite.id),
-        title: "Top-1 accuracy as zeros are added".to_owned(),
+        id: format!("{}_top1_over_rate_{}", suite.id, family.to_lowercase()),
+        title: format!("{family}: top-1 accuracy as zeros are added"),
         subtitle: "Without reconstruction".to_owned(),
         description: "One panel per network: top-1 accuracy over the rate of zeros, a line per allocator, the dense \
                       accuracy dashed."
@@ -404,7 +515,6 @@ fn thousands(count: u64) -> String {
 mod tests {
     use super::super::{fixture, suite::suites};
     use super::*;
-    use crate::overall;
 
     fn all(records: &[Record]) -> Vec<Figure> {
         suites(records).iter().flat_map(figures).collect()
@@ -450,9 +560,8 @@ mod tests {
                 "micro_figure4_loss_over_size",
                 &[
                     "Prunable weights",
-                    "micro_resnet8",
-                    "micro_resnet14",
-                    "micro_resnet20",
+                    "ResNet",
+                    "50 k",
                     "Uniform",
                     "L2Norm",
                     "ERK",
@@ -460,7 +569,7 @@ mod tests {
                 ],
             ),
             (
-                "micro_top1_over_rate",
+                "micro_top1_over_rate_resnet",
                 &[
                     "Top-1, %",
                     "Zeros, %",
@@ -557,7 +666,7 @@ mod tests {
             [
                 "micro_figure3_layer_rates",
                 "micro_figure4_loss_over_size",
-                "micro_top1_over_rate"
+                "micro_top1_over_rate_resnet"
             ]
         );
     }
@@ -597,18 +706,26 @@ mod tests {
         let records = fixture::records();
         let suites = suites(&records);
         let figure = loss_over_sizes(&suites[0]).expect("three sizes");
-        let Body::Lines(lines) = &figure.panels[0].body else {
+        let erk = figure.panels.iter().find(|p| p.title == "ERK");
+        let Body::Lines(lines) = &erk.expect("a panel").body else {
             panic!("lines")
         };
         let model = &suites[0].models[2];
         let relatives = model.relatives("erk").expect("in the fixture");
         let expected = 100.0 * overall::mean_relative_loss(&relatives).expect("four rates");
-        let erk = lines
-            .lines
-            .iter()
-            .find(|l| l.name == "ERK")
-            .expect("a line");
-        assert_eq!(erk.points[2], ((model.weights as f64).log10(), expected));
+        let resnet = &lines.lines[0];
+        assert_eq!(resnet.name, "ResNet");
+        assert_eq!(resnet.points[2], ((model.weights as f64).log10(), expected));
+    }
+
+    #[test]
+    fn sizes_have_round_ticks() {
+        let words = |first: f64, last: f64| -> Vec<String> {
+            let ticks = round_sizes(first.log10(), last.log10());
+            ticks.into_iter().map(|(_, words)| words).collect()
+        };
+        assert_eq!(words(14e3, 272e3), ["20 k", "50 k", "100 k", "200 k"]);
+        assert_eq!(words(3e6, 3e8), ["10 M", "100 M"]);
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model_zoo::catalog;
+
 use super::published::percent;
 use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule, TaskCell};
 use crate::overall::{self, Deviation};
@@ -75,6 +77,8 @@ impl Configuration {
 pub struct Model<'a> {
     /// The catalog's name, followed by the weights' digest where one name has several.
     pub label: String,
+    /// The catalog's name of its family; its own name where the catalog lacks it.
+    pub family: &'a str,
     /// Prunable weights.
     pub weights: u64,
     records: Vec<&'a Record>,
@@ -136,6 +140,7 @@ fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
                 } else {
                     format!("{name}@{}", digest.get(..8).unwrap_or(digest))
                 },
+                family: catalog::find(name).map_or(name, |spec| spec.family),
                 weights: records[0].cost.weights,
                 records,
             }
@@ -272,6 +277,20 @@ impl Suite<'_> {
                     .any(|r| allocation(r).is_some() && reconstruction(r).is_none())
             })
             .collect()
+    }
+
+    /// The same by family, families in the catalog's order.
+    pub fn pruned_families(&self) -> Vec<(&str, Vec<&Model<'_>>)> {
+        let mut families: Vec<(&str, Vec<&Model<'_>>)> = Vec::new();
+        for model in self.pruned_models() {
+            match families.iter_mut().find(|(name, _)| *name == model.family) {
+                Some((_, models)) => models.push(model),
+                None => families.push((model.family, vec![model])),
+            }
+        }
+        let place = |name: &str| catalog::all().iter().position(|spec| spec.family == name);
+        families.sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
+        families
     }
 
     /// Models with a record reconstructed after this allocator.

@@ -23,6 +23,7 @@ const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
 const PURPLE: RGBColor = RGBColor(0xcc, 0x79, 0xa7);
 const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
 const SKY: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
+const YELLOW: RGBColor = RGBColor(0xc9, 0xb6, 0x00);
 
 /// A network before reconstruction.
 pub const BEFORE: RGBColor = RGBColor(0xb4, 0xbd, 0xc7);
@@ -62,6 +63,23 @@ pub fn allocator(name: &str, place: usize) -> Style {
         _ if place.is_multiple_of(2) => (GREEN, Marker::Diamond),
         _ => (PURPLE, Marker::Square),
     };
+    Style { colour, marker }
+}
+
+/// The style of a family of networks; `place` is its place among those shown.
+pub fn family(place: usize) -> Style {
+    use Marker::{Circle, Diamond, Square, Triangle};
+    const STYLES: [(RGBColor, Marker); 8] = [
+        (BLUE, Circle),
+        (VERMILLION, Square),
+        (GREEN, Triangle),
+        (PURPLE, Diamond),
+        (ORANGE, Circle),
+        (GREY, Square),
+        (SKY, Triangle),
+        (YELLOW, Diamond),
+    ];
+    let (colour, marker) = STYLES[place % STYLES.len()];
     Style { colour, marker }
 }
 

@@ -8,7 +8,7 @@ use model_zoo::tap::Bare;
 
 use crate::data::synthetic::{self, CHANNELS, MicroSet, SIDE};
 use crate::interrupt::{self, Interrupted};
-use crate::metric::top_k::{TopKError, correct};
+use crate::metric::top_k::{TopKError, correct_among};
 use crate::record::{Better, Score};
 
 /// Images in an evaluation batch: it has no influence on any number.
@@ -98,7 +98,30 @@ impl Task {
     where
         N: Network<Input = Tensor<4>, Output = Tensor<2>>,
     {
-        let mut hits = 0;
+        let samples = samples.min(self.available);
+        let [correct] = self.top_k(network, samples, [1], device)?;
+        Ok(Score {
+            metric: "top1".to_owned(),
+            value: 100.0 * correct as f64 / samples.max(1) as f64,
+            better: Better::Higher,
+            correct,
+            total: samples as u64,
+            available: self.available as u64,
+        })
+    }
+
+    /// How many of the first `samples` images have their class among the network's first k, for each k.
+    pub fn top_k<N, const K: usize>(
+        self,
+        network: &N,
+        samples: usize,
+        k: [usize; K],
+        device: &Device,
+    ) -> Result<[u64; K], TaskError>
+    where
+        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+    {
+        let mut hits = [0; K];
         let indices: Vec<usize> = (0..samples.min(self.available)).collect();
         for indices in indices.chunks(BATCH) {
             interrupt::check()?;
@@ -109,16 +132,11 @@ impl Task {
                 .into_iter()
                 .map(usize::from)
                 .collect();
-            hits += correct(&logits, self.classes, &labels)?;
+            for (hits, k) in hits.iter_mut().zip(k) {
+                *hits += correct_among(k, &logits, self.classes, &labels)?;
+            }
         }
-        Ok(Score {
-            metric: "top1".to_owned(),
-            value: 100.0 * hits as f64 / indices.len().max(1) as f64,
-            better: Better::Higher,
-            correct: hits,
-            total: indices.len() as u64,
-            available: self.available as u64,
-        })
+        Ok(hits)
     }
 }
 

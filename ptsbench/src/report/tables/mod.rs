@@ -36,8 +36,8 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
         tables.push(track2::table4_top1(suite, &allocator));
     }
     if !suite.allocators(false).is_empty() {
+        tables.push(track4::table5(suite, published));
         tables.push(track4::sizes(suite));
-        tables.push(track4::overall_metrics(suite, published));
     }
     tables.push(cells::cells(suite));
     for table in &mut tables {
@@ -409,10 +409,19 @@ mod tests {
     #[test]
     fn what_has_no_unit_is_not_subtracted() {
         let tables = all(&fixture::records());
-        let overall = table(&tables, "micro_track4_overall");
-        let robust = row(overall, ["L2Norm", "OM_robust, population"]);
-        assert_eq!(robust[3].plain(), "0.286");
-        assert_eq!(reason(overall, &robust[4]), NO_UNIT);
+        let table5 = table(&tables, "micro_table5");
+        let resnet = row(table5, ["L2Norm", "ResNet"]);
+        let last = resnet.len() - 1;
+        assert_eq!(resnet[last].plain(), "0.286");
+        let differences = table5.columns.iter().filter(|c| c.name == "Difference");
+        assert_eq!(differences.count(), 1);
+        assert!(table5.notes.contains(&NO_UNIT.to_owned()));
+        // The one difference is OM_arch's.
+        let Entry::Number { value: ours, .. } = resnet[7] else {
+            panic!("{:?}", resnet[7])
+        };
+        assert_eq!(resnet[8].plain(), "86.81");
+        assert_eq!(resnet[9], Entry::difference(ours - 86.81, 2));
     }
 
     #[test]

@@ -2,17 +2,19 @@
 
 use super::super::allocator_name;
 use super::super::published::Published;
-use super::super::suite::{Found, Measured, Model, Suite};
+use super::super::suite::{Found, Model, Suite};
 use super::super::table::{Column, Entry, Table};
-use super::{Compared, compare, entry, networks, plural, rate_name};
+use super::{entry, networks, over_models, rate_name};
 use crate::overall::{self, Deviation};
 
-pub(super) const NO_UNIT: &str = "The paper does not state the unit of OM_robust.";
+pub(super) const NO_UNIT: &str = "OM_arch is in percent, OM_robust in percentage points. The paper does not state the unit of its \
+                                  OM_robust, which cannot be recomputed from print: compare the order of families only.";
 
 /// Track 4, one row per size.
 pub(super) fn sizes(suite: &Suite<'_>) -> Table {
     let mut columns = vec![
         Column::words("Method"),
+        Column::words("Family"),
         Column::words("Network"),
         Column::numbers("Prunable weights"),
         Column::numbers("Dense top-1"),
@@ -29,10 +31,13 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
         columns,
     );
     for allocator in suite.allocators(false) {
-        for (index, model) in suite.pruned_models().into_iter().enumerate() {
+        let families = suite.pruned_families().into_iter();
+        let models = families.flat_map(|(_, models)| models);
+        for (index, model) in models.enumerate() {
             let dense = model.dense().map(|r| r.score.value);
             let mut entries = vec![
                 Entry::text(allocator_name(&allocator)),
+                Entry::text(model.family),
                 Entry::text(&model.label),
                 Entry::Count(model.weights),
                 entry(&mut table, dense, 2),
@@ -60,83 +65,100 @@ pub fn mean_loss(model: &Model<'_>, allocator: &str) -> Found<f64> {
         .ok_or_else(|| "No rate.".to_owned())
 }
 
-/// Track 4, the overall metrics.
-pub(super) fn overall_metrics(suite: &Suite<'_>, published: &Published) -> Table {
-    let models = suite.pruned_models();
-    let mut table = Table::new(
-        format!("{}_track4_overall", suite.id),
-        format!(
-            "Tracks 3 and 4: overall metrics over {}, against the paper's ResNet family",
-            plural(models.len(), "size")
-        ),
-        vec![
-            Column::words("Method"),
-            Column::words("Metric"),
-            Column::measured("Ours"),
-            Column::numbers("Paper"),
-            Column::numbers("Difference"),
-            Column::numbers("Runs"),
-        ],
+/// Table 5: a row per allocator and family.
+pub(super) fn table5(suite: &Suite<'_>, published: &Published) -> Table {
+    let families = suite.pruned_families();
+    let mut columns = vec![
+        Column::words("Method"),
+        Column::words("Family"),
+        Column::numbers("Sizes"),
+    ];
+    let rates = overall::RATES.iter();
+    columns.extend(rates.map(|&rate| Column::numbers(rate_name(rate))));
+    columns.extend(
+        [
+            "OM_arch",
+            "Paper",
+            "Difference",
+            "OM_arch, Eq. 5",
+            "OM_robust, population",
+            "OM_robust, sample",
+            "OM_robust, paper",
+        ]
+        .map(Column::numbers),
     );
-    let family = published.family("ResNet");
+    let mut table = Table::new(
+        format!("{}_table5", suite.id),
+        "Table 5, Tracks 3 and 4: families without reconstruction, 100 \u{d7} sparse/dense, mean over sizes",
+        columns,
+    );
     for allocator in suite.allocators(false) {
-        let grid: Found<Vec<Vec<f64>>> = models.iter().map(|m| m.relatives(&allocator)).collect();
-        // Table 5 is Track 1's L2Norm setting (its tasks' values recur in Tables 2 and 6).
-        let paper = family.filter(|_| allocator == "l2norm");
-        let one_size = "A sample deviation needs two sizes.";
-        type Metric = fn(&[Vec<f64>]) -> Option<f64>;
-        let robust: [Metric; 2] = [
-            |grid| overall::om_robust(grid, Deviation::Population),
-            |grid| overall::om_robust(grid, Deviation::Sample),
-        ];
-        let rows: [(&str, Metric, Option<f64>, Option<&str>); 4] = [
-            (
-                "OM_arch, as in Table 5",
-                overall::om_arch_table,
-                paper.map(|p| p.om_arch),
-                None,
-            ),
-            (
-                "OM_arch, Eq. 5 as written",
-                overall::om_arch_eq5,
-                None,
-                None,
-            ),
-            (
-                "OM_robust, population",
-                robust[0],
-                paper.map(|p| p.om_robust),
-                Some(NO_UNIT),
-            ),
-            ("OM_robust, sample", robust[1], None, None),
-        ];
-        for (index, (metric, value, paper, incomparable)) in rows.into_iter().enumerate() {
-            let ours = grid
-                .clone()
-                .and_then(|grid| value(&grid).ok_or_else(|| one_size.to_owned()))
-                .map(|v| Measured::once(100.0 * v));
-            let method = allocator_name(&allocator);
-            let paper = paper.ok_or_else(|| {
-                "The paper prints one value per metric, for what is taken to be L2Norm.".to_owned()
+        for (index, (family, models)) in families.iter().enumerate() {
+            let grid: Found<Vec<Vec<f64>>> =
+                models.iter().map(|m| m.relatives(&allocator)).collect();
+            let of_grid = |value: &dyn Fn(&[Vec<f64>]) -> Found<f64>| {
+                grid.clone()
+                    .and_then(|grid| value(&grid))
+                    .map(|v| 100.0 * v)
+            };
+            let om_arch = of_grid(&|grid| overall::om_arch_table(grid).ok_or_else(no_size));
+            let robust = |deviation| {
+                of_grid(&|grid| match grid.len() {
+                    1 => Err("A deviation needs two sizes.".to_owned()),
+                    _ => overall::om_robust(grid, deviation).ok_or_else(no_size),
+                })
+            };
+            // Table 5 is Track 1's L2Norm setting (its tasks' values recur in Tables 2 and 6).
+            let paper = if allocator == "l2norm" {
+                published
+                    .family(family)
+                    .ok_or_else(|| "The paper has no such family.".to_owned())
+            } else {
+                Err(
+                    "The paper prints one value per metric, for what is taken to be L2Norm."
+                        .to_owned(),
+                )
+            };
+            let mut values = vec![];
+            for &rate in &overall::RATES {
+                values.push((
+                    over_models(models, |m| m.relative(&allocator, rate)).map(|v| 100.0 * v),
+                    2,
+                ));
+            }
+            values.push((om_arch.clone(), 2));
+            values.push((paper.clone().map(|p| p.om_arch), 2));
+            let mut entries = vec![
+                Entry::text(allocator_name(&allocator)),
+                Entry::text(*family),
+                Entry::Count(models.len() as u64),
+            ];
+            for (value, decimals) in values {
+                entries.push(entry(&mut table, value, decimals));
+            }
+            entries.push(match (&om_arch, &paper) {
+                (Ok(ours), Ok(paper)) => Entry::difference(ours - paper.om_arch, 2),
+                (Err(reason), _) | (_, Err(reason)) => table.missing(reason),
             });
-            compare(
-                &mut table,
-                Compared {
-                    head: [&method, metric],
-                    begins_group: index == 0,
-                    ours,
-                    paper,
-                    incomparable,
-                    decimals: 3,
-                },
-            );
+            let rest = [
+                of_grid(&|grid| overall::om_arch_eq5(grid).ok_or_else(no_size)),
+                robust(Deviation::Population),
+                robust(Deviation::Sample),
+                paper.map(|p| p.om_robust),
+            ];
+            for (place, value) in rest.into_iter().enumerate() {
+                entries.push(entry(&mut table, value, if place == 0 { 2 } else { 3 }));
+            }
+            table.push(index == 0, entries);
         }
     }
-    table.notes.push(networks(&models));
-    table.notes.push(
-        "Ours are in percent, OM_robust in percentage points. The paper's OM_robust cannot be recomputed from print: \
-         compare the order of families only."
-            .to_owned(),
-    );
+    for (family, models) in &families {
+        table.notes.push(format!("{family}. {}", networks(models)));
+    }
+    table.notes.push(NO_UNIT.to_owned());
     table
+}
+
+fn no_size() -> String {
+    "No size.".to_owned()
 }

@@ -1,0 +1,95 @@
+//! The built-in networks, for the 32 x 32 images of the micro set.
+//!
+//! They go through their families' ordinary constructors; what is small is the stem, the depths and the widths.
+
+use super::{SMALL, Size, Spec, Weights};
+use crate::mobilenet_v2::{self, Layout};
+use crate::mobilenet_v3::{self, Definition};
+use crate::resnet::{self, Block, Stem};
+use crate::{regnet, shufflenet_v2, vgg};
+
+/// Classes of the micro set.
+const CLASSES: usize = 20;
+
+const fn row(name: &'static str, family: &'static str, size: Size) -> Spec {
+    Spec {
+        name,
+        family,
+        paper: None,
+        input: SMALL,
+        weights: Weights::BuiltIn,
+        size,
+    }
+}
+
+const fn resnet(name: &'static str, depths: &'static [usize], width: usize) -> Spec {
+    let size = resnet::Size {
+        block: Block::Basic,
+        stem: Stem::Small { stride: 2 },
+        depths,
+        width,
+        classes: CLASSES,
+    };
+    row(name, "ResNet", Size::ResNet(size))
+}
+
+const fn regnetx(name: &'static str, stem: usize, depths: [usize; 4], widths: [usize; 4]) -> Spec {
+    let size = regnet::Size {
+        stem: (stem, 1),
+        depths,
+        widths,
+        group_width: 8,
+        classes: CLASSES,
+    };
+    row(name, "RegNetX", Size::RegNetX(size))
+}
+
+const fn mobilenet_v2(name: &'static str, width: f64) -> Spec {
+    let size = mobilenet_v2::Size {
+        table: mobilenet_v2::Table::MICRO,
+        width,
+        classes: CLASSES,
+        layout: Layout::Timm,
+    };
+    row(name, "MobileNetV2", Size::MobileNetV2(size))
+}
+
+const fn mobilenet_v3(name: &'static str, width: f64) -> Spec {
+    let size = mobilenet_v3::Size {
+        table: mobilenet_v3::Table::MICRO,
+        width,
+        classes: CLASSES,
+        definition: Definition::Torchvision,
+    };
+    row(name, "MobileNetV3", Size::MobileNetV3(size))
+}
+
+const fn shufflenet_v2(name: &'static str, stem: usize, width: usize) -> Spec {
+    let size = shufflenet_v2::Size {
+        stem: (shufflenet_v2::Stem::Small, stem),
+        stages: [(2, width), (3, 2 * width), (2, 4 * width)],
+        head: 4 * width,
+        classes: CLASSES,
+    };
+    row(name, "ShuffleNetV2", Size::ShuffleNetV2(size))
+}
+
+const VGG9: vgg::Size = vgg::Size {
+    groups: &[&[16], &[32], &[48, 48], &[64, 64]],
+    batch_norm: true,
+    side: 1,
+    hidden: 128,
+    classes: CLASSES,
+};
+
+/// All of them, families together, smallest first.
+pub(super) const ROWS: [Spec; 8] = [
+    resnet("micro_resnet8", &[1, 1, 1], 10),
+    resnet("micro_resnet14", &[2, 2, 2], 14),
+    resnet("micro_resnet20", &[3, 3, 3], 16),
+    regnetx("micro_regnetx_m", 16, [1, 1, 2, 1], [16, 32, 64, 128]),
+    mobilenet_v2("micro_mobilenetv2_050", 0.5),
+    mobilenet_v3("micro_mobilenetv3_100", 1.0),
+    shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
+    row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
+];

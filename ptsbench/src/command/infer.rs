@@ -1,0 +1,263 @@
+//! `ptsbench infer`: what a network takes images for.
+//!
+//! An image that cannot be read costs a line, not the run: the others are classified, the unreadable ones are counted,
+//! and the exit code says whether there were any.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use burn::tensor::{Tensor, TensorData};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::tap::Bare;
+use serde::Serialize;
+
+use super::evaluate::weight_file;
+use crate::data::decode::{self, Rotation};
+use crate::data::recipe::{self, Recipe, Statistics};
+use crate::data::resize::Filter;
+use crate::data::synthetic;
+use crate::device::{self, Choice, Chosen};
+use crate::interrupt;
+use crate::metric::top_k::{TopKError, first};
+use crate::pipeline::{classes, open_dense};
+use crate::subject;
+
+/// Classes named for each image.
+const NAMED: usize = 5;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model's name in the catalog
+    pub model: String,
+    /// JPEG, PNG or WebP files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// The model's weight file [default: the built-in one]
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Names of the classes, a line each [default: those of the built-in networks, numbers elsewhere]
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Choice,
+    /// Folder of the built-in networks
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    pub assets: PathBuf,
+    /// Print JSON, an object per image
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let spec = catalog::find(&args.model)?;
+    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    let chosen = device::choose(args.device)?;
+    interrupt::install("nothing is written by this command")?;
+    let unreadable = spec.open(
+        &chosen.device,
+        Infer {
+            args: &args,
+            file: &file,
+            chosen: &chosen,
+        },
+    )?;
+    if unreadable == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let count = args.images.len();
+    eprintln!(
+        "{unreadable} of {count} {} could not be read",
+        if count == 1 { "image" } else { "images" }
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+/// How a picture becomes the network's input: as its weights were trained, or, for networks of the built-in images, as
+/// they are, in the network's own size.
+fn recipe(spec: &Spec) -> Recipe {
+    Recipe::of_model(spec.name).unwrap_or(Recipe {
+        short: spec.input[1],
+        filter: Filter::Bilinear,
+        crop: spec.input[1],
+        statistics: if spec.name.starts_with("cifar_") {
+            recipe::CIFAR10
+        } else {
+            Statistics {
+                mean: synthetic::MEAN,
+                std: synthetic::STD,
+            }
+        },
+    })
+}
+
+/// The names of the classes.
+fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String>> {
+    let Some(file) = &args.labels else {
+        let names: Vec<String> = if spec.weights == Weights::BuiltIn {
+            synthetic::CLASS_NAMES.map(str::to_owned).to_vec()
+        } else {
+            (0..classes).map(|class| format!("class {class}")).collect()
+        };
+        return Ok(names);
+    };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the labels in {}", file.display()))?;
+    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    anyhow::ensure!(
+        names.len() == classes,
+        "{}: {} lines, and {} has {classes} classes; give one name per line, in the order of the classes",
+        file.display(),
+        names.len(),
+        spec.name
+    );
+    Ok(names)
+}
+
+struct Infer<'a> {
+    args: &'a Args,
+    file: &'a Path,
+    chosen: &'a Chosen,
+}
+
+/// What is printed of an image.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    image: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'static str>,
+    classes: Vec<Named<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Named<'a> {
+    class: usize,
+    label: &'a str,
+    /// Softmax of the logits.
+    probability: f64,
+}
+
+impl Visit for Infer<'_> {
+    /// Images that could not be read.
+    type Out = anyhow::Result<usize>;
+
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> anyhow::Result<usize> {
+        let device = &self.chosen.device;
+        let network = open_dense(network, self.file)?;
+        let classes = classes(&subject::census(spec, &network, device));
+        let (recipe, labels) = (recipe(spec), labels(self.args, spec, classes)?);
+        let mut unreadable = 0;
+        for image in &self.args.images {
+            interrupt::check()?;
+            let (pixels, note) = match pixels(image, &recipe) {
+                Ok(read) => read,
+                Err(error) => {
+                    eprintln!("{}: {error:#}", image.display());
+                    unreadable += 1;
+                    continue;
+                }
+            };
+            let shape = [1, 3, recipe.crop, recipe.crop];
+            let x = Tensor::from_data(TensorData::new(pixels, shape), device);
+            let logits = network.run(x, &mut Bare).into_data();
+            let logits: Vec<f32> = logits.iter::<f32>().collect();
+            let named = first(NAMED, &logits)
+                .map_err(|class| TopKError::Nan { image: 0, class })
+                .with_context(|| image.display().to_string())?;
+            let answer = Answer {
+                image,
+                note,
+                classes: probabilities(&logits, &named, &labels),
+            };
+            self.print(&answer)?;
+        }
+        Ok(unreadable)
+    }
+}
+
+impl Infer<'_> {
+    fn print(&self, answer: &Answer<'_>) -> anyhow::Result<()> {
+        if self.args.json {
+            println!("{}", serde_json::to_string(answer)?);
+            return Ok(());
+        }
+        println!("{}", answer.image.display());
+        if let Some(note) = answer.note {
+            println!("  note: {note}");
+        }
+        for named in &answer.classes {
+            println!("  {:5.1} %  {}", 100.0 * named.probability, named.label);
+        }
+        Ok(())
+    }
+}
+
+fn probabilities<'a>(logits: &[f32], named: &[usize], labels: &'a [String]) -> Vec<Named<'a>> {
+    let largest = named.first().map_or(0.0, |&class| f64::from(logits[class]));
+    let power = |logit: f32| (f64::from(logit) - largest).exp();
+    let sum: f64 = logits.iter().copied().map(power).sum();
+    named
+        .iter()
+        .map(|&class| Named {
+            class,
+            label: labels.get(class).map_or("", String::as_str),
+            probability: power(logits[class]) / sum,
+        })
+        .collect()
+}
+
+/// The network's input from an image file, and what is unusual about the file.
+fn pixels(file: &Path, recipe: &Recipe) -> anyhow::Result<(Vec<f32>, Option<&'static str>)> {
+    let bytes = std::fs::read(file).context("cannot be read")?;
+    let picture = decode::decode(&bytes, Rotation::Ignore)?;
+    Ok((recipe.apply(&picture), oddity(&bytes)))
+}
+
+/// What an image holds that three times eight bits cannot: it is used, as Pillow would, and said.
+fn oddity(bytes: &[u8]) -> Option<&'static str> {
+    const FIRST: &str = "an animation: its first picture was taken";
+    match bytes {
+        [0x89, b'P', b'N', b'G', ..] => {
+            // Signature, then length, kind, content and checksum of each chunk; the depth is IHDR's ninth byte.
+            let mut rest = bytes.get(8..)?;
+            while let Some((length, kind)) = rest.split_first_chunk::<4>() {
+                if kind.starts_with(b"acTL") {
+                    return Some(FIRST);
+                }
+                if kind.starts_with(b"IDAT") {
+                    break;
+                }
+                let length = u32::from_be_bytes(*length) as usize;
+                rest = kind.get(length.saturating_add(8)..)?;
+            }
+            (bytes.get(24) == Some(&16)).then_some("16 bits a colour: the upper eight were taken")
+        }
+        [b'R', b'I', b'F', b'F', ..] => {
+            // The second bit of the extended header's flags.
+            let extended = bytes.get(12..16) == Some(b"VP8X");
+            (extended && bytes.get(20)? & 2 != 0).then_some(FIRST)
+        }
+        [0xff, 0xd8, rest @ ..] => {
+            let mut rest = rest;
+            while let [0xff, marker, high, low, segment @ ..] = rest {
+                if matches!(marker, 0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(marker)) {
+                    // Precision, height, width, then the number of components.
+                    return (segment.get(5) == Some(&4))
+                        .then_some("CMYK: converted to RGB without a colour profile");
+                }
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                rest = segment.get(length.checked_sub(2)?..)?;
+            }
+            None
+        }
+        _ => None,
+    }
+}
