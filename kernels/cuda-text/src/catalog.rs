@@ -61,6 +61,83 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         };
         entries.push(Entry { name, kernel, instructions, architectures: ANY });
     }
+    for (operand, activations, aligned) in forms(&[Operand::Bf16, Operand::F16]) {
+        let width = if aligned { 8 } else { 1 };
+        let (kind, form) = (operand.kind(), form(operand, activations, aligned));
+        let load = match activations {
+            Activations::Tokens => "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
+            Activations::Planes => "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16",
+        };
+        entries.push(Entry {
+            name: format!("2:4 {form}"),
+            kernel: Box::new(sparse24::sparse_product::create_dummy_kernel::<u16>(
+                device.clone(), target.clone(), count(), CubeDim::new_1d(sparse24::UNITS), width,
+                buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
+            )),
+            instructions: vec![
+                format!("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32"),
+                load.into(),
+                "cp.async.cg.shared.global".into(),
+                "cp.async.wait_group".into(),
+            ],
+            architectures: ANY,
+        });
+        entries.push(Entry {
+            name: format!("bitmap {form}"),
+            kernel: Box::new(bitmap::bitmap_product::create_dummy_kernel::<u16>(
+                device.clone(), target.clone(), count(), CubeDim::new_1d(bitmap::UNITS), width,
+                buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1, 1, 1, operand, activations,
+            )),
+            instructions: vec![
+                format!("mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32"),
+                load.into(),
+                "ld.shared.u16".into(),
+                "__popc".into(),
+                "cp.async.cg.shared.global".into(),
+            ],
+            architectures: ANY,
+        });
+        if activations == Activations::Tokens {
+            entries.push(Entry {
+                name: format!("masked warpgroup {form}"),
+                kernel: Box::new(warpgroup::masked_warpgroup::create_dummy_kernel::<u16>(
+                    device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
+                    buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
+                )),
+                instructions: vec![
+                    format!("wgmma.mma_async.sync.aligned.m64n128k16.f32.{kind}.{kind}"),
+                    "wgmma.fence".into(),
+                    "wgmma.wait_group".into(),
+                    "fence.proxy.async.shared::cta".into(),
+                    "ldmatrix.sync.aligned.m8n8.x4.shared.b16".into(),
+                ],
+                architectures: HOPPER,
+            });
+            entries.push(Entry {
+                name: format!("2:4 warpgroup {form}"),
+                kernel: Box::new(warpgroup::sparse_warpgroup::create_dummy_kernel::<u16>(
+                    device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
+                    buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
+                )),
+                instructions: vec![
+                    format!("wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.{kind}.{kind}"),
+                    "wgmma.fence".into(),
+                    "wgmma.wait_group".into(),
+                    "fence.proxy.async.shared::cta".into(),
+                    "cp.async.cg.shared.global".into(),
+                ],
+                architectures: HOPPER,
+            });
+        }
+    }
+    entries.push(Entry {
+        name: "bitmap parts".into(),
+        kernel: Box::new(bitmap::add_parts::create_dummy_kernel(
+            device.clone(), target.clone(), count(), CubeDim::new_1d(256), buffer(), buffer(), 1, 1,
+        )),
+        instructions: vec![],
+        architectures: ANY,
+    });
     entries
 }
 

@@ -42,6 +42,7 @@ pub fn bitmap_product<E: Numeric, NX: Size>(
     #[comptime] operand: Operand,
     #[comptime] activations: Activations,
 ) {
+    let x_width = NX::value().comptime();
     let x_tile = comptime!(activations.tile(TILE, TILE, 2));
     let x_bytes = comptime!(x_tile[0] * x_tile[1] * 16);
 
@@ -55,7 +56,7 @@ pub fn bitmap_product<E: Numeric, NX: Size>(
         128usize,
     );
     let mut x_shared = Shared::<[Vector<E, NX>]>::new_aligned_slice(
-        comptime!((STAGES * x_bytes / 2) as usize / NX::value()),
+        comptime!((STAGES * x_bytes / 2) as usize / x_width),
         128usize,
     );
     let masks_base = shared_address(&masks_shared[..]);
@@ -213,7 +214,7 @@ fn multiply(
             );
             #[unroll]
             for j in 0..4usize {
-                sums[side * 4 + j] = mma(fragment, inputs[j], sums[side * 4 + j], kind);
+                sums[side * 4 + j] = mma(&fragment, &inputs[j], &sums[side * 4 + j], kind);
             }
         }
     }

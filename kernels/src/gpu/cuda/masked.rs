@@ -37,6 +37,8 @@ pub fn masked_product<E: Numeric, NW: Size, NX: Size>(
     #[comptime] operand: Operand,
     #[comptime] activations: Activations,
 ) {
+    let x_width = NX::value().comptime();
+    let w_width = NW::value().comptime();
     let size = comptime!(operand.bytes());
     let stages = comptime!(operand.masked_stages());
     let pairs = comptime!(activations.words(operand));
@@ -47,11 +49,11 @@ pub fn masked_product<E: Numeric, NW: Size, NX: Size>(
     let mask_bytes = comptime!(TILE * 4);
 
     let mut w_shared = Shared::<[Vector<E, NW>]>::new_aligned_slice(
-        comptime!((stages * w_bytes / size) as usize / NW::value()),
+        comptime!((stages * w_bytes / size) as usize / w_width),
         128usize,
     );
     let mut x_shared = Shared::<[Vector<E, NX>]>::new_aligned_slice(
-        comptime!((stages * x_bytes / size) as usize / NX::value()),
+        comptime!((stages * x_bytes / size) as usize / x_width),
         128usize,
     );
     let mask_shared =
@@ -199,7 +201,7 @@ fn multiply(
             let fragment = masked(fragment, words[i * 2], words[i * 2 + 1], k, lane, operand);
             #[unroll]
             for j in 0..4usize {
-                sums[i * 4 + j] = mma(fragment, inputs[j], sums[i * 4 + j], kind);
+                sums[i * 4 + j] = mma(&fragment, &inputs[j], &sums[i * 4 + j], kind);
             }
         }
     }

@@ -3,7 +3,8 @@
 //! Operand layouts are those of the PTX ISA ("Warp-level matrix instructions", "Asynchronous copies"). Shared memory is
 //! addressed by 32-bit numbers, as the instructions want it: one conversion per kernel instead of one per access.
 //! Whatever touches memory says so to the compiler (`readonly`, or by default reading and writing everything), so that
-//! nothing moves across it.
+//! nothing moves across it. Operands that may be variables come by reference and are read here: an instruction takes
+//! values.
 
 use cubecl::prelude::*;
 
@@ -107,11 +108,12 @@ pub fn round_tf32(bits: u32) -> u32 {
 /// `A B + C` on one warp: A `[16, K]`, B `[K, 8]` of `kind` (`bf16`, `f16`: K = 16; `tf32`: K = 8), C `[16, 8]` in f32.
 #[cube]
 pub fn mma(
-    a: Vector<u32, Four>,
-    b: Vector<u32, Two>,
-    c: Vector<f32, Four>,
+    a: &Vector<u32, Four>,
+    b: &Vector<u32, Two>,
+    c: &Vector<f32, Four>,
     #[comptime] kind: &'static str,
 ) -> Vector<f32, Four> {
+    let (a, b, c) = (*a, *b, *c);
     let k = comptime!(if kind == "tf32" { 8 } else { 16 });
     let out: Vector<f32, Four>;
     gpu_asm!(
@@ -125,13 +127,14 @@ pub fn mma(
 /// `A B + C` on one warp with A `[16, 32]` two of four, compressed as in [`crate::Nm24Hw`], B `[32, 8]`, C `[16, 8]`.
 #[cube]
 pub fn mma_sparse(
-    a: Vector<u32, Four>,
-    b: Vector<u32, Four>,
-    c: Vector<f32, Four>,
-    metadata: u32,
+    a: &Vector<u32, Four>,
+    b: &Vector<u32, Four>,
+    c: &Vector<f32, Four>,
+    metadata: &u32,
     #[comptime] selector: u32,
     #[comptime] kind: &'static str,
 ) -> Vector<f32, Four> {
+    let (a, b, c, metadata) = (*a, *b, *c, *metadata);
     let out: Vector<f32, Four>;
     gpu_asm!(
         "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32 ",

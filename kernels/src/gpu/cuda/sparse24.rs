@@ -50,6 +50,7 @@ pub fn sparse_product<E: Numeric, NX: Size>(
     #[comptime] operand: Operand,
     #[comptime] activations: Activations,
 ) {
+    let x_width = NX::value().comptime();
     let x_tile = comptime!(activations.tile(TILE, DEPTH, 2));
     let x_bytes = comptime!(x_tile[0] * x_tile[1] * 16);
 
@@ -62,7 +63,7 @@ pub fn sparse_product<E: Numeric, NX: Size>(
         128usize,
     );
     let mut x_shared = Shared::<[Vector<E, NX>]>::new_aligned_slice(
-        comptime!((STAGES * x_bytes / 2) as usize / NX::value()),
+        comptime!((STAGES * x_bytes / 2) as usize / x_width),
         128usize,
     );
     let values_base = shared_address(&values_shared[..]);
@@ -226,7 +227,7 @@ fn multiply(
             let fragment = load_words(values + (block * 2 + half) * FRAGMENT + lane * 16);
             #[unroll]
             for j in 0..4usize {
-                sums[i * 4 + j] = mma_sparse(fragment, inputs[j], sums[i * 4 + j], words[i], half, kind);
+                sums[i * 4 + j] = mma_sparse(&fragment, &inputs[j], &sums[i * 4 + j], &words[i], half, kind);
             }
         }
     }

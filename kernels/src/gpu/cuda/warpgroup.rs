@@ -77,11 +77,11 @@ fn multiply_step(
 #[cube]
 fn multiply_sparse_step(
     a: &Array<Vector<u32, Four>>,
-    metadata: u32,
+    metadata: &u32,
     b: u64,
     #[comptime] kind: &'static str,
 ) -> Vector<f32, Const<64>> {
-    let (a0, a1) = (a[0], a[1]);
+    let (a0, a1, metadata) = (a[0], a[1], *metadata);
     let out: Vector<f32, Const<64>>;
     gpu_asm!(
         "{{ .reg .b64 b1; add.s64 b1, {b}, 4;",
@@ -124,13 +124,14 @@ pub fn masked_warpgroup<E: Numeric, N: Size>(
     points: u32,
     #[comptime] operand: Operand,
 ) {
+    let width = N::value().comptime();
     let kind = comptime!(operand.kind());
     let mut w_shared = Shared::<[Vector<E, N>]>::new_aligned_slice(
-        comptime!((STAGES * BYTES / 2) as usize / N::value()),
+        comptime!((STAGES * BYTES / 2) as usize / width),
         1024usize,
     );
     let mut x_shared = Shared::<[Vector<E, N>]>::new_aligned_slice(
-        comptime!((STAGES * BYTES / 2) as usize / N::value()),
+        comptime!((STAGES * BYTES / 2) as usize / width),
         1024usize,
     );
     let mask_shared =
@@ -232,9 +233,10 @@ pub fn sparse_warpgroup<E: Numeric, N: Size>(
     points: u32,
     #[comptime] operand: Operand,
 ) {
+    let width = N::value().comptime();
     let kind = comptime!(operand.kind());
     let mut x_shared = Shared::<[Vector<E, N>]>::new_aligned_slice(
-        comptime!((STAGES * BYTES / 2) as usize / N::value()),
+        comptime!((STAGES * BYTES / 2) as usize / width),
         1024usize,
     );
     let values_shared = Shared::<[Vector<u32, Const<4>>]>::new_aligned_slice(
@@ -306,7 +308,7 @@ pub fn sparse_warpgroup<E: Numeric, N: Size>(
                 fragments[k] = load_words(values_tile + at);
             }
             let tile = descriptor(x_base + read_stage * BYTES);
-            sums += multiply_sparse_step(&fragments, word, tile, kind);
+            sums += multiply_sparse_step(&fragments, &word, tile, kind);
             read_stage = select(read_stage == ahead, 0, read_stage + 1);
         }
     }
