@@ -15,6 +15,8 @@ pub struct Entry {
     pub name: String,
     /// The kernel.
     pub kernel: Box<dyn CubeKernel>,
+    /// Units of a cube.
+    pub units: u32,
     /// Instructions that its text must hold.
     pub instructions: Vec<String>,
     /// Architectures that it is for.
@@ -59,7 +61,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                 buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
             ))
         };
-        entries.push(Entry { name, kernel, instructions, architectures: ANY });
+        entries.push(Entry { name, kernel, units: masked::UNITS, instructions, architectures: ANY });
     }
     for (operand, activations, aligned) in forms(&[Operand::Bf16, Operand::F16]) {
         let width = if aligned { 8 } else { 1 };
@@ -74,6 +76,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                 device.clone(), target.clone(), count(), CubeDim::new_1d(sparse24::UNITS), width,
                 buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
             )),
+            units: sparse24::UNITS,
             instructions: vec![
                 format!("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32"),
                 load.into(),
@@ -88,6 +91,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                 device.clone(), target.clone(), count(), CubeDim::new_1d(bitmap::UNITS), width,
                 buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1, 1, 1, operand, activations,
             )),
+            units: bitmap::UNITS,
             instructions: vec![
                 format!("mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32"),
                 load.into(),
@@ -104,6 +108,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                     device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
                     buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
                 )),
+                units: warpgroup::UNITS,
                 instructions: vec![
                     format!("wgmma.mma_async.sync.aligned.m64n128k16.f32.{kind}.{kind}"),
                     "wgmma.fence".into(),
@@ -119,6 +124,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                     device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
                     buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
                 )),
+                units: warpgroup::UNITS,
                 instructions: vec![
                     format!("wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.{kind}.{kind}"),
                     "wgmma.fence".into(),
@@ -135,6 +141,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         kernel: Box::new(bitmap::add_parts::create_dummy_kernel(
             device.clone(), target.clone(), count(), CubeDim::new_1d(256), buffer(), buffer(), 1, 1,
         )),
+        units: 256,
         instructions: vec![],
         architectures: ANY,
     });

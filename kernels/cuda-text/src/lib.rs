@@ -7,6 +7,7 @@
 mod error;
 #[path = "../../src/format/mod.rs"]
 pub mod format;
+pub mod emulate;
 #[path = "../../src/geometry.rs"]
 mod geometry;
 pub mod catalog;
