@@ -102,7 +102,7 @@ fn translate(text: &str) -> Result<String, String> {
     let mut rest = text;
     while let Some(start) = find_asm(rest) {
         out.push_str(&rest[..start]);
-        let end = start + rest[start..].find(");\n").ok_or("an open asm statement")? + 2;
+        let end = statement_end(&rest[start..]).ok_or("an open asm statement")? + start;
         out.push_str(&statement(&rest[start..end])?);
         rest = &rest[end..];
     }
@@ -117,6 +117,13 @@ fn translate(text: &str) -> Result<String, String> {
 
 fn find_asm(text: &str) -> Option<usize> {
     ["asm volatile(", "asm ("].iter().filter_map(|word| text.find(word)).min()
+}
+
+/// Behind the statement that `text` begins with: its template holds semicolons, what follows does not.
+fn statement_end(text: &str) -> Option<usize> {
+    let open = text.find('"')? + 1;
+    let close = open + text[open..].find('"')?;
+    Some(close + text[close..].find(");")? + 2)
 }
 
 /// `extern __shared__ ... char NAME[];` becomes a pointer to the emulator's shared memory.

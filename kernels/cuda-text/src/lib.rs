@@ -12,6 +12,7 @@ pub mod emulate;
 mod geometry;
 pub mod catalog;
 pub mod lower;
+pub mod nvrtc;
 
 pub mod gpu;
 #[path = "../../src/reference/sparse_mma.rs"]

@@ -356,9 +356,10 @@ inline u32 shuffle(int operation, u32 value, u32 lane) {
 
 inline emu::Dim threadIdx, blockIdx, blockDim, gridDim;
 
+constexpr int warpSize = 32;
 inline unsigned __activemask() { return ~0u; }
-inline unsigned __shfl_sync(unsigned, unsigned value, unsigned lane) { return emu::shuffle(50, value, lane); }
-inline unsigned __shfl_up_sync(unsigned, unsigned value, unsigned by) { return emu::shuffle(51, value, by); }
+inline unsigned __shfl_sync(unsigned, unsigned value, unsigned lane, int = 32) { return emu::shuffle(50, value, lane); }
+inline unsigned __shfl_up_sync(unsigned, unsigned value, unsigned by, int = 32) { return emu::shuffle(51, value, by); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline void __syncthreads() { emu::together(60, emu::threads, emu::BLOCK, [](emu::u32) {}); }
 inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }

@@ -67,7 +67,7 @@ impl Layer {
         let weight = draw(&mut random, rows * cols);
         let x = draw(&mut random, batch * cols * points);
         let keep: Vec<u32> = (0..rows * cols).map(|_| random.bits()).collect();
-        let mask = BitMask::from_fn(rows, cols, |i| {
+        let kept = (0..rows * cols).map(|i| {
             let (row, col) = (i / cols, i % cols);
             if row == 5 {
                 return false;
@@ -81,6 +81,7 @@ impl Layer {
                 keep[i] % 2 == 0
             }
         });
+        let mask = BitMask::from_keep(rows, cols, &kept.collect::<Vec<bool>>()).unwrap();
         Self { rows, cols, points, batch, operand, activations, weight, mask, x }
     }
 

@@ -229,7 +229,7 @@ pub fn masked(
             out.insert(register, round_tf32(value & (0u32 - bit)));
         } else {
             // Bits 0 and 1 to bits 0 and 16, and each spread over its half.
-            let bits = word >> (comptime!(chunk * 8) + lane % 4 * 2);
+            let bits = (word >> (comptime!(chunk * 8) + lane % 4 * 2)) & 3;
             let halves = ((bits | (bits << 15)) & 0x0001_0001) * 0xffff;
             out.insert(register, value & halves);
         }

@@ -6,6 +6,9 @@
 //! nothing moves across it. Operands that may be variables come by reference and are read here: an instruction takes
 //! values.
 
+// Pointers are taken from slices without a bound check: the caller's slice begins where it may be read.
+#![allow(unsafe_code)]
+
 use cubecl::prelude::*;
 
 /// Two registers.
@@ -16,6 +19,7 @@ pub type Four = Const<4>;
 /// Number of the first byte of `slice`, which lies in shared memory, in the shared window.
 #[cube]
 pub fn shared_address<T: CubePrimitive>(slice: &[T]) -> u32 {
+    // SAFETY: a slice of shared memory begins inside of it; nothing is read here.
     let pointer = unsafe { slice.as_ptr_unchecked() };
     let address: u32;
     gpu_asm!(
@@ -28,6 +32,7 @@ pub fn shared_address<T: CubePrimitive>(slice: &[T]) -> u32 {
 /// Starts a copy of 16 bytes from `source` to shared memory; with `bytes` 0 it writes zeros and reads nothing.
 #[cube]
 pub fn copy_16<T: CubePrimitive>(source: &[T], address: u32, bytes: u32) {
+    // SAFETY: the slice's first element is in its buffer, and nothing is read where `bytes` is 0.
     let pointer = unsafe { source.as_ptr_unchecked() };
     gpu_asm!(
         "cp.async.cg.shared.global [{address}], [{pointer}], 16, {bytes};",
@@ -38,6 +43,7 @@ pub fn copy_16<T: CubePrimitive>(source: &[T], address: u32, bytes: u32) {
 /// Starts a copy of 4 bytes from `source` to shared memory; with `bytes` 0 it writes zeros and reads nothing.
 #[cube]
 pub fn copy_4<T: CubePrimitive>(source: &[T], address: u32, bytes: u32) {
+    // SAFETY: the slice's first element is in its buffer, and nothing is read where `bytes` is 0.
     let pointer = unsafe { source.as_ptr_unchecked() };
     gpu_asm!(
         "cp.async.ca.shared.global [{address}], [{pointer}], 4, {bytes};",
