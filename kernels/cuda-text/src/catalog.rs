@@ -1,5 +1,8 @@
 //! Every CUDA kernel in every form that a launcher can ask for.
 
+// Arguments of launches that never happen.
+#![allow(unsafe_code)]
+
 use std::sync::Arc;
 
 use cubecl::device::{DeviceId, ServiceId};
@@ -33,9 +36,16 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
     let count = || CubeCount::Static(1, 1, 1);
     let mut entries = Vec::new();
     for (operand, activations, aligned) in forms(&[Operand::Bf16, Operand::F16, Operand::Tf32]) {
-        let width = if aligned { (16 / operand.bytes()) as usize } else { 1 };
+        let width = if aligned {
+            (16 / operand.bytes()) as usize
+        } else {
+            1
+        };
         let name = format!("masked {}", form(operand, activations, aligned));
-        let (kind, deep) = (operand.kind(), if operand == Operand::Tf32 { 8 } else { 16 });
+        let (kind, deep) = (
+            operand.kind(),
+            if operand == Operand::Tf32 { 8 } else { 16 },
+        );
         let mut instructions = vec![
             format!("mma.sync.aligned.m16n8k{deep}.row.col.f32.{kind}.{kind}.f32"),
             "ldmatrix.sync.aligned.m8n8.x4.shared.b16".into(),
@@ -52,16 +62,48 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         }
         let kernel: Box<dyn CubeKernel> = if operand == Operand::Tf32 {
             Box::new(masked::masked_product::create_dummy_kernel::<u32>(
-                device.clone(), target.clone(), count(), CubeDim::new_1d(masked::UNITS), width, width,
-                buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
+                device.clone(),
+                target.clone(),
+                count(),
+                CubeDim::new_1d(masked::UNITS),
+                width,
+                width,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1,
+                1,
+                operand,
+                activations,
             ))
         } else {
             Box::new(masked::masked_product::create_dummy_kernel::<u16>(
-                device.clone(), target.clone(), count(), CubeDim::new_1d(masked::UNITS), width, width,
-                buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
+                device.clone(),
+                target.clone(),
+                count(),
+                CubeDim::new_1d(masked::UNITS),
+                width,
+                width,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1,
+                1,
+                operand,
+                activations,
             ))
         };
-        entries.push(Entry { name, kernel, units: masked::UNITS, instructions, architectures: ANY });
+        entries.push(Entry {
+            name,
+            kernel,
+            units: masked::UNITS,
+            instructions,
+            architectures: ANY,
+        });
     }
     for (operand, activations, aligned) in forms(&[Operand::Bf16, Operand::F16]) {
         let width = if aligned { 8 } else { 1 };
@@ -73,12 +115,26 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         entries.push(Entry {
             name: format!("2:4 {form}"),
             kernel: Box::new(sparse24::sparse_product::create_dummy_kernel::<u16>(
-                device.clone(), target.clone(), count(), CubeDim::new_1d(sparse24::UNITS), width,
-                buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand, activations,
+                device.clone(),
+                target.clone(),
+                count(),
+                CubeDim::new_1d(sparse24::UNITS),
+                width,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1,
+                1,
+                operand,
+                activations,
             )),
             units: sparse24::UNITS,
             instructions: vec![
-                format!("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32"),
+                format!(
+                    "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32"
+                ),
                 load.into(),
                 "cp.async.cg.shared.global".into(),
                 "cp.async.wait_group".into(),
@@ -88,8 +144,22 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         entries.push(Entry {
             name: format!("bitmap {form}"),
             kernel: Box::new(bitmap::bitmap_product::create_dummy_kernel::<u16>(
-                device.clone(), target.clone(), count(), CubeDim::new_1d(bitmap::UNITS), width,
-                buffer(), buffer(), buffer(), buffer(), buffer(), 1, 1, 1, 1, operand, activations,
+                device.clone(),
+                target.clone(),
+                count(),
+                CubeDim::new_1d(bitmap::UNITS),
+                width,
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                buffer(),
+                1,
+                1,
+                1,
+                1,
+                operand,
+                activations,
             )),
             units: bitmap::UNITS,
             instructions: vec![
@@ -105,8 +175,19 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
             entries.push(Entry {
                 name: format!("masked warpgroup {form}"),
                 kernel: Box::new(warpgroup::masked_warpgroup::create_dummy_kernel::<u16>(
-                    device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
-                    buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
+                    device.clone(),
+                    target.clone(),
+                    count(),
+                    CubeDim::new_1d(warpgroup::UNITS),
+                    width,
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    1,
+                    1,
+                    1,
+                    operand,
                 )),
                 units: warpgroup::UNITS,
                 instructions: vec![
@@ -121,8 +202,19 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
             entries.push(Entry {
                 name: format!("2:4 warpgroup {form}"),
                 kernel: Box::new(warpgroup::sparse_warpgroup::create_dummy_kernel::<u16>(
-                    device.clone(), target.clone(), count(), CubeDim::new_1d(warpgroup::UNITS), width,
-                    buffer(), buffer(), buffer(), buffer(), 1, 1, 1, operand,
+                    device.clone(),
+                    target.clone(),
+                    count(),
+                    CubeDim::new_1d(warpgroup::UNITS),
+                    width,
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    buffer(),
+                    1,
+                    1,
+                    1,
+                    operand,
                 )),
                 units: warpgroup::UNITS,
                 instructions: vec![
@@ -139,7 +231,14 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
     entries.push(Entry {
         name: "bitmap parts".into(),
         kernel: Box::new(bitmap::add_parts::create_dummy_kernel(
-            device.clone(), target.clone(), count(), CubeDim::new_1d(256), buffer(), buffer(), 1, 1,
+            device.clone(),
+            target.clone(),
+            count(),
+            CubeDim::new_1d(256),
+            buffer(),
+            buffer(),
+            1,
+            1,
         )),
         units: 256,
         instructions: vec![],
@@ -166,8 +265,15 @@ fn form(operand: Operand, activations: Activations, aligned: bool) -> String {
 
 /// Some buffer: lowering looks at none.
 fn buffer() -> BufferArg {
-    let device = DeviceId { type_id: 0, index_id: 0 };
-    let handle = Handle::new(ServiceId::of::<Entry>(device), cubecl::environment::stream::StreamId::current(), 64);
+    let device = DeviceId {
+        type_id: 0,
+        index_id: 0,
+    };
+    let handle = Handle::new(
+        ServiceId::of::<Entry>(device),
+        cubecl::environment::stream::StreamId::current(),
+        64,
+    );
     // SAFETY: nothing is launched, so nothing is read.
     unsafe { BufferArg::from_raw_parts(handle, 16) }
 }

@@ -10,7 +10,10 @@ const EMULATOR: &str = include_str!("../tests/emulator.hpp");
 /// A C++ compiler that answers, by `CXX` or the usual name.
 pub fn compiler() -> Option<String> {
     let name = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let answers = Command::new(&name).arg("--version").output().is_ok_and(|o| o.status.success());
+    let answers = Command::new(&name)
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success());
     answers.then_some(name)
 }
 
@@ -39,9 +42,13 @@ impl Program {
         text: &str,
         threads: u32,
     ) -> Result<Self, String> {
-        let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+        let name: String = name
+            .chars()
+            .map(|c| if c.is_alphanumeric() { c } else { '_' })
+            .collect();
         let (source, path) = (folder.join(format!("{name}.cpp")), folder.join(&name));
-        std::fs::write(&source, translate(text)?).map_err(|e| format!("{}: {e}", source.display()))?;
+        std::fs::write(&source, translate(text)?)
+            .map_err(|e| format!("{}: {e}", source.display()))?;
         let run = Command::new(compiler)
             .args(["-std=c++17", "-O1", "-w", "-ffp-contract=off", "-o"])
             .args([&path, &source])
@@ -50,7 +57,10 @@ impl Program {
         if run.status.success() {
             Ok(Self { path, threads })
         } else {
-            Err(format!("{compiler}: {}", String::from_utf8_lossy(&run.stderr)))
+            Err(format!(
+                "{compiler}: {}",
+                String::from_utf8_lossy(&run.stderr)
+            ))
         }
     }
 
@@ -76,7 +86,11 @@ impl Program {
         let written = child.stdin.take().map(|mut pipe| pipe.write_all(&job));
         let run = child.wait_with_output().map_err(|e| e.to_string())?;
         if !run.status.success() {
-            return Err(format!("{}: {}", run.status, String::from_utf8_lossy(&run.stderr)));
+            return Err(format!(
+                "{}: {}",
+                run.status,
+                String::from_utf8_lossy(&run.stderr)
+            ));
         }
         if let Some(Err(e)) = written {
             return Err(format!("the job was not read: {e}"));
@@ -108,15 +122,27 @@ fn translate(text: &str) -> Result<String, String> {
     }
     out.push_str(rest);
     let out = shared_memory(&out)?;
-    let after = out.split("extern \"C\"").nth(1).ok_or("no kernel in the text")?;
-    let name = after.split_once("__launch_bounds__(").and_then(|(_, rest)| rest.split_once(')'));
+    let after = out
+        .split("extern \"C\"")
+        .nth(1)
+        .ok_or("no kernel in the text")?;
+    let name = after
+        .split_once("__launch_bounds__(")
+        .and_then(|(_, rest)| rest.split_once(')'));
     let name = name.and_then(|(_, rest)| rest.split_once('('));
-    let name = name.map(|(name, _)| name.trim()).ok_or("a kernel without a name")?;
-    Ok(format!("{out}\nint main() {{ return emu::job<info_st>({name}); }}\n"))
+    let name = name
+        .map(|(name, _)| name.trim())
+        .ok_or("a kernel without a name")?;
+    Ok(format!(
+        "{out}\nint main() {{ return emu::job<info_st>({name}); }}\n"
+    ))
 }
 
 fn find_asm(text: &str) -> Option<usize> {
-    ["asm volatile(", "asm ("].iter().filter_map(|word| text.find(word)).min()
+    ["asm volatile(", "asm ("]
+        .iter()
+        .filter_map(|word| text.find(word))
+        .min()
 }
 
 /// Behind the statement that `text` begins with: its template holds semicolons, what follows does not.
@@ -132,9 +158,15 @@ fn shared_memory(text: &str) -> Result<String, String> {
         return Ok(text.into());
     };
     let end = start + text[start..].find(';').ok_or("an open declaration")? + 1;
-    let declared = text[start..end].strip_suffix("[];").ok_or("shared memory of another kind")?;
+    let declared = text[start..end]
+        .strip_suffix("[];")
+        .ok_or("shared memory of another kind")?;
     let name = declared.rsplit(' ').next().unwrap_or_default();
-    Ok(format!("{}char* const {name} = emu::shared;{}", &text[..start], &text[end..]))
+    Ok(format!(
+        "{}char* const {name} = emu::shared;{}",
+        &text[..start],
+        &text[end..]
+    ))
 }
 
 /// One asm statement as a call.
@@ -152,7 +184,10 @@ fn statement(asm: &str) -> Result<String, String> {
     let ins = operands(parts.next().unwrap_or_default());
     let call = instruction(&template)
         .ok_or_else(|| format!("an instruction without an emulation: {template}"))?;
-    let values: Vec<String> = ins.iter().map(|value| format!("emu::bits({value})")).collect();
+    let values: Vec<String> = ins
+        .iter()
+        .map(|value| format!("emu::bits({value})"))
+        .collect();
     let sets: String = outs
         .iter()
         .enumerate()
@@ -160,7 +195,11 @@ fn statement(asm: &str) -> Result<String, String> {
         .collect();
     Ok(format!(
         "{{ emu::u64 emu_in[] = {{ {} }}; emu::u64 emu_out[64]; {call} {sets} }}",
-        if values.is_empty() { "0".into() } else { values.join(", ") }
+        if values.is_empty() {
+            "0".into()
+        } else {
+            values.join(", ")
+        }
     ))
 }
 
@@ -215,7 +254,10 @@ fn instruction(template: &str) -> Option<String> {
         let upper = kind.to_uppercase();
         let dense = format!(
             "mma.sync.aligned.m16n8k{deep}.row.col.f32.{kind}.{kind}.f32 {}, {}, {}, {};",
-            list(0, 4), list(4, 4), list(8, 2), list(10, 4),
+            list(0, 4),
+            list(4, 4),
+            list(8, 2),
+            list(10, 4),
         );
         if template == dense {
             return Some(format!("emu::mma<emu::{upper}>(emu_in, emu_out);"));
@@ -223,10 +265,15 @@ fn instruction(template: &str) -> Option<String> {
         for selector in 0..2 {
             let sparse = format!(
                 "mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.{kind}.{kind}.f32 \n{}, {}, {}, {}, %16, {selector};",
-                list(0, 4), list(4, 4), list(8, 4), list(12, 4),
+                list(0, 4),
+                list(4, 4),
+                list(8, 4),
+                list(12, 4),
             );
             if template == sparse {
-                return Some(format!("emu::mma_sparse<emu::{upper}, {selector}>(emu_in, emu_out);"));
+                return Some(format!(
+                    "emu::mma_sparse<emu::{upper}, {selector}>(emu_in, emu_out);"
+                ));
             }
         }
         let mut lines = vec![
@@ -234,13 +281,19 @@ fn instruction(template: &str) -> Option<String> {
             "add.s64 b1, %80, 2; add.s64 b2, %80, 4; add.s64 b3, %80, 6;".into(),
             "wgmma.fence.sync.aligned;".into(),
         ];
-        for (step, (b, scale)) in [("%80", 0), ("b1", 1), ("b2", 1), ("b3", 1)].iter().enumerate() {
+        for (step, (b, scale)) in [("%80", 0), ("b1", 1), ("b2", 1), ("b3", 1)]
+            .iter()
+            .enumerate()
+        {
             lines.push(format!(
                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.{kind}.{kind} {}, {}, {b}, {scale}, 1, 1, 0;",
                 list(0, 64), list(64 + 4 * step, 4),
             ));
         }
-        let end = ["wgmma.commit_group.sync.aligned;", "wgmma.wait_group.sync.aligned 0; }"];
+        let end = [
+            "wgmma.commit_group.sync.aligned;",
+            "wgmma.wait_group.sync.aligned 0; }",
+        ];
         lines.extend(end.map(String::from));
         if template == lines.join("\n") {
             return Some(format!("emu::wgmma<emu::{upper}>(emu_in, emu_out);"));

@@ -3,14 +3,14 @@
 // Shared with `kernels` by path; what of it these tests do not call is not dead there.
 #![allow(dead_code)]
 
+pub mod catalog;
+pub mod emulate;
 #[path = "../../src/error.rs"]
 mod error;
 #[path = "../../src/format/mod.rs"]
 pub mod format;
-pub mod emulate;
 #[path = "../../src/geometry.rs"]
 mod geometry;
-pub mod catalog;
 pub mod lower;
 pub mod nvrtc;
 

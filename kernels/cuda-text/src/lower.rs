@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use cubecl::Compiler;
 use cubecl::ir::features::Features;
 use cubecl::ir::{
-    ContiguousElements, DeviceIdentity, DeviceProperties, HardwareProperties, MemoryDeviceProperties,
-    MmaProperties, TargetProperties, VectorSize,
+    ContiguousElements, DeviceIdentity, DeviceProperties, HardwareProperties,
+    MemoryDeviceProperties, MmaProperties, TargetProperties, VectorSize,
 };
-use cubecl::Compiler;
 use cubecl::prelude::*;
 use cubecl_cpp::cuda::mma::manual::contiguous_elements_cuda;
 use cubecl_cpp::shared::{CompilationOptions, CppCompiler, CppSupportedFeatures};
@@ -46,7 +46,11 @@ pub fn device() -> (Arc<DeviceProperties>, Arc<TargetProperties>) {
         MemoryDeviceProperties::new(1 << 35, 512),
         hardware,
         cubecl::profile::TimingMethod::Device,
-        DeviceIdentity { name: "lowering".into(), fingerprint: "ptx_sm90".into(), physical: None },
+        DeviceIdentity {
+            name: "lowering".into(),
+            fingerprint: "ptx_sm90".into(),
+            physical: None,
+        },
     );
     cubecl_cpp::register_supported_types(&mut properties);
     let target = TargetProperties {
@@ -83,5 +87,8 @@ pub fn lower(kernel: &dyn CubeKernel) -> Result<Text, String> {
     };
     let compiled = Compiler::compile(&mut CppCompiler::<Cuda>::default(), definition, &options)
         .map_err(|e| e.to_string())?;
-    Ok(Text { source: compiled.source, shared: compiled.shared_memory_size })
+    Ok(Text {
+        source: compiled.source,
+        shared: compiled.shared_memory_size,
+    })
 }

@@ -67,7 +67,10 @@ impl Nvrtc {
                 .map_err(|e| e.to_string())?;
             version(&mut major, &mut minor);
         }
-        Ok(Self { library, version: (major, minor) })
+        Ok(Self {
+            library,
+            version: (major, minor),
+        })
     }
 
     /// Compiles a program of one kernel for an architecture such as `sm_90a`; the error is the compiler's log.
@@ -83,8 +86,11 @@ impl Nvrtc {
             options.push(format!("--include-path={folder}"));
             options.push(format!("--include-path={folder}/cccl"));
         }
-        let options: Vec<CString> =
-            options.into_iter().map(CString::new).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+        let options: Vec<CString> = options
+            .into_iter()
+            .map(CString::new)
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let mut program: Program = std::ptr::null_mut();
         type Create = unsafe extern "C" fn(
@@ -99,20 +105,44 @@ impl Nvrtc {
         type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
         // SAFETY: the signatures are those of nvrtc.h; strings end with 0 and outlive the program, which is destroyed once.
         unsafe {
-            let create = self.library.get::<Create>(b"nvrtcCreateProgram\0").map_err(|e| e.to_string())?;
-            let compile = self.library.get::<Compile>(b"nvrtcCompileProgram\0").map_err(|e| e.to_string())?;
-            let destroy = self.library.get::<Destroy>(b"nvrtcDestroyProgram\0").map_err(|e| e.to_string())?;
+            let create = self
+                .library
+                .get::<Create>(b"nvrtcCreateProgram\0")
+                .map_err(|e| e.to_string())?;
+            let compile = self
+                .library
+                .get::<Compile>(b"nvrtcCompileProgram\0")
+                .map_err(|e| e.to_string())?;
+            let destroy = self
+                .library
+                .get::<Destroy>(b"nvrtcDestroyProgram\0")
+                .map_err(|e| e.to_string())?;
             let (none, names) = (std::ptr::null(), std::ptr::null());
-            let code = create(&mut program, source.as_ptr(), std::ptr::null(), 0, none, names);
+            let code = create(
+                &mut program,
+                source.as_ptr(),
+                std::ptr::null(),
+                0,
+                none,
+                names,
+            );
             if code != 0 {
                 return Err(format!("nvrtcCreateProgram: error {code}"));
             }
             let code = compile(program, options.len() as c_int, options.as_ptr());
-            let log = self.sized(program, b"nvrtcGetProgramLogSize\0", b"nvrtcGetProgramLog\0");
+            let log = self.sized(
+                program,
+                b"nvrtcGetProgramLogSize\0",
+                b"nvrtcGetProgramLog\0",
+            );
             let cubin = self.sized(program, b"nvrtcGetCUBINSize\0", b"nvrtcGetCUBIN\0");
             destroy(&mut program);
             let log = String::from_utf8_lossy(&log?).into_owned();
-            if code == 0 { usage(&log, cubin?.len()) } else { Err(log) }
+            if code == 0 {
+                usage(&log, cubin?.len())
+            } else {
+                Err(log)
+            }
         }
     }
 
@@ -148,9 +178,11 @@ fn usage(log: &str, code: usize) -> Result<Usage, String> {
         before(" bytes spill loads"),
     );
     match numbers {
-        (Some(registers), Some(stack), Some(stores), Some(loads)) => {
-            Ok(Usage { registers, spilled: stack + stores + loads, code })
-        }
+        (Some(registers), Some(stack), Some(stores), Some(loads)) => Ok(Usage {
+            registers,
+            spilled: stack + stores + loads,
+            code,
+        }),
         _ => Err(format!("no usage in the assembler's log: {log}")),
     }
 }

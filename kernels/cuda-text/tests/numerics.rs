@@ -40,7 +40,11 @@ struct Layer {
 }
 
 fn half(operand: Operand) -> Half {
-    if operand == Operand::F16 { Half::F16 } else { Half::Bf16 }
+    if operand == Operand::F16 {
+        Half::F16
+    } else {
+        Half::Bf16
+    }
 }
 
 impl Layer {
@@ -75,14 +79,26 @@ impl Layer {
             if two_of_four {
                 // Two of the four with the smallest numbers, fewer now and then.
                 let group = row * cols + col / 4 * 4;
-                let smaller = (group..group + 4).filter(|&j| (keep[j], j) < (keep[i], i)).count();
+                let smaller = (group..group + 4)
+                    .filter(|&j| (keep[j], j) < (keep[i], i))
+                    .count();
                 smaller < 2 && keep[i] % 8 != 0
             } else {
                 keep[i] % 2 == 0
             }
         });
         let mask = BitMask::from_keep(rows, cols, &kept.collect::<Vec<bool>>()).unwrap();
-        Self { rows, cols, points, batch, operand, activations, weight, mask, x }
+        Self {
+            rows,
+            cols,
+            points,
+            batch,
+            operand,
+            activations,
+            weight,
+            mask,
+            x,
+        }
     }
 
     fn input(&self, image: usize, col: usize, point: usize) -> f64 {
@@ -96,20 +112,31 @@ impl Layer {
     /// Weights as stored: NaN where the mask prunes, which must not matter.
     fn poisoned(&self) -> Vec<f32> {
         let kept = |i: usize| self.mask.get(i / self.cols, i % self.cols);
-        self.weight.iter().enumerate().map(|(i, &w)| if kept(i) { w } else { f32::NAN }).collect()
+        self.weight
+            .iter()
+            .enumerate()
+            .map(|(i, &w)| if kept(i) { w } else { f32::NAN })
+            .collect()
     }
 
     fn stored(&self, values: &[f32]) -> Vec<u8> {
         match self.operand {
             Operand::Tf32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            operand => values.iter().flat_map(|&v| half(operand).encode(v).to_le_bytes()).collect(),
+            operand => values
+                .iter()
+                .flat_map(|&v| half(operand).encode(v).to_le_bytes())
+                .collect(),
         }
     }
 
     /// Largest error over its bound; the bound is c (|W| |X|), c of `docs/gpu-cuda.md`.
     fn judge(&self, y: &[u8]) -> f64 {
         let c = self.cols as f64 * 2f64.powi(-23)
-            + if self.operand == Operand::Tf32 { 2f64.powi(-10) } else { 0.0 };
+            + if self.operand == Operand::Tf32 {
+                2f64.powi(-10)
+            } else {
+                0.0
+            };
         let y: Vec<f64> = y
             .chunks_exact(4)
             .map(|quad| f64::from(f32::from_le_bytes(quad.try_into().unwrap())))
@@ -131,7 +158,11 @@ impl Layer {
                         Activations::Planes => (image * self.rows + row) * self.points + point,
                     };
                     let (error, bound) = ((y[at] - exact).abs(), c * size);
-                    assert!(error <= bound, "({row}, {point}) of image {image}: {} for {exact}", y[at]);
+                    assert!(
+                        error <= bound,
+                        "({row}, {point}) of image {image}: {} for {exact}",
+                        y[at]
+                    );
                     if bound > 0.0 {
                         worst = worst.max(error / bound);
                     }
@@ -165,20 +196,38 @@ impl Bench {
         };
         let (device, target): (Arc<DeviceProperties>, Arc<TargetProperties>) = device();
         let entries = catalog::entries(&device, &target);
-        Some(Self { compiler, folder: tempfile::tempdir().unwrap(), entries })
+        Some(Self {
+            compiler,
+            folder: tempfile::tempdir().unwrap(),
+            entries,
+        })
     }
 
     fn program(&self, name: &str) -> Program {
-        let entry = self.entries.iter().find(|e| e.name == name).unwrap_or_else(|| panic!("no {name}"));
+        let entry = self
+            .entries
+            .iter()
+            .find(|e| e.name == name)
+            .unwrap_or_else(|| panic!("no {name}"));
         let text = lower(&*entry.kernel).unwrap();
-        Program::build(&self.compiler, self.folder.path(), name, &text.source, entry.units).unwrap()
+        Program::build(
+            &self.compiler,
+            self.folder.path(),
+            name,
+            &text.source,
+            entry.units,
+        )
+        .unwrap()
     }
 
     /// Two orders of threads must give the same bits.
     fn run(&self, program: &Program, launch: &Launch, output: usize) -> Vec<u8> {
         let mut first = program.run(launch, 1).unwrap();
         let second = program.run(launch, 2).unwrap();
-        assert!(first[output] == second[output], "the order of threads changes the result");
+        assert!(
+            first[output] == second[output],
+            "the order of threads changes the result"
+        );
         first.swap_remove(output)
     }
 }
@@ -198,7 +247,9 @@ const BOTH: [Activations; 2] = [Activations::Tokens, Activations::Planes];
 
 #[test]
 fn masked() {
-    let Some(bench) = Bench::new("masked") else { return };
+    let Some(bench) = Bench::new("masked") else {
+        return;
+    };
     for operand in [Operand::Bf16, Operand::F16, Operand::Tf32] {
         for activations in BOTH {
             for aligned in [true, false] {
@@ -211,7 +262,9 @@ fn masked() {
                 let layer = Layer::new(1, sizes(aligned, tokens), operand, activations, false);
                 let launch = Launch {
                     grid: [2, 2, layer.batch as u32],
-                    scalars: [layer.rows, layer.cols, layer.points].map(|n| n as u32).to_vec(),
+                    scalars: [layer.rows, layer.cols, layer.points]
+                        .map(|n| n as u32)
+                        .to_vec(),
                     buffers: vec![
                         layer.stored(&layer.poisoned()),
                         words(layer.mask.words()),
@@ -228,14 +281,18 @@ fn masked() {
 
 #[test]
 fn masked_warpgroup() {
-    let Some(bench) = Bench::new("masked_warpgroup") else { return };
+    let Some(bench) = Bench::new("masked_warpgroup") else {
+        return;
+    };
     for aligned in [true, false] {
         let (operand, activations) = (Operand::Bf16, Activations::Tokens);
         let name = name("masked warpgroup", operand, activations, aligned);
         let layer = Layer::new(2, sizes(aligned, true), operand, activations, false);
         let launch = Launch {
             grid: [2, 2, 1],
-            scalars: [layer.rows, layer.cols, layer.points].map(|n| n as u32).to_vec(),
+            scalars: [layer.rows, layer.cols, layer.points]
+                .map(|n| n as u32)
+                .to_vec(),
             buffers: vec![
                 layer.stored(&layer.poisoned()),
                 words(layer.mask.words()),
@@ -253,8 +310,13 @@ fn sparse(bench: &Bench, kernel: &str, operand: Operand, activations: Activation
     let [rows, _, points, batch] = sizes(aligned, activations == Activations::Tokens);
     let cols = if aligned { 328 } else { 324 };
     let layer = Layer::new(3, [rows, cols, points, batch], operand, activations, true);
-    let packed =
-        Nm24Hw::from_dense(&layer.poisoned(), &layer.mask, half(operand), ColOrder::Oihw).unwrap();
+    let packed = Nm24Hw::from_dense(
+        &layer.poisoned(),
+        &layer.mask,
+        half(operand),
+        ColOrder::Oihw,
+    )
+    .unwrap();
     let launch = Launch {
         grid: [2, 2, batch as u32],
         scalars: [rows, cols, points].map(|n| n as u32).to_vec(),
@@ -271,7 +333,9 @@ fn sparse(bench: &Bench, kernel: &str, operand: Operand, activations: Activation
 
 #[test]
 fn two_of_four() {
-    let Some(bench) = Bench::new("two_of_four") else { return };
+    let Some(bench) = Bench::new("two_of_four") else {
+        return;
+    };
     for (operand, activations, aligned) in [
         (Operand::Bf16, Activations::Tokens, true),
         (Operand::Bf16, Activations::Tokens, false),
@@ -282,13 +346,21 @@ fn two_of_four() {
         sparse(&bench, "2:4", operand, activations, aligned);
     }
     for aligned in [true, false] {
-        sparse(&bench, "2:4 warpgroup", Operand::Bf16, Activations::Tokens, aligned);
+        sparse(
+            &bench,
+            "2:4 warpgroup",
+            Operand::Bf16,
+            Activations::Tokens,
+            aligned,
+        );
     }
 }
 
 #[test]
 fn bitmap() {
-    let Some(bench) = Bench::new("bitmap") else { return };
+    let Some(bench) = Bench::new("bitmap") else {
+        return;
+    };
     let add = bench.program("bitmap parts");
     for (operand, activations, aligned) in [
         (Operand::Bf16, Activations::Tokens, true),
@@ -299,15 +371,24 @@ fn bitmap() {
         let name = name("bitmap", operand, activations, aligned);
         let [rows, cols, points, _] = sizes(aligned, true);
         let layer = Layer::new(4, [rows, cols, points, 1], operand, activations, false);
-        let packed =
-            Bitmap::from_dense(&layer.poisoned(), &layer.mask, half(operand), ColOrder::Oihw).unwrap();
+        let packed = Bitmap::from_dense(
+            &layer.poisoned(),
+            &layer.mask,
+            half(operand),
+            ColOrder::Oihw,
+        )
+        .unwrap();
         let program = bench.program(&name);
         // Six tiles of depth in one part, and in three, the last of which is shorter.
         for steps_per_part in [6u32, 2, 4] {
             let parts = 6u32.div_ceil(steps_per_part);
             let launch = Launch {
                 grid: [3, 3, parts],
-                scalars: [rows, cols, points].map(|n| n as u32).into_iter().chain([steps_per_part]).collect(),
+                scalars: [rows, cols, points]
+                    .map(|n| n as u32)
+                    .into_iter()
+                    .chain([steps_per_part])
+                    .collect(),
                 buffers: vec![
                     words(packed.masks()),
                     words(packed.tile_ptr()),
@@ -324,7 +405,10 @@ fn bitmap() {
                 buffers: vec![sums, poison(rows * points)],
             };
             let y = bench.run(&add, &launch, 1);
-            println!("{name}, {parts} parts: largest error {:.3} of its bound", layer.judge(&y));
+            println!(
+                "{name}, {parts} parts: largest error {:.3} of its bound",
+                layer.judge(&y)
+            );
         }
     }
 }

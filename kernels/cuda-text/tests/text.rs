@@ -11,11 +11,24 @@ fn instructions() {
     for entry in &entries {
         let text = lower(&*entry.kernel).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
         for instruction in &entry.instructions {
-            assert!(text.source.contains(instruction), "{} lacks {instruction}", entry.name);
+            assert!(
+                text.source.contains(instruction),
+                "{} lacks {instruction}",
+                entry.name
+            );
         }
         // What a device of 8.6 or 8.9 allows; the warpgroups' devices allow 227 KiB.
-        let limit = if entry.architectures == ["sm_90a"] { 227 } else { 99 } * 1024;
-        assert!(text.shared <= limit, "{} needs {} bytes of shared memory", entry.name, text.shared);
+        let limit = if entry.architectures == ["sm_90a"] {
+            227
+        } else {
+            99
+        } * 1024;
+        assert!(
+            text.shared <= limit,
+            "{} needs {} bytes of shared memory",
+            entry.name,
+            text.shared
+        );
     }
     println!("{} kernels lowered to CUDA text", entries.len());
 }
@@ -40,7 +53,11 @@ fn machine_code() {
             );
             assert_eq!(usage.spilled, 0, "{} spills on {architecture}", entry.name);
             // Register files have 65,536: a cube that needs more cannot be launched.
-            assert!(usage.registers * entry.units <= 65_536, "{} does not fit", entry.name);
+            assert!(
+                usage.registers * entry.units <= 65_536,
+                "{} does not fit",
+                entry.name
+            );
             assert!(usage.code > 0);
             compiled += 1;
         }
@@ -65,6 +82,9 @@ fn spills_and_errors_are_seen() {
     }";
     assert!(nvrtc.compile(spilling, "sm_80").unwrap().spilled > 0);
     let wrong = "extern \"C\" __global__ void k() { asm volatile(\"wgmma.fence.sync.aligned;\"); }";
-    assert!(nvrtc.compile(wrong, "sm_80").is_err(), "sm_80 has no warpgroup instruction");
+    assert!(
+        nvrtc.compile(wrong, "sm_80").is_err(),
+        "sm_80 has no warpgroup instruction"
+    );
     assert!(nvrtc.compile("nonsense", "sm_80").is_err());
 }

@@ -180,15 +180,20 @@ impl Bitmap {
                 self.tile_ptr[tile] as usize,
                 self.tile_ptr[tile + 1] as usize,
             );
-            if from.checked_add(kept.next_multiple_of(ALIGN)) != Some(to) || to > 2 * self.values.len() {
+            if from.checked_add(kept.next_multiple_of(ALIGN)) != Some(to)
+                || to > 2 * self.values.len()
+            {
                 return Err(fail(format!(
                     "tile {tile} keeps {kept} weights and has values {from} to {to} of {}",
                     2 * self.values.len()
                 )));
             }
-            let padding = (from + kept..to).any(|at| self.values[at / 2] >> (16 * (at % 2)) & 0xffff != 0);
+            let padding =
+                (from + kept..to).any(|at| self.values[at / 2] >> (16 * (at % 2)) & 0xffff != 0);
             if padding {
-                return Err(fail(format!("tile {tile} has values behind its last weight")));
+                return Err(fail(format!(
+                    "tile {tile} has values behind its last weight"
+                )));
             }
         }
         let last = self.tile_ptr[tiles] as usize;

@@ -368,7 +368,9 @@ mod tests {
             tiles += packed.tiles().iter().product::<usize>();
         }
         assert!(tiles > 1000);
-        println!("2:4 packer and emulated instruction agree on {LAYERS} random layers, {tiles} tiles");
+        println!(
+            "2:4 packer and emulated instruction agree on {LAYERS} random layers, {tiles} tiles"
+        );
     }
 
     #[test]

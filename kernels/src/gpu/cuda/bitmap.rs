@@ -5,10 +5,13 @@
 //! the bits before its own. Depth is divided between cubes, each of which writes its own sums; a second kernel adds them
 //! in a fixed order.
 
+// What the macro writes beside each kernel has no docs.
+#![allow(missing_docs)]
+
 use cubecl::prelude::*;
 
 use super::ptx::*;
-use super::tile::{Matrix, corner, input_fragments, input_matrix, stage, store};
+use super::tile::{corner, input_fragments, input_matrix, stage, store};
 use super::{Activations, Operand};
 
 /// Output channels, positions and depth of a cube's tile and step: one tile of the format.

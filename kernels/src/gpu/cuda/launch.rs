@@ -61,7 +61,11 @@ impl Product {
     fn width(&self, len: u32, buffer: &Handle) -> usize {
         let chunk = 16 / self.operand.bytes();
         let begins = buffer.offset_start.unwrap_or(0).is_multiple_of(16);
-        if len.is_multiple_of(chunk) && begins { chunk as usize } else { 1 }
+        if len.is_multiple_of(chunk) && begins {
+            chunk as usize
+        } else {
+            1
+        }
     }
 
     /// Length of X's rows.
@@ -75,7 +79,12 @@ impl Product {
 
 /// Compute capability as two digits, 80 for 8.0; None for what is no CUDA device.
 pub fn compute_capability(device: &DeviceProperties) -> Option<u32> {
-    device.identity.fingerprint.strip_prefix("ptx_sm")?.parse().ok()
+    device
+        .identity
+        .fingerprint
+        .strip_prefix("ptx_sm")?
+        .parse()
+        .ok()
 }
 
 /// Whether a kernel can have this product on this device; the error says what is in the way.
@@ -84,12 +93,25 @@ pub fn applies(
     device: &DeviceProperties,
     product: &Product,
 ) -> Result<(), KernelError> {
-    let refuse = |why: String| Err(KernelError::Route { route: route.name(), why });
+    let refuse = |why: String| {
+        Err(KernelError::Route {
+            route: route.name(),
+            why,
+        })
+    };
     let capability = compute_capability(device).unwrap_or(0);
     // The warpgroup instruction exists on 9.0 alone; the others' binaries are for 8.0 and whatever follows it.
-    let capable = if route.warpgroup() { capability == 90 } else { capability >= 80 };
+    let capable = if route.warpgroup() {
+        capability == 90
+    } else {
+        capability >= 80
+    };
     if !capable {
-        let needed = if route.warpgroup() { "9.0 exactly" } else { "8.0 or later" };
+        let needed = if route.warpgroup() {
+            "9.0 exactly"
+        } else {
+            "8.0 or later"
+        };
         return refuse(format!(
             "it needs CUDA compute capability {needed}, the device is {}",
             device.identity.fingerprint
@@ -102,9 +124,18 @@ pub fn applies(
             route.shared_bytes(product)
         ));
     }
-    let Product { rows, cols, points, batch, operand, activations } = *product;
+    let Product {
+        rows,
+        cols,
+        points,
+        batch,
+        operand,
+        activations,
+    } = *product;
     if rows == 0 || cols == 0 || points == 0 || batch == 0 {
-        return refuse(format!("nothing to multiply in {rows} x {cols} x {points}, batch {batch}"));
+        return refuse(format!(
+            "nothing to multiply in {rows} x {cols} x {points}, batch {batch}"
+        ));
     }
     if activations == Activations::Tokens && batch != 1 {
         return refuse(format!("tokens come in one batch, not {batch}"));
@@ -122,14 +153,21 @@ pub fn applies(
         return refuse(format!("it takes one image, not {batch}"));
     }
     // Places are 32-bit numbers; a tile may reach beyond the last row and column before it is cut off.
-    let most = product.inputs().max(product.outputs()).max(u64::from(rows) * u64::from(cols));
+    let most = product
+        .inputs()
+        .max(product.outputs())
+        .max(u64::from(rows) * u64::from(cols));
     if most + 256 * u64::from(rows.max(cols).max(points)) > u64::from(u32::MAX) {
-        return refuse(format!("{most} elements in one operand; places must stay below 2^32"));
+        return refuse(format!(
+            "{most} elements in one operand; places must stay below 2^32"
+        ));
     }
     let (x, y, z) = route.cubes(product);
     let limit = device.hardware.max_cube_count;
     if x > limit.0 || y > limit.1 || z > limit.2 {
-        return refuse(format!("{x} x {y} x {z} cubes, the device allows {limit:?}"));
+        return refuse(format!(
+            "{x} x {y} x {z} cubes, the device allows {limit:?}"
+        ));
     }
     Ok(())
 }
@@ -168,7 +206,11 @@ impl Route {
             Self::Bitmap => bitmap::TILE,
             _ => masked::TILE,
         };
-        (product.points.div_ceil(tile), product.rows.div_ceil(tile), product.batch)
+        (
+            product.points.div_ceil(tile),
+            product.rows.div_ceil(tile),
+            product.batch,
+        )
     }
 }
 
@@ -187,10 +229,21 @@ pub fn masked_product(
     y: Handle,
 ) -> Result<(), KernelError> {
     applies(route, client.properties(), product)?;
-    let Product { rows, cols, points, operand, activations, .. } = *product;
+    let Product {
+        rows,
+        cols,
+        points,
+        operand,
+        activations,
+        ..
+    } = *product;
     let size = u64::from(operand.bytes());
     expect_bytes("weight", &weight, u64::from(rows) * u64::from(cols) * size)?;
-    expect_bytes("mask", &mask, u64::from(rows) * u64::from(cols.div_ceil(32)) * 4)?;
+    expect_bytes(
+        "mask",
+        &mask,
+        u64::from(rows) * u64::from(cols.div_ceil(32)) * 4,
+    )?;
     expect_bytes("input", &x, product.inputs() * size)?;
     expect_bytes("output", &y, product.outputs() * 4)?;
     let (cx, cy, cz) = route.cubes(product);
@@ -264,7 +317,14 @@ pub fn sparse_product(
     y: Handle,
 ) -> Result<(), KernelError> {
     applies(route, client.properties(), product)?;
-    let Product { rows, cols, points, operand, activations, .. } = *product;
+    let Product {
+        rows,
+        cols,
+        points,
+        operand,
+        activations,
+        ..
+    } = *product;
     let pairs = u64::from(rows.div_ceil(16)) * u64::from(cols.div_ceil(64));
     expect_bytes("values", &values, pairs * 1024)?;
     expect_bytes("metadata", &metadata, pairs * 128)?;
@@ -336,7 +396,14 @@ pub fn bitmap_product(
 ) -> Result<(), KernelError> {
     let route = Route::Bitmap;
     applies(route, client.properties(), product)?;
-    let Product { rows, cols, points, operand, activations, .. } = *product;
+    let Product {
+        rows,
+        cols,
+        points,
+        operand,
+        activations,
+        ..
+    } = *product;
     let across = cols.div_ceil(bitmap::TILE);
     let tiles = u64::from(rows.div_ceil(bitmap::TILE)) * u64::from(across);
     expect_bytes("masks", &masks, tiles * 512)?;
@@ -397,11 +464,16 @@ pub fn bitmap_parts(device: &DeviceProperties, product: &Product) -> u32 {
     let (x, y, _) = Route::Bitmap.cubes(product);
     let wanted = 2 * device.hardware.num_streaming_multiprocessors.unwrap_or(64);
     let steps = product.cols.div_ceil(bitmap::TILE);
-    wanted.div_ceil(x.saturating_mul(y).max(1)).clamp(1, steps.clamp(1, 16))
+    wanted
+        .div_ceil(x.saturating_mul(y).max(1))
+        .clamp(1, steps.clamp(1, 16))
 }
 
 fn wrong(route: Route) -> KernelError {
-    KernelError::Route { route: route.name(), why: "it takes a weight of another format".into() }
+    KernelError::Route {
+        route: route.name(),
+        why: "it takes a weight of another format".into(),
+    }
 }
 
 fn expect_bytes(what: &'static str, buffer: &Handle, needed: u64) -> Result<(), KernelError> {
@@ -409,7 +481,11 @@ fn expect_bytes(what: &'static str, buffer: &Handle, needed: u64) -> Result<(), 
     if found >= needed {
         Ok(())
     } else {
-        Err(KernelError::Buffer { what, needed, found })
+        Err(KernelError::Buffer {
+            what,
+            needed,
+            found,
+        })
     }
 }
 

@@ -3,6 +3,9 @@
 //! W is staged as it is; the mask is applied in registers, between loading a fragment and multiplying it, so a pruned
 //! weight's stored value, NaN included, never meets an input and no masked copy of W exists.
 
+// What the macro writes beside each kernel has no docs.
+#![allow(missing_docs)]
+
 use cubecl::prelude::*;
 
 use super::ptx::*;
@@ -221,7 +224,11 @@ pub fn masked(
     let mut out = Vector::<u32, Four>::zeroed();
     #[unroll]
     for register in 0..4usize {
-        let word = if comptime!(register % 2 == 0) { upper } else { lower };
+        let word = if comptime!(register % 2 == 0) {
+            upper
+        } else {
+            lower
+        };
         let chunk = comptime!(k * 2 + register as u32 / 2);
         let value = fragment.extract(register);
         if comptime!(operand == Operand::Tf32) {

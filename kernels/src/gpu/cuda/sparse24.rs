@@ -3,10 +3,13 @@
 //! W arrives as [`crate::Nm24Hw`] holds it, so that a plane reads its fragments with one 128-bit load per unit and the
 //! metadata of two neighbouring tiles with one word per unit.
 
+// What the macro writes beside each kernel has no docs.
+#![allow(missing_docs)]
+
 use cubecl::prelude::*;
 
 use super::ptx::*;
-use super::tile::{Matrix, corner, input_matrix, place, stage, store};
+use super::tile::{corner, input_matrix, place, stage, store};
 use super::{Activations, Operand};
 
 /// Output channels and positions of a cube's tile.
@@ -180,7 +183,11 @@ pub fn stage_compressed(
     if UNIT_POS < comptime!(METADATA / 16) {
         let block = min(first_block + UNIT_POS / 8, last_block);
         let from = ((block * steps + step) * 8 + UNIT_POS % 8) as usize;
-        copy_16(&metadata[from..from + 1], metadata_address + UNIT_POS * 16, 16u32);
+        copy_16(
+            &metadata[from..from + 1],
+            metadata_address + UNIT_POS * 16,
+            16u32,
+        );
     }
 }
 
@@ -214,7 +221,12 @@ fn multiply(
         for j in 0..4usize {
             let point = plane_col + comptime!(j as u32 * 8);
             inputs[j] = if comptime!(activations == Activations::Tokens) {
-                let at = place(point + lane % 8, comptime!(half * 4) + lane / 8, chunks, false);
+                let at = place(
+                    point + lane % 8,
+                    comptime!(half * 4) + lane / 8,
+                    chunks,
+                    false,
+                );
                 load_matrices(x_tile + at, false)
             } else {
                 let at = place(comptime!(half * 32) + lane, point / 8, chunks, false);
@@ -227,7 +239,14 @@ fn multiply(
             let fragment = load_words(values + (block * 2 + half) * FRAGMENT + lane * 16);
             #[unroll]
             for j in 0..4usize {
-                sums[i * 4 + j] = mma_sparse(&fragment, &inputs[j], &sums[i * 4 + j], &words[i], half, kind);
+                sums[i * 4 + j] = mma_sparse(
+                    &fragment,
+                    &inputs[j],
+                    &sums[i * 4 + j],
+                    &words[i],
+                    half,
+                    kind,
+                );
             }
         }
     }

@@ -96,9 +96,17 @@ pub fn input_matrix(
 ) -> Matrix {
     let offset = entry * points * cols;
     if comptime!(activations == Activations::Tokens) {
-        Matrix { offset, rows: points, cols }
+        Matrix {
+            offset,
+            rows: points,
+            cols,
+        }
     } else {
-        Matrix { offset, rows: cols, cols: points }
+        Matrix {
+            offset,
+            rows: cols,
+            cols: points,
+        }
     }
 }
 

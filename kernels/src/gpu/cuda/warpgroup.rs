@@ -5,6 +5,9 @@
 //! instruction expects, which is the order of [`super::tile::place`] with eight chunks per row, so the same copies serve.
 //! Each step's sums start from zero and are added to the running ones outside the instruction.
 
+// What the macro writes beside each kernel has no docs.
+#![allow(missing_docs)]
+
 use cubecl::prelude::*;
 
 use super::masked::masked;
@@ -99,7 +102,14 @@ fn multiply_sparse_step(
 
 /// Writes a unit's 64 sums of its plane's 16 channels from `row` on and 128 positions from `point` on.
 #[cube]
-fn store_sums(sums: Vector<f32, Const<64>>, y: &mut [f32], row: u32, point: u32, rows: u32, points: u32) {
+fn store_sums(
+    sums: Vector<f32, Const<64>>,
+    y: &mut [f32],
+    row: u32,
+    point: u32,
+    rows: u32,
+    points: u32,
+) {
     let lane = UNIT_POS % 32;
     #[unroll]
     for i in 0..64usize {
@@ -144,7 +154,11 @@ pub fn masked_warpgroup<E: Numeric, N: Size>(
     let first_point = CUBE_POS_X * TILE;
     let steps = cols.div_ceil(DEPTH);
     let words = cols.div_ceil(32);
-    let w_matrix = Matrix { offset: 0u32.runtime(), rows, cols };
+    let w_matrix = Matrix {
+        offset: 0u32.runtime(),
+        rows,
+        cols,
+    };
     let x_matrix = input_matrix(0u32.runtime(), cols, points, Activations::Tokens);
     let lane = UNIT_POS % 32;
     let plane_row = UNIT_POS / 32 * 16;
@@ -211,7 +225,14 @@ pub fn masked_warpgroup<E: Numeric, N: Size>(
                 let chunk = comptime!(k as u32 * 2) + lane / 16;
                 let at = place(plane_row + lane % 16, chunk, CHUNKS, false);
                 let fragment = load_matrices(w_tile + at, false);
-                fragments[k] = masked(fragment, upper, lower, comptime!(k as u32 % 2), lane, operand);
+                fragments[k] = masked(
+                    fragment,
+                    upper,
+                    lower,
+                    comptime!(k as u32 % 2),
+                    lane,
+                    operand,
+                );
             }
             sums += multiply_step(&fragments, descriptor(x_base + read_stage * BYTES), kind);
             read_stage = select(read_stage == ahead, 0, read_stage + 1);
