@@ -142,7 +142,7 @@ impl Unit<Tensor<2>> for LinearAct {
 
     fn run<T: Tap>(&self, x: Tensor<2>, tap: &mut T) -> Tensor<2> {
         let x = tap.unit("linear", &self.linear, x);
-        self.activation.apply(x)
+        kernels::activate(x, self.activation)
     }
 }
 

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::command::{completions, doctor, figures, inspect, list, micro_zoo, plan, report, run};
+use crate::command::{
+    completions, doctor, figures, inspect, latency, list, micro_zoo, plan, report, run,
+};
 
 /// The post-training sparsity benchmark.
 #[derive(Debug, Parser)]
@@ -32,6 +34,8 @@ pub enum Command {
     List(list::Args),
     /// Show a model's layers, and what an allocator would take from each.
     Inspect(inspect::Args),
+    /// Time networks on this machine.
+    Latency(latency::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -52,6 +56,7 @@ impl Cli {
             Command::Plan(args) => plan::run(args)?,
             Command::List(args) => list::run(args)?,
             Command::Inspect(args) => inspect::run(args)?,
+            Command::Latency(args) => latency::run(args)?,
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,

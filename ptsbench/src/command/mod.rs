@@ -4,6 +4,7 @@ pub mod completions;
 pub mod doctor;
 pub mod figures;
 pub mod inspect;
+pub mod latency;
 pub mod list;
 pub mod micro_zoo;
 pub mod plan;
