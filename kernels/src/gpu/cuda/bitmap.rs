@@ -5,9 +5,6 @@
 //! the bits before its own. Depth is divided between cubes, each of which writes its own sums; a second kernel adds them
 //! in a fixed order.
 
-// What the macro writes beside each kernel has no docs.
-#![allow(missing_docs)]
-
 use cubecl::prelude::*;
 
 use super::ptx::*;

@@ -3,9 +3,6 @@
 //! W is staged as it is; the mask is applied in registers, between loading a fragment and multiplying it, so a pruned
 //! weight's stored value, NaN included, never meets an input and no masked copy of W exists.
 
-// What the macro writes beside each kernel has no docs.
-#![allow(missing_docs)]
-
 use cubecl::prelude::*;
 
 use super::ptx::*;

@@ -3,6 +3,9 @@
 //! No kernel here has a portable form: each has a predicate that says whether a device and a shape can have it, and the
 //! caller takes another path, and counts it, where it says no. What each is made of: `docs/gpu-cuda.md`.
 
+// What CubeCL's macros write beside each function has no docs.
+#![allow(missing_docs)]
+
 pub mod bitmap;
 pub mod launch;
 pub mod masked;

@@ -3,9 +3,6 @@
 //! W arrives as [`crate::Nm24Hw`] holds it, so that a plane reads its fragments with one 128-bit load per unit and the
 //! metadata of two neighbouring tiles with one word per unit.
 
-// What the macro writes beside each kernel has no docs.
-#![allow(missing_docs)]
-
 use cubecl::prelude::*;
 
 use super::ptx::*;

@@ -5,9 +5,6 @@
 //! instruction expects, which is the order of [`super::tile::place`] with eight chunks per row, so the same copies serve.
 //! Each step's sums start from zero and are added to the running ones outside the instruction.
 
-// What the macro writes beside each kernel has no docs.
-#![allow(missing_docs)]
-
 use cubecl::prelude::*;
 
 use super::masked::masked;
