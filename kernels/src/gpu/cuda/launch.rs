@@ -328,8 +328,8 @@ pub fn sparse_product(
     let pairs = u64::from(rows.div_ceil(16)) * u64::from(cols.div_ceil(64));
     expect_bytes("values", &values, pairs * 1024)?;
     expect_bytes("metadata", &metadata, pairs * 128)?;
-    expect_aligned("values", &values)?;
-    expect_aligned("metadata", &metadata)?;
+    expect_aligned(route, "values", &values)?;
+    expect_aligned(route, "metadata", &metadata)?;
     expect_bytes("input", &x, product.inputs() * 2)?;
     expect_bytes("output", &y, product.outputs() * 4)?;
     let (cx, cy, cz) = route.cubes(product);
@@ -382,7 +382,7 @@ pub fn sparse_product(
 /// `Y = W X` with W as a [`crate::Bitmap`], its depth divided into [`bitmap_parts`] parts.
 ///
 /// # Shapes
-/// `masks`, `tile_ptr` and `values`: the bitmap's, of the operand's type; `values_len` words. `x` and `y`: see
+/// `masks`, `tile_ptr` and `values`: the bitmap's, of the operand's type. `x` and `y`: see
 /// [`Activations`]; `y` is f32. Device memory for the parts' sums is taken from the client.
 #[allow(clippy::too_many_arguments)]
 pub fn bitmap_product(
@@ -408,8 +408,8 @@ pub fn bitmap_product(
     let tiles = u64::from(rows.div_ceil(bitmap::TILE)) * u64::from(across);
     expect_bytes("masks", &masks, tiles * 512)?;
     expect_bytes("places of tiles", &tile_ptr, (tiles + 1) * 4)?;
-    expect_aligned("masks", &masks)?;
-    expect_aligned("values", &values)?;
+    expect_aligned(route, "masks", &masks)?;
+    expect_aligned(route, "values", &values)?;
     expect_bytes("input", &x, product.inputs() * 2)?;
     expect_bytes("output", &y, product.outputs() * 4)?;
     let steps_per_part = across.div_ceil(bitmap_parts(client.properties(), product));
@@ -489,12 +489,12 @@ fn expect_bytes(what: &'static str, buffer: &Handle, needed: u64) -> Result<(), 
     }
 }
 
-fn expect_aligned(what: &'static str, buffer: &Handle) -> Result<(), KernelError> {
+fn expect_aligned(route: Route, what: &str, buffer: &Handle) -> Result<(), KernelError> {
     match buffer.offset_start.unwrap_or(0) % 16 {
         0 => Ok(()),
         off => Err(KernelError::Route {
-            route: what,
-            why: format!("the buffer begins {off} bytes behind a multiple of 16"),
+            route: route.name(),
+            why: format!("the buffer of {what} begins {off} bytes behind a multiple of 16"),
         }),
     }
 }
