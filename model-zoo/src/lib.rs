@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod fold;
+pub mod frozen;
 pub mod graft;
 pub mod inverted_residual;
 pub mod layer;

@@ -213,7 +213,7 @@ impl LayerInfo {
 }
 
 /// Zeros before and after each axis of an input of `size`.
-fn padding(conv: &Conv2d, size: [usize; 2]) -> [[usize; 2]; 2] {
+pub(crate) fn padding(conv: &Conv2d, size: [usize; 2]) -> [[usize; 2]; 2] {
     match conv.padding {
         PaddingConfig2d::Valid => [[0; 2]; 2],
         PaddingConfig2d::Explicit(top, left, bottom, right) => [[top, bottom], [left, right]],

@@ -1,16 +1,23 @@
 //! `ptsbench latency`: how long a network takes on this machine.
 //!
-//! Weights and images are random: what a network computes has no influence on how long that takes.
+//! Weights and images are random: what a network computes has no influence on how long that takes. With a rate, the
+//! smallest weights of each layer go, and layers run on what is left where that is faster.
 
+use std::fmt;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use kernels::plan::KernelPolicy;
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
-use model_zoo::tap::{Bare, Census};
+use model_zoo::frozen::Frozen;
+use model_zoo::tap::Bare;
 use serde::Serialize;
 
-use crate::interrupt;
+use crate::allocate::{self, Rate};
+use crate::cell::{Pattern, Rule};
+use crate::select::select;
+use crate::{criterion, interrupt, subject};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -30,6 +37,9 @@ pub struct Args {
     /// Time the network with its batch norms folded into the convolutions.
     #[arg(long)]
     fold: bool,
+    /// Also time it with this fraction of each layer's weights pruned; several, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    rate: Vec<Rate>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -42,7 +52,11 @@ struct Timing {
     batch: usize,
     threads: usize,
     folded: bool,
-    /// Milliseconds of a pass: the middle, and the quartiles.
+    /// Fraction of each layer's weights that is pruned.
+    rate: f64,
+    /// Layers that ran on kept weights alone.
+    sparse_layers: usize,
+    /// Milliseconds of a pass: the first quartile, the middle, the third.
     ms: [f64; 3],
     /// Billions of multiply-adds for an image, of prunable layers.
     gmacs: f64,
@@ -57,29 +71,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut timings = Vec::new();
     if !args.json {
         println!(
-            "{:24} {:>5} {:>7} {:>10} {:>17} {:>9} {:>8}",
-            "model", "batch", "threads", "ms", "quartiles", "images/s", "GMAC/s"
+            "{:24} {:>5} {:>5} {:>7} {:>10} {:>17} {:>9} {:>8}  sparse layers",
+            "model", "rate", "batch", "threads", "ms", "quartiles", "images/s", "GMAC/s"
         );
     }
     for pattern in &args.models {
         for spec in catalog::matching(pattern)? {
             for &batch in &args.batch {
                 interrupt::check()?;
-                let timing =
-                    pool.install(|| spec.open(&Device::flex(), Time { args: &args, batch }));
-                if !args.json {
-                    let [low, middle, high] = timing.ms;
-                    println!(
-                        "{:24} {:>5} {:>7} {middle:>10.2} {:>17} {:>9.1} {:>8.1}",
-                        timing.model,
-                        timing.batch,
-                        timing.threads,
-                        format!("{low:.2} - {high:.2}"),
-                        1e3 * batch as f64 / middle,
-                        1e3 * batch as f64 * timing.gmacs / middle
-                    );
+                let time = Time { args: &args, batch };
+                for timing in pool.install(|| spec.open(&Device::flex(), time))? {
+                    if !args.json {
+                        println!("{timing}");
+                    }
+                    timings.push(timing);
                 }
-                timings.push(timing);
             }
         }
     }
@@ -89,19 +95,38 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl fmt::Display for Timing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [low, middle, high] = self.ms;
+        let per_second = 1e3 * self.batch as f64 / middle;
+        write!(
+            f,
+            "{:24} {:>5} {:>5} {:>7} {middle:>10.2} {:>17} {per_second:>9.1} {:>8.1}  {}",
+            self.model,
+            self.rate,
+            self.batch,
+            self.threads,
+            format!("{low:.2} - {high:.2}"),
+            per_second * self.gmacs,
+            self.sparse_layers
+        )
+    }
+}
+
 struct Time<'a> {
     args: &'a Args,
     batch: usize,
 }
 
 impl Visit for Time<'_> {
-    type Out = Timing;
+    type Out = anyhow::Result<Vec<Timing>>;
 
     fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
         self,
         spec: &'static Spec,
         network: N,
-    ) -> Timing {
+    ) -> Self::Out {
+        let device = Device::flex();
         let network = if self.args.fold {
             network.fold()
         } else {
@@ -109,29 +134,62 @@ impl Visit for Time<'_> {
         };
         let [channels, height, width] = spec.input;
         let dims = [self.batch, channels, height, width];
-        let images = Tensor::random(dims, Distribution::Normal(0.0, 1.0), &Device::flex());
-        // The pass that does not count also counts multiply-adds.
-        let mut census = Census::default();
-        network.run(images.clone(), &mut census);
+        let images = Tensor::random(dims, Distribution::Normal(0.0, 1.0), &device);
+        let census = subject::census(spec, &network, &device);
         let macs: u64 = census.layers().iter().map(|layer| layer.macs).sum();
-        let mut ms: Vec<f64> = (0..self.args.rounds.max(1))
-            .map(|_| {
-                let start = Instant::now();
-                let logits = network.run(images.clone(), &mut Bare);
-                let elapsed = start.elapsed();
-                drop(logits);
-                1e3 * elapsed.as_secs_f64()
-            })
-            .collect();
-        ms.sort_unstable_by(f64::total_cmp);
-        let at = |part: usize| ms[part * (ms.len() - 1) / 4];
-        Timing {
+        let timing = |rate, sparse_layers, ms| Timing {
             model: spec.name,
             batch: self.batch,
             threads: rayon::current_num_threads(),
             folded: self.args.fold,
-            ms: [at(1), at(2), at(3)],
+            rate,
+            sparse_layers,
+            ms,
             gmacs: macs as f64 / 1e9,
+        };
+        let dense = quartiles(self.args.rounds, || network.run(images.clone(), &mut Bare));
+        let mut timings = vec![timing(0.0, 0, dense)];
+        if self.args.rate.is_empty() {
+            return Ok(timings);
         }
+        let weights = subject::weights(&network, &census);
+        for &rate in &self.args.rate {
+            let allocation = allocate::find("uniform")?.allocate(
+                &weights,
+                rate,
+                Rule::Exact,
+                &allocate::Options::default(),
+            )?;
+            let masks = select(
+                &weights,
+                criterion::find("magnitude")?,
+                Pattern::Unstructured { rate: rate.get() },
+                Some(&allocation),
+                Rule::Exact,
+            )?;
+            let sparse = subject::attach(network.clone(), &census, &masks, &device);
+            let mut tap = Frozen::new(KernelPolicy::from_env()?);
+            let ms = quartiles(self.args.rounds, || sparse.run(images.clone(), &mut tap));
+            // One pass does not count.
+            let runs = tap.sparse_runs() / (self.args.rounds.max(1) + 1);
+            timings.push(timing(rate.get(), runs, ms));
+        }
+        Ok(timings)
     }
+}
+
+/// Milliseconds of a pass: a quarter, half, and three quarters of all passes took no longer. The first does not count.
+fn quartiles<T>(rounds: usize, mut pass: impl FnMut() -> T) -> [f64; 3] {
+    drop(pass());
+    let mut ms: Vec<f64> = (0..rounds.max(1))
+        .map(|_| {
+            let start = Instant::now();
+            let result = pass();
+            let elapsed = start.elapsed();
+            drop(result);
+            1e3 * elapsed.as_secs_f64()
+        })
+        .collect();
+    ms.sort_unstable_by(f64::total_cmp);
+    [1, 2, 3].map(|part| ms[part * (ms.len() - 1) / 4])
 }
