@@ -8,7 +8,7 @@ PLAN ?= micro
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-cuda-text bench-kernels micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ micro-zoo: rust ## train the built-in networks again (about half an hour; an int
 check-gpu: rust ## compile-check the GPU builds
 	$(CARGO) check --release --workspace --features ptsbench/wgpu
 	$(CARGO) check --release --workspace --features ptsbench/cuda,ptsbench/vulkan,ptsbench/autotune
+
+test-cuda-text: rust ## the CUDA kernels without a GPU: text, machine code where PTSBENCH_NVRTC names a library, numbers on the CPU
+	$(CARGO) test --manifest-path kernels/cuda-text/Cargo.toml -- --nocapture
 
 clean: ## delete results (not the compiled program)
 	rm -rf $(OUT)

@@ -117,6 +117,24 @@ pub enum KernelError {
         /// The name.
         name: String,
     },
+    /// A GPU kernel that this device or this product cannot have.
+    #[error("the {route} does not apply: {why}; take another path")]
+    Route {
+        /// The kernel.
+        route: &'static str,
+        /// What is in the way.
+        why: String,
+    },
+    /// A device buffer too short for its operand.
+    #[error("the buffer of {what} has {found} bytes, its shape needs {needed}")]
+    Buffer {
+        /// Which operand.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes there.
+        found: u64,
+    },
     /// An instruction set that this processor does not have.
     #[error(
         "PTSBENCH_KERNELS_FORCE asks for {name}, which this processor does not have; name another set or unset it"

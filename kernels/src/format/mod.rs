@@ -3,6 +3,7 @@
 //! Every format writes itself as bytes: one byte that names format and version, then little-endian sizes and arrays.
 //! Bytes from elsewhere are believed in nothing: sizes are checked against what follows before anything is allocated.
 
+mod bitmap;
 mod bitmask;
 mod bytes;
 mod csr;
@@ -11,6 +12,7 @@ mod nm;
 mod nm24;
 mod order;
 
+pub use bitmap::Bitmap;
 pub use bitmask::BitMask;
 pub use csr::Csr;
 pub use half::Half;

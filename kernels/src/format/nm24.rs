@@ -347,7 +347,8 @@ mod tests {
     #[test]
     fn packing_and_instruction_give_the_dense_product() {
         let mut tiles = 0;
-        for seed in 0..1200 {
+        const LAYERS: u64 = 1200;
+        for seed in 0..LAYERS {
             let (rows, cols) = (1 + (seed * 7 % 40) as usize, 4 * (seed * 5 % 34) as usize);
             let (mut weights, mask) = layer(seed, rows, cols);
             let half = if seed % 2 == 0 { Half::Bf16 } else { Half::F16 };
@@ -367,6 +368,9 @@ mod tests {
             tiles += packed.tiles().iter().product::<usize>();
         }
         assert!(tiles > 1000);
+        println!(
+            "2:4 packer and emulated instruction agree on {LAYERS} random layers, {tiles} tiles"
+        );
     }
 
     #[test]
