@@ -8,7 +8,7 @@ PLAN ?= micro
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels bench-kernels micro-zoo check-gpu gpu-check clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,10 @@ micro-zoo: rust ## train the built-in networks again (about half an hour; an int
 check-gpu: rust ## compile-check the GPU builds
 	$(CARGO) check --release --workspace --features ptsbench/wgpu
 	$(CARGO) check --release --workspace --features ptsbench/cuda,ptsbench/vulkan,ptsbench/autotune
+
+gpu-check: rust ## build, pack and run everything a GPU can be asked about; the folder runs elsewhere too
+	scripts/pack-gpu $(OUT)/gpu-box
+	sh $(OUT)/gpu-box/run.sh
 
 clean: ## delete results (not the compiled program)
 	rm -rf $(OUT)

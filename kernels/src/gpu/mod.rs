@@ -1,3 +1,17 @@
 //! Kernels for GPUs in CubeCL: one source for WGSL, SPIR-V and CUDA. The feature `gpu`, which `wgpu` and `cuda` imply.
 //!
 //! The reference that judges them is [`crate::reference`], as it is for the CPU's.
+
+pub mod bitmap;
+pub mod buffer;
+pub mod check;
+pub mod client;
+mod compensated;
+mod dense_tile;
+pub mod gram;
+pub mod nm;
+pub mod nm_product;
+pub mod select;
+pub mod soft;
+pub mod stats;
+mod words;

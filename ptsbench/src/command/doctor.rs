@@ -1,5 +1,7 @@
 //! `ptsbench doctor`: what this program and machine offer, and whether every record in the store is sound.
 
+mod gpu;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -15,9 +17,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let mut devices = crate::device::describe();
+    devices.extend(gpu::lines());
     examine(
         &args,
-        &crate::device::describe(),
+        &devices,
         &mut std::io::stdout().lock(),
     )
 }
