@@ -322,12 +322,19 @@ impl Stage<'_> {
                 black_box((x.grad(&grads), w.value.grad(&grads)));
             }))
         };
-        let mut contestants: Vec<Contestant> =
-            self.field().into_iter().map(contest).collect::<Result<_>>()?;
+        let mut contestants: Vec<Contestant> = self
+            .field()
+            .into_iter()
+            .map(contest)
+            .collect::<Result<_>>()?;
         if let (Some(gpu), Pass::Forward) = (self.gpu, self.pass) {
             let positions = self.batch * linear.tokens;
-            let masks = [50, 80]
-                .map(|sparsity| Ok((sparsity, self.mask(linear.outputs, linear.inputs, sparsity)?)));
+            let masks = [50, 80].map(|sparsity| {
+                Ok((
+                    sparsity,
+                    self.mask(linear.outputs, linear.inputs, sparsity)?,
+                ))
+            });
             let masks = masks.into_iter().collect::<Result<Vec<_>>>()?;
             let sizes = [positions, linear.outputs, linear.inputs];
             contestants.extend(gpu.packed_linear(sizes, self.sets, &masks)?);
@@ -484,6 +491,14 @@ impl Stage<'_> {
         let scores = to_vecs(&tensors)?;
         let k = (select.share * select.count as f64) as usize;
         let count = select.count;
+        let burn = contestant("burn", move |index| {
+            let x = tensors[index].clone();
+            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
+            black_box(x.greater(threshold.expand([count])));
+        });
+        if let Some(gpu) = self.gpu {
+            return Ok(vec![gpu.select(scores, k as u64)?, burn]);
+        }
         let ours = {
             let scores = scores.clone();
             contestant("ours", move |index| {
@@ -508,14 +523,6 @@ impl Stage<'_> {
             copy.sort_unstable_by(f32::total_cmp);
             black_box(copy[k - 1]);
         });
-        let burn = contestant("burn", move |index| {
-            let x = tensors[index].clone();
-            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
-            black_box(x.greater(threshold.expand([count])));
-        });
-        if let Some(gpu) = self.gpu {
-            return Ok(vec![gpu.select(scores, k as u64)?, burn]);
-        }
         Ok(vec![ours, nth, sort, burn])
     }
 

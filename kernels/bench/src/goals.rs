@@ -185,7 +185,10 @@ impl Goal {
                 let route = report.machine.accelerator.as_ref().map(|gpu| &gpu.route);
                 match route {
                     Some(route) if routes.contains(&route.as_str()) => self.peer(),
-                    _ => Some(format!("needs a GPU: bench-kernels --device {}", routes.join(" or "))),
+                    _ => Some(format!(
+                        "needs a GPU: bench-kernels --device {}",
+                        routes.join(" or ")
+                    )),
                 }
             }
             _ => self.peer(),

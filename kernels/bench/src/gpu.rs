@@ -96,7 +96,12 @@ mod absent {
             match *self {}
         }
 
-        pub fn nm_mask(&self, _: Vec<Vec<f32>>, _: [usize; 2], _: [usize; 2]) -> Result<Contestant> {
+        pub fn nm_mask(
+            &self,
+            _: Vec<Vec<f32>>,
+            _: [usize; 2],
+            _: [usize; 2],
+        ) -> Result<Contestant> {
             match *self {}
         }
 
@@ -269,8 +274,10 @@ mod present {
             [n, m]: [usize; 2],
         ) -> Result<Contestant> {
             let client = self.client.clone();
-            let scores: Result<Vec<Buffer>, _> =
-                scores.iter().map(|scores| Buffer::of_f32(&client, scores)).collect();
+            let scores: Result<Vec<Buffer>, _> = scores
+                .iter()
+                .map(|scores| Buffer::of_f32(&client, scores))
+                .collect();
             let scores = scores?;
             Ok(contestant("ours", move |index| {
                 let words = nm::nm_mask(&client, &scores[index], &shape, n, m, false);

@@ -243,7 +243,8 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
     // Before the first row: a path that cannot be written is told now, not after half an hour.
     report.write(&path)?;
     for (index, row) in rows.iter().enumerate() {
-        let mut contest = contest::prepare(row, index as u64, report.machine.l2_bytes, gpu.as_ref())?;
+        let mut contest =
+            contest::prepare(row, index as u64, report.machine.l2_bytes, gpu.as_ref())?;
         if !args.only.is_empty() {
             contest.contestants.retain(|c| args.only.contains(&c.name));
         }

@@ -51,7 +51,11 @@ impl BitmapTiles {
                 for row in first_row..first_row + SIDE {
                     for word in [first_col / 32, first_col / 32 + 1] {
                         let inside = row < rows && word < stride;
-                        let bits = if inside { mask.words()[row * stride + word] } else { 0 };
+                        let bits = if inside {
+                            mask.words()[row * stride + word]
+                        } else {
+                            0
+                        };
                         words.push(bits);
                         let kept = (0..32).filter(|bit| bits >> bit & 1 == 1);
                         values.extend(kept.map(|bit| weights[row * cols + word * 32 + bit]));
@@ -129,7 +133,9 @@ pub fn linear(
     }
     let biased = bias.is_some();
     // Without a bias any memory will do; it is not read.
-    let bias = bias.cloned().map_or_else(|| Buffer::uninit(client, 1), Ok)?;
+    let bias = bias
+        .cloned()
+        .map_or_else(|| Buffer::uninit(client, 1), Ok)?;
     let y = Buffer::uninit(client, positions.saturating_mul(w.rows))?;
     if !y.is_empty() {
         let tiles = positions.div_ceil(SIDE) * w.rows.div_ceil(SIDE);
@@ -153,6 +159,7 @@ pub fn linear(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn product(
     x: &[f32],
     words: &[u32],
@@ -194,7 +201,15 @@ fn product(
         }
         for part in 0..SIDE / DEPTH {
             let first_col = tile_col * SIDE + part * DEPTH;
-            load_positions(x, &mut slice, first_position, positions, first_col, cols, cols);
+            load_positions(
+                x,
+                &mut slice,
+                first_position,
+                positions,
+                first_col,
+                cols,
+                cols,
+            );
             sync_cube();
             multiply(&mut sums, &weights, part * DEPTH, &slice);
             sync_cube();

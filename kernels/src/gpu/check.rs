@@ -29,7 +29,11 @@ impl Passed {
         self.cases += 1;
         self.worst = self.worst.max(ratio);
         // NaN is a failure too.
-        if ratio <= 1.0 { Ok(()) } else { Err(format!("{}: error over bound {ratio}", what())) }
+        if ratio <= 1.0 {
+            Ok(())
+        } else {
+            Err(format!("{}: error over bound {ratio}", what()))
+        }
     }
 
     fn same<T: PartialEq>(
@@ -39,7 +43,11 @@ impl Passed {
         what: impl Fn() -> String,
     ) -> Result<(), String> {
         self.cases += 1;
-        if got == want { Ok(()) } else { Err(format!("{}: differs from the CPU's", what())) }
+        if got == want {
+            Ok(())
+        } else {
+            Err(format!("{}: differs from the CPU's", what()))
+        }
     }
 }
 
@@ -95,7 +103,9 @@ impl Random {
 
     /// In [-1, 1).
     fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+        (0..n)
+            .map(|_| (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0)
+            .collect()
     }
 
     /// Few different values, so that scores tie.
@@ -138,7 +148,10 @@ fn compare_selection(
     ks: &[u64],
     name: &str,
 ) -> Result<(), String> {
-    let host: Vec<Stored> = lists.iter().map(|(values, _)| stored(values, magnitude)).collect();
+    let host: Vec<Stored> = lists
+        .iter()
+        .map(|(values, _)| stored(values, magnitude))
+        .collect();
     let shapes: Vec<[usize; 2]> = lists.iter().map(|&(_, shape)| shape).collect();
     let layers: Result<Vec<Layer>, KernelError> = lists
         .iter()
@@ -156,7 +169,9 @@ fn compare_selection(
             let got = select::select_smallest(client, &layers, magnitude, k, ties);
             let got: Result<Vec<BitMask>, KernelError> =
                 got.and_then(|words| words.iter().map(Words::read).collect());
-            passed.same(&got.map_err(text)?, &want, || format!("{name}, k = {k}, {ties:?}"))?;
+            passed.same(&got.map_err(text)?, &want, || {
+                format!("{name}, k = {k}, {ties:?}")
+            })?;
         }
         if k > 0 {
             let want = crate::threshold_of(&host, k).map_err(text)?;
@@ -176,13 +191,24 @@ fn selection_lists(client: &Client) -> Result<Passed, String> {
     let lists: [(&str, Vec<f32>); 8] = [
         ("random", random.floats(n)),
         ("all equal", vec![0.25; n]),
-        ("two values", (0..n).map(|i| [1.0, -2.0][i % 3 / 2]).collect()),
+        (
+            "two values",
+            (0..n).map(|i| [1.0, -2.0][i % 3 / 2]).collect(),
+        ),
         ("coarse", random.coarse(n)),
-        ("denormals", (0..n).map(|i| denormal(i) * [1.0, -1.0][i % 2]).collect()),
-        ("signed zeros", (0..n).map(|i| [0.0, -0.0, 1e-40, -1e-40][i % 4]).collect()),
+        (
+            "denormals",
+            (0..n).map(|i| denormal(i) * [1.0, -1.0][i % 2]).collect(),
+        ),
+        (
+            "signed zeros",
+            (0..n).map(|i| [0.0, -0.0, 1e-40, -1e-40][i % 4]).collect(),
+        ),
         (
             "infinities",
-            (0..n).map(|i| [f32::INFINITY, 3.0, f32::NEG_INFINITY, f32::MAX][i % 4]).collect(),
+            (0..n)
+                .map(|i| [f32::INFINITY, 3.0, f32::NEG_INFINITY, f32::MAX][i % 4])
+                .collect(),
         ),
         ("descending", (0..n).map(|i| (n - i) as f32).collect()),
     ];
@@ -199,7 +225,14 @@ fn selection_lists(client: &Client) -> Result<Passed, String> {
         let n = shape[0] * shape[1];
         let layer = [(random.coarse(n), shape)];
         let ks = [0, 1, n as u64 / 2, n as u64];
-        compare_selection(client, &mut passed, &layer, false, &ks, &format!("{shape:?}"))?;
+        compare_selection(
+            client,
+            &mut passed,
+            &layer,
+            false,
+            &ks,
+            &format!("{shape:?}"),
+        )?;
     }
     Ok(passed)
 }
@@ -211,7 +244,11 @@ fn selection_over_layers(client: &Client) -> Result<Passed, String> {
         // More than one tile of words in some, none in one.
         let lists = [[16, 300], [0, 7], [3, 5], [130, 65], [1, 2048]].map(|shape| {
             let n = shape[0] * shape[1];
-            let values = if coarse { random.coarse(n) } else { random.floats(n) };
+            let values = if coarse {
+                random.coarse(n)
+            } else {
+                random.floats(n)
+            };
             (values, shape)
         });
         let n: u64 = lists.iter().map(|(values, _)| values.len() as u64).sum();
@@ -239,9 +276,11 @@ fn selection_refusals(client: &Client) -> Result<Passed, String> {
         available: 2,
     };
     passed.same(&got, &Some(want), || "k over n".into())?;
-    passed.same(&select::threshold_of(client, &layers[..1], false, 0).is_err(), &true, || {
-        "no threshold of k = 0".into()
-    })?;
+    passed.same(
+        &select::threshold_of(client, &layers[..1], false, 0).is_err(),
+        &true,
+        || "no threshold of k = 0".into(),
+    )?;
     let nothing = select::select_smallest(client, &[], false, 0, Ties::CompatLe).map_err(text)?;
     passed.same(&nothing.len(), &0, || "no layers".into())?;
     let wrong = Layer {
@@ -249,7 +288,9 @@ fn selection_refusals(client: &Client) -> Result<Passed, String> {
         ..layers[0].clone()
     };
     let got = select::select_smallest(client, &[wrong], false, 1, Ties::CompatLe);
-    passed.same(&got.is_err(), &true, || "a length that is not the shape's".into())?;
+    passed.same(&got.is_err(), &true, || {
+        "a length that is not the shape's".into()
+    })?;
     Ok(passed)
 }
 
@@ -267,13 +308,27 @@ fn selection_long(client: &Client) -> Result<Passed, String> {
 fn nm_masks(client: &Client) -> Result<Passed, String> {
     let mut passed = Passed::default();
     let mut random = Random(4);
-    let patterns = [[1, 2], [2, 4], [1, 4], [4, 8], [3, 8], [8, 16], [16, 32], [1, 32], [2, 3]];
+    let patterns = [
+        [1, 2],
+        [2, 4],
+        [1, 4],
+        [4, 8],
+        [3, 8],
+        [8, 16],
+        [16, 32],
+        [1, 32],
+        [2, 3],
+    ];
     let shapes: [&[usize]; 5] = [&[5, 96], &[1, 32], &[7, 64, 3, 3], &[2, 96, 1, 5], &[3, 20]];
     for [n, m] in patterns {
         for shape in shapes {
             for magnitude in [false, true] {
                 let len = shape.iter().product();
-                let values = if magnitude { random.floats(len) } else { random.coarse(len) };
+                let values = if magnitude {
+                    random.floats(len)
+                } else {
+                    random.coarse(len)
+                };
                 let want = crate::nm_mask(&stored(&values, magnitude), shape, n, m);
                 let scores = Buffer::of_f32(client, &values).map_err(text)?;
                 let got = nm::nm_mask(client, &scores, shape, n, m, magnitude);
@@ -291,17 +346,31 @@ fn nm_masks(client: &Client) -> Result<Passed, String> {
     }
     let none = Buffer::uninit(client, 0).map_err(text)?;
     let empty = nm::nm_mask(client, &none, &[0, 8], 2, 4, true);
-    passed.same(&empty.and_then(|words| words.read()).map_err(text)?.len(), &0, || "empty".into())?;
-    passed.same(&nm::nm_mask(client, &none, &[0, 8], 4, 4, true).is_err(), &true, || {
-        "no pattern".into()
-    })?;
+    passed.same(
+        &empty.and_then(|words| words.read()).map_err(text)?.len(),
+        &0,
+        || "empty".into(),
+    )?;
+    passed.same(
+        &nm::nm_mask(client, &none, &[0, 8], 4, 4, true).is_err(),
+        &true,
+        || "no pattern".into(),
+    )?;
     Ok(passed)
 }
 
 fn statistics(client: &Client) -> Result<Passed, String> {
     let mut passed = Passed::default();
     let mut random = Random(5);
-    let sizes = [[1, 1], [3, 40], [5, 256], [9, 1000], [2, 4608], [0, 9], [4, 0]];
+    let sizes = [
+        [1, 1],
+        [3, 40],
+        [5, 256],
+        [9, 1000],
+        [2, 4608],
+        [0, 9],
+        [4, 0],
+    ];
     for (at, [rows, cols]) in sizes.into_iter().enumerate() {
         for (shift, density) in [(0.0, 0.3), (3.0, 0.05), (1e4, 0.9), (0.0, 0.0)] {
             let mut weights = random.floats(rows * cols);
@@ -316,7 +385,9 @@ fn statistics(client: &Client) -> Result<Passed, String> {
             for row in 0..rows {
                 let numbers = &weights[row * cols..][..cols];
                 // With zeros among them, what is masked spreads as far as the survivors lie from 0.
-                let far = numbers.iter().fold(0f32, |far, w| far.max((w - numbers[0]).abs()));
+                let far = numbers
+                    .iter()
+                    .fold(0f32, |far, w| far.max((w - numbers[0]).abs()));
                 let kept = numbers.iter().fold(0f32, |far, w| far.max(w.abs()));
                 // The first survivor, not the first number, is what survivors' distances are from: at most twice as far.
                 let (far, kept) = (2.0 * f64::from(far), f64::from(kept));
@@ -341,9 +412,10 @@ fn statistics(client: &Client) -> Result<Passed, String> {
             for (row, (got, want)) in dots.iter().zip(&want).enumerate() {
                 let terms = weights.iter().zip(&other).skip(row * cols).take(cols);
                 let scale: f64 = terms.map(|(a, b)| f64::from((a * b).abs())).sum();
-                passed.of((got - want).abs() / (scale * 2f64.powi(-23) + 1e-30), || {
-                    format!("dot product {row} of [{rows}, {cols}], shift {shift}")
-                })?;
+                passed.of(
+                    (got - want).abs() / (scale * 2f64.powi(-23) + 1e-30),
+                    || format!("dot product {row} of [{rows}, {cols}], shift {shift}"),
+                )?;
             }
         }
     }
@@ -357,7 +429,11 @@ fn statistics(client: &Client) -> Result<Passed, String> {
     passed.same(&got.mean_kept, &vec![2.0, 7.5], || "a pruned NaN".into())?;
     passed.same(&got.std_kept, &vec![1.0, 0.0], || "spread".into())?;
     let plain = stats::channel_stats(client, &w, [2, 3], None).map_err(text)?;
-    passed.same(&(plain.nnz, plain.std_masked[1]), &(vec![3, 3], 0.0), || "no mask".into())?;
+    passed.same(
+        &(plain.nnz, plain.std_masked[1]),
+        &(vec![3, 3], 0.0),
+        || "no mask".into(),
+    )?;
     Ok(passed)
 }
 
@@ -379,7 +455,10 @@ fn learned_thresholds(client: &Client) -> Result<Passed, String> {
                 let t: Vec<f32> = (0..if single { 1 } else { rows })
                     .map(|row| [0.5, 2f32.powi(-30), 0.0][row % 3])
                     .collect();
-                for (at, special) in [0.5, -0.5, 1.0, -1.0, 1e-42, 0.0, 1.5].into_iter().enumerate() {
+                for (at, special) in [0.5, -0.5, 1.0, -1.0, 1e-42, 0.0, 1.5]
+                    .into_iter()
+                    .enumerate()
+                {
                     if let Some(w) = w.get_mut(3 * at) {
                         *w = special;
                     }
@@ -392,15 +471,24 @@ fn learned_thresholds(client: &Client) -> Result<Passed, String> {
                 let want = crate::soft_mask_forward(&w, &t, [rows, cols], mode).map_err(text)?;
                 let (out, kept) =
                     soft::soft_mask_forward(client, &wd, &td, [rows, cols], mode).map_err(text)?;
-                let kept: Vec<u64> = kept.read_u32().map_err(text)?.into_iter().map(u64::from).collect();
-                let kept = if single { vec![kept.iter().sum()] } else { kept };
+                let kept: Vec<u64> = kept
+                    .read_u32()
+                    .map_err(text)?
+                    .into_iter()
+                    .map(u64::from)
+                    .collect();
+                let kept = if single {
+                    vec![kept.iter().sum()]
+                } else {
+                    kept
+                };
                 passed.same(&kept, &want.kept, name)?;
                 // A difference below the normal range may be flushed.
                 let tiny = f32::MIN_POSITIVE;
                 let out = out.read_f32().map_err(text)?;
                 let near = |a: f32, b: f32| a == b || (a - b).abs() <= tiny;
-                let all = out.len() == w.len()
-                    && out.iter().zip(&want.weight).all(|(&a, &b)| near(a, b));
+                let all =
+                    out.len() == w.len() && out.iter().zip(&want.weight).all(|(&a, &b)| near(a, b));
                 passed.same(&all, &true, name)?;
 
                 let (want_dw, want_dt) =
@@ -411,15 +499,23 @@ fn learned_thresholds(client: &Client) -> Result<Passed, String> {
                 passed.same(&dw.len(), &w.len(), name)?;
                 for (at, (&got, &want)) in dw.iter().zip(&want_dw).enumerate() {
                     let scale = g[at].abs() * (1.0 + w[at].abs());
-                    let ratio = f64::from((got - want).abs()) / (f64::from(scale) * 2f64.powi(-23) + 1e-37);
+                    let ratio =
+                        f64::from((got - want).abs()) / (f64::from(scale) * 2f64.powi(-23) + 1e-37);
                     passed.of(ratio, name)?;
                 }
-                let dt: Vec<f64> = dt.read_f32().map_err(text)?.into_iter().map(f64::from).collect();
+                let dt: Vec<f64> = dt
+                    .read_f32()
+                    .map_err(text)?
+                    .into_iter()
+                    .map(f64::from)
+                    .collect();
                 let dt = if single { vec![dt.iter().sum()] } else { dt };
                 for (at, (&got, &want)) in dt.iter().zip(&want_dt).enumerate() {
                     let terms = w.iter().zip(&g).enumerate();
                     let terms = terms.filter(|(i, _)| single || i / cols == at);
-                    let scale: f64 = terms.map(|(_, (w, g))| f64::from(g.abs() * w.abs().max(1.0))).sum();
+                    let scale: f64 = terms
+                        .map(|(_, (w, g))| f64::from(g.abs() * w.abs().max(1.0)))
+                        .sum();
                     passed.of((got - want).abs() / (scale * 2f64.powi(-22) + 1e-37), name)?;
                 }
             }
@@ -441,8 +537,10 @@ fn compare_gram(
         let want = reference::gram(x, [positions, got.cols()]);
         let got = got.matrix(group);
         let bound = reference::Rounding::F32.bound(positions.min(256));
-        for (at, (got, (want, scale))) in
-            got.iter().zip(want.value.iter().zip(&want.magnitude)).enumerate()
+        for (at, (got, (want, scale))) in got
+            .iter()
+            .zip(want.value.iter().zip(&want.magnitude))
+            .enumerate()
         {
             let ratio = (got - want).abs() / (bound * scale + f64::from(f32::MIN_POSITIVE));
             passed.of(ratio, || format!("{name}, group {group}, sum {at}"))?;
@@ -483,26 +581,43 @@ fn gram_sums(client: &Client) -> Result<Passed, String> {
         let on = Buffer::of_f32(client, &x).map_err(text)?;
         let mut sums = GramSums::new(client, shape.groups, shape.weight_cols()).map_err(text)?;
         sums.add_conv(&on, &shape).map_err(text)?;
-        let columns: Vec<Vec<f32>> =
-            (0..shape.groups).map(|group| reference::im2col(&x, group, &shape)).collect();
+        let columns: Vec<Vec<f32>> = (0..shape.groups)
+            .map(|group| reference::im2col(&x, group, &shape))
+            .collect();
         let positions = shape.batch * shape.out_size().iter().product::<usize>();
         let got = sums.read().map_err(text)?;
-        compare_gram(&mut passed, &got, &columns, positions, &format!("{shape:?}"))?;
+        compare_gram(
+            &mut passed,
+            &got,
+            &columns,
+            positions,
+            &format!("{shape:?}"),
+        )?;
     }
-    let sums = GramSums::new(client, 1, 4).and_then(|mut sums| {
-        sums.add_linear(&Buffer::of_f32(client, &[0.0; 7])?, 2)
-    });
-    passed.same(&sums.is_err(), &true, || "a length that is not the shape's".into())?;
+    let sums = GramSums::new(client, 1, 4)
+        .and_then(|mut sums| sums.add_linear(&Buffer::of_f32(client, &[0.0; 7])?, 2));
+    passed.same(&sums.is_err(), &true, || {
+        "a length that is not the shape's".into()
+    })?;
     Ok(passed)
 }
 
-const PRODUCTS: [[usize; 3]; 6] =
-    [[1, 1, 32], [65, 3, 64], [5, 130, 96], [64, 64, 160], [3, 70, 32], [0, 4, 32]];
+const PRODUCTS: [[usize; 3]; 6] = [
+    [1, 1, 32],
+    [65, 3, 64],
+    [5, 130, 96],
+    [64, 64, 160],
+    [3, 70, 32],
+    [0, 4, 32],
+];
 
 fn bitmap_product(client: &Client) -> Result<Passed, String> {
     let mut passed = Passed::default();
     let mut random = Random(8);
-    for [positions, rows, cols] in PRODUCTS.into_iter().chain([[7, 65, 67], [9, 2, 1], [4, 3, 0]]) {
+    for [positions, rows, cols] in PRODUCTS
+        .into_iter()
+        .chain([[7, 65, 67], [9, 2, 1], [4, 3, 0]])
+    {
         for density in [0.0, 0.1, 0.5, 1.0] {
             let mask = random.mask(rows, cols, density);
             let mut w = random.floats(rows * cols);
@@ -510,8 +625,11 @@ fn bitmap_product(client: &Client) -> Result<Passed, String> {
             mask.apply(&mut w).map_err(text)?;
             passed.same(&tiles.to_dense(), &w, || "a round trip".into())?;
             // What was pruned is absent, whatever it was.
-            let poisoned: Vec<f32> =
-                w.iter().zip(mask.keep()).map(|(&w, keep)| if keep { w } else { f32::NAN }).collect();
+            let poisoned: Vec<f32> = w
+                .iter()
+                .zip(mask.keep())
+                .map(|(&w, keep)| if keep { w } else { f32::NAN })
+                .collect();
             let tiles = BitmapTiles::from_dense(&poisoned, &mask).map_err(text)?;
             let weight = tiles.upload(client).map_err(text)?;
             let x = random.floats(positions * cols);
@@ -581,9 +699,11 @@ fn repeats(client: &Client) -> Result<Passed, String> {
     let mask = random.mask(rows, cols, 0.3);
     let scores = Buffer::of_f32(client, &w).map_err(text)?;
     let words = on_device(client, &mask)?;
-    let x = random.floats(33 * cols);
-    let x = Buffer::of_f32(client, &x).map_err(text)?;
-    let weight = BitmapTiles::from_dense(&w, &mask).and_then(|w| w.upload(client)).map_err(text)?;
+    let [x, few] = [cols, 130].map(|cols| Buffer::of_f32(client, &random.floats(33 * cols)));
+    let (x, few) = (x.map_err(text)?, few.map_err(text)?);
+    let weight = BitmapTiles::from_dense(&w, &mask)
+        .and_then(|w| w.upload(client))
+        .map_err(text)?;
     let once = || -> Result<_, KernelError> {
         let layer = Layer {
             scores: scores.clone(),
@@ -591,8 +711,8 @@ fn repeats(client: &Client) -> Result<Passed, String> {
         };
         let k = (rows * cols / 2) as u64;
         let masks = select::select_smallest(client, &[layer], true, k, Ties::KeepLowestIndex)?;
-        let mut gram = GramSums::new(client, 1, cols)?;
-        gram.add_linear(&x, 33)?;
+        let mut gram = GramSums::new(client, 1, 130)?;
+        gram.add_linear(&few, 33)?;
         let stats = stats::channel_stats(client, &scores, [rows, cols], Some(&words))?;
         let y = bitmap::linear(client, &x, 33, &weight, None)?.read_u32()?;
         Ok((masks[0].read()?, gram.read()?, stats, y))

@@ -72,6 +72,7 @@ pub(super) fn load_positions(
 /// # Shapes
 /// `y`: `[positions, rows]`.
 #[cube]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn store_rows(
     y: &mut [f32],
     sums: &Array<f32>,

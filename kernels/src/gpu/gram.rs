@@ -139,7 +139,8 @@ fn activation(x: &[f32], geometry: &[u32], group: u32, position: u32, col: u32) 
     let image = position / (out_height * out_width);
     let channel = group * (channels / geometry[2]) + col / taps;
     // Unsigned: a place before the input wraps round to one far beyond it.
-    let y = position / out_width % out_height * geometry[9] + col % taps / geometry[8] * geometry[13]
+    let y = position / out_width % out_height * geometry[9]
+        + col % taps / geometry[8] * geometry[13]
         - geometry[11];
     let at = position % out_width * geometry[10] + col % taps % geometry[8] * geometry[14]
         - geometry[12];
@@ -181,14 +182,7 @@ fn gather(
 }
 
 #[cube(launch)]
-fn add_tiles(
-    x: &[f32],
-    geometry: &[u32],
-    high: &mut [f32],
-    low: &mut [f32],
-    cols: u32,
-    zero: u32,
-) {
+fn add_tiles(x: &[f32], geometry: &[u32], high: &mut [f32], low: &mut [f32], cols: u32, zero: u32) {
     let cols = cols as usize;
     let positions = geometry[0] as usize;
     let groups = geometry[2] as usize;

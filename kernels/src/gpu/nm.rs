@@ -68,6 +68,7 @@ pub fn nm_mask(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn rank(
     scores: &[u32],
     words: &mut [u32],

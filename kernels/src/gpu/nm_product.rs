@@ -55,7 +55,9 @@ pub fn linear(
     }
     let biased = bias.is_some();
     // Without a bias any memory will do; it is not read.
-    let bias = bias.cloned().map_or_else(|| Buffer::uninit(client, 1), Ok)?;
+    let bias = bias
+        .cloned()
+        .map_or_else(|| Buffer::uninit(client, 1), Ok)?;
     let y = Buffer::uninit(client, positions.saturating_mul(w.rows))?;
     if !y.is_empty() {
         let tiles = positions.div_ceil(SIDE) * w.rows.div_ceil(SIDE);
@@ -82,6 +84,7 @@ pub fn linear(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn product(
     x: &[f32],
     values: &[f32],
@@ -142,7 +145,15 @@ fn product(
             let first_col = quarter * DEPTH;
             // Columns of the next part meet weights of zero here; they are kept out, so that its infinities do not.
             let last = min(part * groups * m + comptime!(groups * m), cols);
-            load_positions(x, &mut slice, first_position, positions, part * groups * m + first_col, last, cols);
+            load_positions(
+                x,
+                &mut slice,
+                first_position,
+                positions,
+                part * groups * m + first_col,
+                last,
+                cols,
+            );
             sync_cube();
             multiply(&mut sums, &weights, first_col, &slice);
             sync_cube();

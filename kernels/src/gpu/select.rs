@@ -160,7 +160,10 @@ pub fn threshold_of(
 pub(super) fn ballots(client: &Client) -> bool {
     let hardware = &client.properties().hardware;
     let word = BITS as u32;
-    client.features().plane.contains(cubecl::features::Plane::Ops)
+    client
+        .features()
+        .plane
+        .contains(cubecl::features::Plane::Ops)
         && hardware.plane_size_min == word
         && hardware.plane_size_max == word
 }
@@ -361,6 +364,7 @@ fn choose(counts: &mut [u32], state: &mut [u32], #[comptime] width: u32) {
 
 /// Two words for every 32 scores, below the k-th and equal to it, and each tile's number of equal ones.
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn classify(
     scores: &[u32],
     state: &[u32],
@@ -458,6 +462,7 @@ fn exclusive_sums(counts: &mut [u32]) {
 
 /// Mask words: below the k-th goes, and of its equals all but the first `keep` of all layers.
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn finish(
     below: &[u32],
     equal: &[u32],

@@ -166,6 +166,7 @@ fn mask_rows(
 }
 
 #[cube(launch)]
+#[allow(clippy::too_many_arguments)]
 fn gradient_rows(
     w: &[u32],
     t: &[u32],

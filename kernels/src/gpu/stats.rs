@@ -1,15 +1,16 @@
 //! Statistics of each output channel on a device (K10 of the specification): those of [`crate::channel_stats`], in f32.
 //!
 //! A cube per row and two passes over it: the mean of distances from the row's first number, then squared distances from
-//! that mean, both in compensated sums. What remains is the rounding of the distances themselves. With `D` the largest
-//! distance of a number from the first one, means are right within `2^-22 D` and deviations within `2^-21 D`.
+//! that mean, both in compensated sums. What remains is the rounding of the distances themselves: means and deviations are
+//! right within `2^-21 D`, where `D` is twice the largest distance of a number from the first (no less than any distance
+//! between two of them), and for weights with zeros among them also no less than the largest magnitude.
 
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
 use super::buffer::{Buffer, UNITS, folded, units};
-use super::select::Words;
 use super::compensated::{Sum, of_cube};
+use super::select::Words;
 use super::words::BITS;
 use crate::error::expect_len;
 use crate::{ChannelStats, KernelError};
@@ -144,18 +145,20 @@ fn moments(
     );
     let results = out.read_u32()?;
     let (results, _) = results.as_chunks::<RESULTS>();
-    let moments = results.iter().map(|&[pivot, distance, sum, squares, count]| {
-        let number = |bits| f64::from(f32::from_bits(bits));
-        let [pivot, distance, sum, squares] = [pivot, distance, sum, squares].map(number);
-        let count = f64::from(count);
-        // Rounding may leave a tiny negative; NaN must survive, so no `max`.
-        let squares = squares - sum * (sum / count);
-        Moments {
-            count,
-            mean: pivot + (distance + sum / count),
-            squares: if squares < 0.0 { 0.0 } else { squares },
-        }
-    });
+    let moments = results
+        .iter()
+        .map(|&[pivot, distance, sum, squares, count]| {
+            let number = |bits| f64::from(f32::from_bits(bits));
+            let [pivot, distance, sum, squares] = [pivot, distance, sum, squares].map(number);
+            let count = f64::from(count);
+            // Rounding may leave a tiny negative; NaN must survive, so no `max`.
+            let squares = squares - sum * (sum / count);
+            Moments {
+                count,
+                mean: pivot + (distance + sum / count),
+                squares: if squares < 0.0 { 0.0 } else { squares },
+            }
+        });
     Ok(moments.collect())
 }
 

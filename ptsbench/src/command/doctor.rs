@@ -19,11 +19,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let mut devices = crate::device::describe();
     devices.extend(gpu::lines());
-    examine(
-        &args,
-        &devices,
-        &mut std::io::stdout().lock(),
-    )
+    examine(&args, &devices, &mut std::io::stdout().lock())
 }
 
 /// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.

@@ -119,7 +119,9 @@ fn library(name: &str) -> Option<String> {
         folders.push(root.into());
     }
     folders.push("/usr/lib64".into());
-    let found = folders.iter().find_map(|folder| first_named(folder, name))?;
+    let found = folders
+        .iter()
+        .find_map(|folder| first_named(folder, name))?;
     Some(found.display().to_string())
 }
 
@@ -159,7 +161,9 @@ mod tests {
     #[test]
     fn what_is_missing_says_what_it_costs() {
         for (name, finding) in lines() {
-            let missing = finding.split_once("not found: ").or(finding.split_once("not built in: "));
+            let missing = finding
+                .split_once("not found: ")
+                .or(finding.split_once("not built in: "));
             assert!(!finding.is_empty(), "{name}");
             if let Some((_, cost)) = missing {
                 assert!(!cost.is_empty(), "{name}");
