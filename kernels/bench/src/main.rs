@@ -181,7 +181,7 @@ fn prepare(args: &Args) -> Result<(Vec<Row>, Option<Report>)> {
         let id = row.id();
         (args.filter.is_empty() || args.filter.iter().any(|text| id.contains(text)))
             && (args.sets.is_empty() || args.sets.iter().any(|set| row.sets.contains(set)))
-            && (!args.sets.is_empty() || belongs(row, args.device))
+            && (smoke || !args.sets.is_empty() || belongs(row, args.device))
             && (!smoke || row.sets.contains("smoke"))
     };
     // Rows that only a GPU finishes in reasonable time stay away from the CPU, and the CPU's from the GPU.

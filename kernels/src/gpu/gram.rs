@@ -215,7 +215,7 @@ fn add_tiles(x: &[f32], geometry: &[u32], high: &mut [f32], low: &mut [f32], col
                     let at = (group * cols + row) * cols + col;
                     let before = high[at];
                     let sum = opaque(before + sums[i * REACH + j], zero);
-                    low[at] = low[at] + lost(before, sums[i * REACH + j], sum, zero);
+                    low[at] += lost(before, sums[i * REACH + j], sum, zero);
                     high[at] = sum;
                 }
             }

@@ -486,8 +486,9 @@ fn finish(
             let mut goes = own;
             if own != 0u32 && before < keep {
                 // How many equals lie before this word: only words near the border ask.
-                for other in tile * TILE..word {
-                    before += equal[other].count_ones();
+                let first = tile * TILE;
+                for other in 0..word - first {
+                    before += equal[first + other].count_ones();
                 }
                 while goes != 0u32 && before < keep {
                     goes &= goes - 1u32;

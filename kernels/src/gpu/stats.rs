@@ -239,6 +239,8 @@ fn rows_of(
 #[cube]
 fn stays(words: &[u32], row: usize, col: usize, cols: usize, #[comptime] masked: bool) -> bool {
     let mut stays = col < cols;
+    // Two `if`s: the first is decided when the kernel is compiled.
+    #[allow(clippy::collapsible_if)]
     if masked {
         if stays {
             stays = (words[row + col / BITS] >> u32::cast_from(col % BITS)) & 1u32 == 1u32;
