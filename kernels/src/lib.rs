@@ -28,8 +28,8 @@ pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };
 pub use ops::{
-    Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
-    layer_norm, linear, matmul, softmax,
+    Bias, ConvOptions, CpuOps, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu,
+    gpu_fallbacks, keep, layer_norm, linear, matmul, softmax,
 };
 pub use precision::{Precision, precision_fallbacks, precision_in_use, use_precision};
 pub use select::{

@@ -3,7 +3,7 @@
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::{Bias, Keep, SparseOps, WeightGrad};
+use super::{Bias, CpuOps, Keep, SparseOps, WeightGrad};
 use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
 use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
@@ -206,7 +206,9 @@ impl SparseOps for Flex {
         let sums = norm::channel_sums([images, channels, pixels], floats(&g));
         tensor(sums, [channels])
     }
+}
 
+impl CpuOps for Flex {
     fn stacked_matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
         let (left, right) = (a.layout().shape().clone(), b.layout().shape().clone());
         let product = gemm::matmul(
