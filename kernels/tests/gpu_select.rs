@@ -1,12 +1,17 @@
-//! The one-off GPU kernels (selection, masks, statistics, sums, packed products) on whatever adapter there is; which one
-//! is the driver loader's choice (`VK_DRIVER_FILES`).
+//! The one-off GPU kernels (selection, masks, statistics, sums, packed products) on the device that PTSBENCH_TEST_DEVICE
+//! names, wgpu unless it says cuda; which adapter wgpu takes is the driver loader's choice (`VK_DRIVER_FILES`).
 #![cfg(feature = "gpu")]
 
 use kernels::gpu::check;
+use kernels::gpu::client::Route;
 
 #[test]
 fn one_off_kernels_agree_with_the_cpu() {
-    let client = match kernels::gpu::client::Route::Wgpu.client() {
+    let route = match std::env::var("PTSBENCH_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Route::Cuda,
+        _ => Route::Wgpu,
+    };
+    let client = match route.client() {
         Ok(client) => client,
         Err(why) => return println!("skipped: gpu_select: {why}"),
     };

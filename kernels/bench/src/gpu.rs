@@ -114,14 +114,15 @@ mod absent {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod present {
     use std::hint::black_box;
+    use std::panic::{self, AssertUnwindSafe};
     use std::time::Instant;
 
     use anyhow::{Result, anyhow, bail};
     use burn::tensor::{Device, DeviceKind};
     use kernels::format::{ColOrder, Nm};
     use kernels::gpu::bitmap::{self, BitmapTiles};
-    use kernels::gpu::buffer::{Buffer, Client};
-    use kernels::gpu::client::{self, Route};
+    use kernels::gpu::buffer::Buffer;
+    use kernels::gpu::client::{self, Client, Route};
     use kernels::gpu::nm_product::{self, NmWeight};
     use kernels::gpu::select::{self, Layer};
     use kernels::gpu::{check, nm};
@@ -130,6 +131,7 @@ mod present {
     use super::{Accelerator, Place};
     use crate::check::Outcome;
     use crate::contest::{Contestant, contestant};
+    use crate::products::{self, Tally};
 
     /// A GPU that answered.
     pub struct Gpu {
@@ -287,21 +289,40 @@ mod present {
 
         /// Runs the test list, telling of each test as it ends.
         pub fn check(&self, tell: &mut dyn FnMut(&Outcome)) -> Vec<Outcome> {
-            let run = |&(name, test): &(&str, check::Test)| {
+            let mut outcomes = Vec::new();
+            let mut run = |name: &str, test: &mut dyn FnMut() -> Result<(usize, f64), String>| {
                 let start = Instant::now();
-                let result = check::run(&self.client, test);
+                // Burn's way to say that a device is lost or a kernel does not compile is a panic.
+                let result = panic::catch_unwind(AssertUnwindSafe(test))
+                    .unwrap_or_else(|_| Err("it panicked; see above".into()));
+                let &(compared, worst) = result.as_ref().unwrap_or(&(0, 0.0));
                 let outcome = Outcome {
                     test: name.to_owned(),
-                    compared: result.as_ref().map_or(0, |passed| passed.cases),
-                    worst: result.as_ref().map_or(0.0, |passed| passed.worst),
+                    compared,
+                    worst,
                     seconds: start.elapsed().as_secs_f64(),
                     failure: result.err(),
                 };
                 tell(&outcome);
-                outcome
+                outcomes.push(outcome);
             };
-            let mut run = run;
-            check::TESTS.iter().map(&mut run).collect()
+            for (name, test) in check::TESTS {
+                run(name, &mut || {
+                    let passed = check::run(&self.client, test)?;
+                    Ok((passed.cases, passed.worst))
+                });
+            }
+            let through_burn: [(&str, fn(&Device) -> Result<Tally>); 2] = [
+                ("masked convolutions", products::convolutions),
+                ("masked linear layers", products::linear_layers),
+            ];
+            for (name, test) in through_burn {
+                run(name, &mut || {
+                    let tally = test(&self.device).map_err(|error| format!("{error:#}"))?;
+                    Ok((tally.compared, tally.worst))
+                });
+            }
+            outcomes
         }
     }
 

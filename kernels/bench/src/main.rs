@@ -10,6 +10,8 @@ mod goals;
 mod gpu;
 mod machine;
 mod memory;
+#[cfg(any(test, feature = "wgpu", feature = "cuda"))]
+mod products;
 mod report;
 mod shapes;
 mod timing;

@@ -3,7 +3,7 @@
 use std::panic;
 
 use cubecl::Device;
-use cubecl::client::Client;
+pub use cubecl::client::Client;
 use cubecl::device::WgpuDeviceKind;
 use cubecl::features::Plane;
 
