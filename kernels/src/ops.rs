@@ -16,9 +16,11 @@ use burn::backend::{
     Backend, Dispatch, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
+#[cfg(feature = "gpu")]
+use burn::tensor::Shape;
 use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
-use burn::tensor::{DType, Device, Int, Shape, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use crate::{ConvShape, KernelError};
 

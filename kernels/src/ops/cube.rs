@@ -1,6 +1,5 @@
 //! The extension on every GPU that CubeCL reaches.
 
-use burn::backend::Backend;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
