@@ -28,7 +28,6 @@ const SCORES_PER_UNIT: usize = 64;
 const PREFIX: usize = 0;
 const RANK: usize = 1;
 const EQUAL: usize = 2;
-const STATE: usize = 3;
 
 /// One layer's scores on the device.
 #[derive(Clone)]
