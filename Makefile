@@ -4,11 +4,12 @@ CARGO ?= cargo
 RUST := 1.95
 OUT ?= out
 PLAN ?= micro
+DEVICE ?= wgpu
 # The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz test-cuda-text bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -57,6 +58,16 @@ check-gpu: rust ## compile-check the GPU builds
 
 test-cuda-text: rust ## the CUDA kernels without a GPU: text, machine code where PTSBENCH_NVRTC names a library, numbers on the CPU
 	$(CARGO) test --manifest-path kernels/cuda-text/Cargo.toml -- --nocapture
+
+gpu-check: rust ## build, pack and run everything a GPU can be asked about; the folder runs elsewhere too
+	scripts/pack-gpu $(OUT)/gpu-box
+	sh $(OUT)/gpu-box/run.sh
+
+test-gpu: rust ## test the kernels and a small plan on DEVICE, wgpu (a software adapter will do) or cuda
+	@scripts/test-gpu $(DEVICE)
+
+test-gpu-setup: ## what make test-gpu needs, and what of it is here
+	@scripts/test-gpu setup
 
 clean: ## delete results (not the compiled program)
 	rm -rf $(OUT)

@@ -47,6 +47,12 @@ pub enum KernelError {
         /// The shape.
         shape: Vec<usize>,
     },
+    /// A device that does not do its part.
+    #[error("the GPU does not do it: {why}")]
+    Device {
+        /// What it said, or why it was not asked.
+        why: String,
+    },
     /// Not 1 <= N < M <= 32.
     #[error("{n}:{m} is no pattern; N:M needs 1 <= N < M <= 32")]
     Pattern {

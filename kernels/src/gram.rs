@@ -55,6 +55,17 @@ impl GramState {
         Self::new(shape.groups, shape.weight_cols())
     }
 
+    /// Sums that were taken elsewhere: `[groups, cols, cols]`, of which the upper triangles count.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn of_upper(groups: usize, cols: usize, positions: u64, upper: Vec<f64>) -> Self {
+        Self {
+            groups,
+            cols,
+            positions,
+            upper,
+        }
+    }
+
     /// Groups.
     pub fn groups(&self) -> usize {
         self.groups

@@ -1,15 +1,23 @@
 //! Products on Burn's tensors, with gradients: one backend extension.
 //!
-//! On Flex with f32 the kernels of [`crate::cpu`] run. On any other device or number type the same operation is put
-//! together from Burn's own, with the masked weight as an ordinary tensor; results agree within rounding.
+//! On f32 tensors the kernels of [`crate::cpu`] or of the GPU module run. Any other number type's operations are put
+//! together from Burn's own, with the masked weight as an ordinary tensor; results agree within rounding. On a GPU that
+//! is counted, see [`gpu_fallbacks`]. Norms, softmax, GELU and stacks of products have kernels on the CPU alone; GPUs use
+//! Burn's, which lack nothing there.
 
 mod autodiff;
+#[cfg(feature = "gpu")]
+mod cube;
 mod flex;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::backend::{
     Backend, Dispatch, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
+#[cfg(feature = "gpu")]
+use burn::tensor::Shape;
 use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -18,6 +26,7 @@ use crate::{Activation, ConvShape, KernelError};
 
 /// What of a weight exists.
 #[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "gpu"))]
 pub enum Keep<B: Backend> {
     /// All of it.
     All,
@@ -27,6 +36,7 @@ pub enum Keep<B: Backend> {
 
 /// What is added to each output channel.
 #[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "gpu"))]
 pub enum Bias<B: Backend> {
     /// Nothing.
     Zero,
@@ -43,10 +53,13 @@ pub enum Skip<B: Backend> {
     Values(FloatTensor<B>),
 }
 
-/// The products that kernels exist for.
-#[backend_extension(Flex, Autodiff)]
+/// The products that have kernels everywhere.
+///
+/// Burn's fusing layer takes the shapes of results from here and does not compare them with what comes.
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "gpu"), Fusion: cfg(feature = "gpu"))]
 pub trait SparseOps: Backend {
     /// `w * x + bias` over windows: `x` NCHW, `w` OIHW.
+    #[fusion(dtype = x, shape = Shape::from(shape.output_dims()))]
     fn sparse_conv2d(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -57,6 +70,7 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradient of `x` from that of the result.
+    #[fusion(dtype = g, shape = Shape::from(shape.input_dims()))]
     fn sparse_conv2d_input_grad(
         g: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -65,6 +79,7 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradient of `w`, zero outside the mask.
+    #[fusion(dtype = g, shape = Shape::from(shape.weight_dims()))]
     fn sparse_conv2d_weight_grad(
         x: FloatTensor<Self>,
         g: FloatTensor<Self>,
@@ -73,6 +88,7 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// `x w + bias`: `x` [positions, in], `w` [in, out] as Burn stores it.
+    #[fusion(dtype = x, shape = Shape::new([x[0], w[1]]))]
     fn sparse_linear(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -82,6 +98,7 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradient of `x` from that of the result.
+    #[fusion(dtype = g, shape = Shape::new([g[0], w[0]]))]
     fn sparse_linear_input_grad(
         g: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -89,6 +106,7 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// The gradient of `w`, zero outside the mask.
+    #[fusion(dtype = g, shape = Shape::new([x[1], g[1]]))]
     fn sparse_linear_weight_grad(
         x: FloatTensor<Self>,
         g: FloatTensor<Self>,
@@ -96,8 +114,13 @@ pub trait SparseOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// Sum over everything but axis 1: a bias's gradient.
+    #[fusion(dtype = g, shape = Shape::new([g[1]]))]
     fn channel_sums(g: FloatTensor<Self>) -> FloatTensor<Self>;
+}
 
+/// What has kernels on the CPU alone.
+#[backend_extension(Flex, Autodiff)]
+pub trait CpuOps: Backend {
     /// A stack of products: `a` [batch, m, k], `b` [batch, k, n].
     fn stacked_matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 
@@ -325,7 +348,7 @@ pub fn linear<const D: usize>(
 pub fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
     let (left, right) = (a.dims(), b.dims());
     let same = D > 2 && left[..D - 2] == right[..D - 2] && left[D - 1] == right[D - 2];
-    if !same || !has_kernels(&a.device(), a.dtype(), b.dtype()) {
+    if !same || !has_cpu_kernels(&a.device(), a.dtype(), b.dtype()) {
         return a.matmul(b);
     }
     let batch = left[..D - 2].iter().product();
@@ -344,7 +367,7 @@ pub fn batch_norm_train(
     beta: Tensor<1>,
     epsilon: f64,
 ) -> (Tensor<4>, Tensor<1>, Tensor<1>) {
-    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), gamma.dtype()) {
         let result = burn::tensor::module::batch_norm_train(x, gamma, beta, epsilon);
         return (result.output, result.mean, result.variance);
     }
@@ -369,7 +392,7 @@ pub fn fixed_batch_norm(
     epsilon: f64,
     activation: Activation,
 ) -> Tensor<4> {
-    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), gamma.dtype()) {
         let channels = gamma.dims()[0];
         let along = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
         let scale = gamma / (variance + epsilon).sqrt();
@@ -392,7 +415,7 @@ pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<
     if activation == Activation::Identity {
         return x;
     }
-    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), x.dtype()) {
         return stock(x, activation);
     }
     Tensor::from_dispatch(Dispatch::join(x.into_dispatch(), Skip::Zero, activation))
@@ -401,7 +424,7 @@ pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<
 /// An activation of a sum: where a skip connection comes back. Tensors of the same size.
 pub fn join<const D: usize>(x: Tensor<D>, skip: Tensor<D>, activation: Activation) -> Tensor<D> {
     // The gradient of one that keeps its input would have to keep the sum.
-    let plain = !has_kernels(&x.device(), x.dtype(), skip.dtype())
+    let plain = !has_cpu_kernels(&x.device(), x.dtype(), skip.dtype())
         || x.dims() != skip.dims()
         || activation.keeps_input();
     if plain {
@@ -417,7 +440,7 @@ pub fn join<const D: usize>(x: Tensor<D>, skip: Tensor<D>, activation: Activatio
 /// Every channel of every image times its own value: `gate` is [images, channels, 1, 1].
 pub fn gate(x: Tensor<4>, gate: Tensor<4>) -> Tensor<4> {
     let [images, channels, _, _] = x.dims();
-    if !has_kernels(&x.device(), x.dtype(), gate.dtype()) || gate.dims() != [images, channels, 1, 1]
+    if !has_cpu_kernels(&x.device(), x.dtype(), gate.dtype()) || gate.dims() != [images, channels, 1, 1]
     {
         return x * gate;
     }
@@ -447,7 +470,7 @@ pub fn layer_norm<const D: usize>(
     beta: Tensor<1>,
     epsilon: f64,
 ) -> Tensor<D> {
-    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), gamma.dtype()) {
         return burn::tensor::module::layer_norm(x, gamma, Some(beta), epsilon);
     }
     let dims = x.dims();
@@ -462,7 +485,7 @@ pub fn layer_norm<const D: usize>(
 
 /// Softmax over the last axis.
 pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), x.dtype()) {
         return burn::tensor::activation::softmax(x, D - 1);
     }
     let dims = x.dims();
@@ -471,7 +494,7 @@ pub fn softmax<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x Phi(x)`, with the error function itself rather than a fit by tanh.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+    if !has_cpu_kernels(&x.device(), x.dtype(), x.dtype()) {
         return burn::tensor::activation::gelu(x);
     }
     Tensor::from_dispatch(Dispatch::exact_gelu(x.into_dispatch()))
@@ -483,8 +506,40 @@ fn rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {
     x.reshape([dims[..D - 1].iter().product::<usize>(), dims[D - 1]])
 }
 
-fn has_kernels(device: &Device, x: DType, w: DType) -> bool {
+fn has_cpu_kernels(device: &Device, x: DType, w: DType) -> bool {
     *device == Device::flex() && x == DType::F32 && w == DType::F32
+}
+
+/// Whether a product has a kernel; counted where a GPU has none for the number type.
+fn has_kernels(device: &Device, x: DType, w: DType) -> bool {
+    let gpu = is_gpu(device);
+    let has = (gpu || *device == Device::flex()) && x == DType::F32 && w == DType::F32;
+    if gpu && !has {
+        GPU_FALLBACKS.fetch_add(1, Ordering::Relaxed);
+    }
+    has
+}
+
+#[cfg(feature = "gpu")]
+fn is_gpu(device: &Device) -> bool {
+    use burn::backend::DispatchDevice;
+    matches!(
+        device.clone().inner().as_dispatch(),
+        DispatchDevice::Cube(_)
+    )
+}
+
+#[cfg(not(feature = "gpu"))]
+fn is_gpu(_: &Device) -> bool {
+    false
+}
+
+/// Products on a GPU that were put together from Burn's own operations.
+static GPU_FALLBACKS: AtomicU64 = AtomicU64::new(0);
+
+/// How many products on a GPU had no kernel for their number type and were put together from Burn's operations.
+pub fn gpu_fallbacks() -> u64 {
+    GPU_FALLBACKS.load(Ordering::Relaxed)
 }
 
 fn expect_mask(mask: Option<&Tensor<2, Int>>, rows: usize, cols: usize) -> Result<(), KernelError> {

@@ -1,9 +1,12 @@
 //! The device that computes: chosen by name, probed before it is touched.
 //!
 //! Burn's CUDA device panics on first use where there is no driver, so the driver's library is looked for first. Nothing
-//! falls back silently: `auto` says what it took and why.
+//! falls back silently: `auto` says what it took and why. What a GPU cannot go on from, a full memory or a lost device,
+//! reaches Burn's callers as a panic; [`Chosen::guard`] makes one line of it.
 
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
 
@@ -61,6 +64,24 @@ pub enum DeviceError {
         /// What is not there.
         reason: String,
     },
+    /// Its memory does not hold what a measurement needs.
+    #[error(
+        "{name} ran out of memory ({reason}); use a smaller batch (`--set calibration.batch=...`) or `--device flex`"
+    )]
+    OutOfMemory {
+        /// The device.
+        name: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// It stopped answering, or refused a kernel.
+    #[error("{name} failed ({reason}); finished cells are kept: run again, or use `--device flex`")]
+    Lost {
+        /// The device.
+        name: &'static str,
+        /// What it said.
+        reason: String,
+    },
 }
 
 /// The device that `choice` names.
@@ -103,6 +124,55 @@ pub fn describe() -> Vec<(String, String)> {
 }
 
 impl Chosen {
+    /// Runs `work`; on a GPU, its panics become errors. The CPU's are bugs, and stay what they are.
+    pub fn guard<T>(&self, work: impl FnOnce() -> T) -> Result<T, DeviceError> {
+        if self.name == "flex" {
+            return Ok(work());
+        }
+        // Threads of the device may panic as well, and the first panic is the one that says why.
+        let first = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&first);
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let text = info
+                .payload()
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| info.payload().downcast_ref::<&str>().copied())
+                .unwrap_or("no reason given");
+            let mut first = told.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| text.to_owned());
+        }));
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        panic::set_hook(before);
+        result.map_err(|_| {
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.failure(&first.unwrap_or_default())
+        })
+    }
+
+    fn failure(&self, text: &str) -> DeviceError {
+        let lower = text.to_lowercase();
+        let full = [
+            "out of memory",
+            "outofmemory",
+            "buffertoobig",
+            "too large",
+            "alloc",
+        ];
+        let reason = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reason = match reason.char_indices().nth(300) {
+            Some((end, _)) => format!("{}...", &reason[..end]),
+            None => reason,
+        };
+        let name = self.name;
+        if full.iter().any(|word| lower.contains(word)) {
+            DeviceError::OutOfMemory { name, reason }
+        } else {
+            DeviceError::Lost { name, reason }
+        }
+    }
+
     fn because(mut self, reason: &str) -> Self {
         self.why = format!("{reason}; {}", self.why);
         self
@@ -112,7 +182,9 @@ impl Chosen {
 fn short(error: &DeviceError) -> String {
     match error {
         DeviceError::NotBuilt { .. } => "is not built in".to_owned(),
-        DeviceError::Missing { reason, .. } => reason.clone(),
+        DeviceError::Missing { reason, .. }
+        | DeviceError::OutOfMemory { reason, .. }
+        | DeviceError::Lost { reason, .. } => reason.clone(),
     }
 }
 
@@ -178,6 +250,7 @@ fn wgpu(adapters: Adapters) -> Result<Chosen, DeviceError> {
     let mut kinds = vec![
         (DeviceKind::DiscreteGpu(0), "a discrete GPU"),
         (DeviceKind::IntegratedGpu(0), "an integrated GPU"),
+        (DeviceKind::VirtualGpu(0), "a virtual GPU"),
     ];
     // Software adapters crash or compute wrong numbers on the SPIR-V that a Vulkan build gives them.
     if adapters == Adapters::Any && !cfg!(feature = "vulkan") {
@@ -188,24 +261,33 @@ fn wgpu(adapters: Adapters) -> Result<Chosen, DeviceError> {
     }
     for (kind, what) in kinds {
         // The adapter is asked for on first use, and Burn panics where it is missing.
-        let quiet = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let found = std::panic::catch_unwind(|| {
+        let quiet = panic::take_hook();
+        panic::set_hook(Box::new(|_| {}));
+        let found = panic::catch_unwind(|| {
             let device = Device::wgpu(kind);
-            device.sync().map(|()| device)
+            let name = device.identity().map(|identity| identity.name);
+            device.sync().map(|()| (device, name))
         });
-        std::panic::set_hook(quiet);
-        if let Ok(Ok(device)) = found {
+        panic::set_hook(quiet);
+        if let Ok(Ok((device, name))) = found {
+            let name = name.unwrap_or_else(|| "without a name".to_owned());
             return Ok(Chosen {
                 device,
                 name: "wgpu",
-                why: what.to_owned(),
+                why: format!("{what}: {name}"),
             });
         }
     }
+    let reason = match adapters {
+        _ if cfg!(feature = "vulkan") => {
+            "finds no GPU adapter, and a build with the feature `vulkan` refuses software adapters, which get its shaders wrong"
+        }
+        Adapters::Hardware => "finds no GPU adapter",
+        Adapters::Any => "finds no adapter, neither of a GPU nor in software",
+    };
     Err(DeviceError::Missing {
         name: "wgpu",
-        reason: "finds no GPU adapter".to_owned(),
+        reason: reason.to_owned(),
     })
 }
 
@@ -220,6 +302,34 @@ mod tests {
         assert!(text.starts_with("device "), "{text}");
         assert!(text.len() > "device flex: ".len(), "{text}");
         assert_eq!(choose(Choice::Flex).unwrap().name, "flex");
+    }
+
+    #[test]
+    fn what_a_gpu_cannot_go_on_from_becomes_one_line() {
+        let gpu = Chosen {
+            name: "wgpu",
+            ..flex(String::new())
+        };
+        assert_eq!(gpu.guard(|| 3), Ok(3));
+        let failed = |text: &'static str| {
+            let error = gpu.guard(|| panic!("{text}")).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            error
+        };
+        let full = failed("Buffer of 17 GB:\nOutOfMemory");
+        assert!(matches!(full, DeviceError::OutOfMemory { .. }), "{full}");
+        assert!(full.to_string().contains("17 GB: OutOfMemory"), "{full}");
+        let lost = failed("the parent device is lost");
+        assert!(matches!(lost, DeviceError::Lost { .. }), "{lost}");
+        assert!(lost.to_string().contains("--device flex"), "{lost}");
+    }
+
+    #[cfg(not(feature = "wgpu"))]
+    #[test]
+    fn a_gpu_that_is_not_built_in_is_no_silent_cpu() {
+        let error = choose(Choice::Wgpu).map(drop).unwrap_err().to_string();
+        assert!(error.contains("--features wgpu"), "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]

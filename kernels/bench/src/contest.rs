@@ -13,6 +13,7 @@ use kernels::plan::{
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
 use crate::engine::{self, Engine, Entry, Keep, Weight};
+use crate::gpu::Gpu;
 use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
 
 /// Somebody who computes a row's product.
@@ -33,11 +34,14 @@ pub struct Contest {
     pub sets: usize,
     /// In the order they take turns.
     pub contestants: Vec<Contestant>,
+    /// Returns when everything called is done: at once on the CPU.
+    pub wait: Box<dyn Fn()>,
 }
 
-/// Draws inputs for `row` and gathers its contestants. `l2_bytes`: the input sets together are more than twice this.
-pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
-    let device = Device::flex();
+/// Draws inputs for `row` and gathers its contestants, on the CPU or a GPU. `l2_bytes`: the input sets together are more
+/// than twice this.
+pub fn prepare(row: &Row, seed: u64, l2_bytes: usize, gpu: Option<&Gpu>) -> Result<Contest> {
+    let device = gpu.map_or_else(Device::flex, Gpu::device);
     device.seed(seed);
     let sets = (2 * l2_bytes / row.input_bytes().max(1) + 1).clamp(3, 64);
     let stage = Stage {
@@ -46,6 +50,11 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
         sets,
         batch: row.batch,
         pass: row.pass,
+        gpu,
+    };
+    let wait = match gpu {
+        None => Box::new(|| {}) as Box<dyn Fn()>,
+        Some(gpu) => gpu.waiter(),
     };
     let contestants = match &row.op {
         Op::Conv(conv) => stage.conv(conv)?,
@@ -57,7 +66,11 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize) -> Result<Contest> {
         Op::Nm(nm) => stage.nm(nm)?,
         Op::Block(block) => stage.block(block)?,
     };
-    Ok(Contest { sets, contestants })
+    Ok(Contest {
+        sets,
+        contestants,
+        wait,
+    })
 }
 
 struct Stage<'a> {
@@ -66,6 +79,7 @@ struct Stage<'a> {
     sets: usize,
     batch: usize,
     pass: Pass,
+    gpu: Option<&'a Gpu>,
 }
 
 impl Stage<'_> {
@@ -140,8 +154,12 @@ impl Stage<'_> {
         let output_size = conv.output_size();
         let output_grad = self.draw([self.batch, conv.outputs, output_size, output_size]);
         let masks = self.pass == Pass::Forward && !conv.depthwise();
-        let mut contestants = vec![self.core(conv, &inputs, &output_grad, 0)?];
-        if masks {
+        let mut contestants = Vec::new();
+        // On plain slices there is only the CPU.
+        if self.gpu.is_none() {
+            contestants.push(self.core(conv, &inputs, &output_grad, 0)?);
+        }
+        if masks && self.gpu.is_none() {
             contestants.push(self.core(conv, &inputs, &output_grad, 50)?);
             for sparsity in [80, 90, 95] {
                 contestants.push(self.frozen(
@@ -304,7 +322,41 @@ impl Stage<'_> {
                 black_box((x.grad(&grads), w.value.grad(&grads)));
             }))
         };
-        self.field().into_iter().map(contest).collect()
+        let mut contestants: Vec<Contestant> = self
+            .field()
+            .into_iter()
+            .map(contest)
+            .collect::<Result<_>>()?;
+        if let (Some(gpu), Pass::Forward) = (self.gpu, self.pass) {
+            let positions = self.batch * linear.tokens;
+            let masks = [50, 80].map(|sparsity| {
+                Ok((
+                    sparsity,
+                    self.mask(linear.outputs, linear.inputs, sparsity)?,
+                ))
+            });
+            let masks = masks.into_iter().collect::<Result<Vec<_>>>()?;
+            let sizes = [positions, linear.outputs, linear.inputs];
+            contestants.extend(gpu.packed_linear(sizes, self.sets, &masks)?);
+            if gpu.has_bf16() {
+                contestants.push(self.linear_bf16(linear)?);
+            }
+        }
+        Ok(contestants)
+    }
+
+    /// Burn's dense product of bf16 operands.
+    fn linear_bf16(&self, linear: &Linear) -> Result<Contestant> {
+        let inputs: Vec<Tensor<3>> = self
+            .inputs([self.batch, linear.tokens, linear.inputs])
+            .into_iter()
+            .map(|x| x.cast(DType::BF16))
+            .collect();
+        let mut w = self.linear_weight(linear.inputs, linear.outputs, 0)?;
+        w.value = w.value.cast(DType::BF16);
+        Ok(contestant("burn_bf16", move |index| {
+            drop(black_box(engine::Burn.linear(inputs[index].clone(), &w)));
+        }))
     }
 
     fn matmul(&self, matmul: &Matmul) -> Vec<Contestant> {
@@ -439,6 +491,19 @@ impl Stage<'_> {
         let scores = to_vecs(&tensors)?;
         let k = (select.share * select.count as f64) as usize;
         let count = select.count;
+        let burn = contestant("burn", move |index| {
+            let x = tensors[index].clone();
+            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
+            black_box(x.greater(threshold.expand([count])));
+        });
+        if let Some(gpu) = self.gpu {
+            let mut contestants = vec![gpu.select(scores, k as u64)?];
+            // There Burn copies the scores to the host and sorts them in one thread: minutes, for more than these.
+            if count <= 10_000_000 {
+                contestants.push(burn);
+            }
+            return Ok(contestants);
+        }
         let ours = {
             let scores = scores.clone();
             contestant("ours", move |index| {
@@ -462,11 +527,6 @@ impl Stage<'_> {
             let mut copy = scores[index].clone();
             copy.sort_unstable_by(f32::total_cmp);
             black_box(copy[k - 1]);
-        });
-        let burn = contestant("burn", move |index| {
-            let x = tensors[index].clone();
-            let threshold = x.clone().sort(0).narrow(0, k - 1, 1);
-            black_box(x.greater(threshold.expand([count])));
         });
         Ok(vec![ours, nth, sort, burn])
     }
@@ -492,6 +552,9 @@ impl Stage<'_> {
             let ones = Tensor::ones(groups, &device);
             black_box(mask.scatter(1, kept, ones, IndexingUpdateOp::Add));
         });
+        if let Some(gpu) = self.gpu {
+            return Ok(vec![gpu.nm_mask(scores, [rows, cols], [n, m])?, burn]);
+        }
         let mut target = vec![0f32; rows * cols];
         let copy = contestant("copy", move |index| {
             target.copy_from_slice(&scores[index]);
@@ -501,7 +564,8 @@ impl Stage<'_> {
     }
 }
 
-fn contestant(name: &str, call: impl FnMut(usize) + 'static) -> Contestant {
+/// A contestant without masks and choices.
+pub fn contestant(name: &str, call: impl FnMut(usize) + 'static) -> Contestant {
     Contestant {
         name: name.to_owned(),
         sparsity: 0,

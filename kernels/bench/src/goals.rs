@@ -66,6 +66,8 @@ struct Range {
 enum Need {
     Amx,
     SecondBuild,
+    Wgpu,
+    Cuda,
 }
 
 /// A goal's fate.
@@ -137,6 +139,11 @@ pub fn parse(text: &str) -> Result<Vec<Goal>> {
 }
 
 impl Goal {
+    /// Whether it is about a GPU.
+    pub fn of_gpu(&self) -> bool {
+        matches!(self.needs, Some(Need::Wgpu | Need::Cuda))
+    }
+
     /// Judges the rows of `report`. `complete`: nothing was left out on purpose, so a goal without rows is a failure.
     pub fn judge(&self, report: &Report, complete: bool) -> Verdict {
         let outcome = self.outcome(report);
@@ -170,7 +177,28 @@ impl Goal {
             Some(Need::SecondBuild) => {
                 Some("needs a build of Burn without x86-v4; see docs/benchmarks.md".into())
             }
-            _ if self.against.starts_with("torch") => Some("needs PyTorch; see tests/peers".into()),
+            Some(need @ (Need::Wgpu | Need::Cuda)) => {
+                let routes: &[&str] = match need {
+                    Need::Wgpu => &["wgpu", "cuda"],
+                    _ => &["cuda"],
+                };
+                let route = report.machine.accelerator.as_ref().map(|gpu| &gpu.route);
+                match route {
+                    Some(route) if routes.contains(&route.as_str()) => self.peer(),
+                    _ => Some(format!(
+                        "needs a GPU: bench-kernels --device {}",
+                        routes.join(" or ")
+                    )),
+                }
+            }
+            _ => self.peer(),
+        }
+    }
+
+    /// The other program that the goal compares with, where it is one.
+    fn peer(&self) -> Option<String> {
+        match self.against.as_str() {
+            torch if torch.starts_with("torch") => Some("needs PyTorch; see tests/peers".into()),
             _ => None,
         }
     }
@@ -280,11 +308,11 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_table_reads_and_names_the_cpu_goals() {
+    fn the_shipped_table_reads_and_names_the_goals() {
         let goals = parse(DEFAULT).unwrap();
         for id in [
             "G1", "G2", "G3", "G4", "G5", "G6", "G7", "G8", "G9", "G9b", "G9c", "G9d", "G10",
-            "G11", "G13", "G19",
+            "G11", "G12", "G13", "G14", "G15", "G16", "G17", "G18", "G19",
         ] {
             assert!(goals.iter().any(|goal| goal.id == id), "{id}");
         }

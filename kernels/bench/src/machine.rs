@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::gpu::Accelerator;
+
 /// Goes into every result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
@@ -22,6 +24,9 @@ pub struct Machine {
     pub peak_gflops: f64,
     /// Second-level cache of one core, in bytes.
     pub l2_bytes: usize,
+    /// The GPU that the products ran on, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
 }
 
 impl Machine {
@@ -41,11 +46,25 @@ impl Machine {
             threads: rayon::current_num_threads(),
             peak_gflops: peak(isa),
             l2_bytes: l2_bytes().unwrap_or(1 << 20),
+            accelerator: None,
+        }
+    }
+
+    /// With a GPU, whose peak is not measured and whose second-level cache is taken as 64 MiB, more than any has.
+    pub fn with(self, accelerator: Accelerator) -> Self {
+        Self {
+            peak_gflops: 0.0,
+            l2_bytes: 64 << 20,
+            accelerator: Some(accelerator),
+            ..self
         }
     }
 
     /// Machines of one class are worth comparing: architecture, path and threads.
     pub fn class(&self) -> String {
+        if let Some(gpu) = &self.accelerator {
+            return format!("{}-{}", std::env::consts::ARCH, gpu.route);
+        }
         format!("{}-{}-{}t", std::env::consts::ARCH, self.isa, self.threads)
     }
 }

@@ -3,11 +3,15 @@
 //! A package of its own, so that the library depends neither on a command line nor on file formats, and no other program
 //! gets the counting allocator.
 
+mod check;
 mod contest;
 mod engine;
 mod goals;
+mod gpu;
 mod machine;
 mod memory;
+#[cfg(any(test, feature = "wgpu", feature = "cuda"))]
+mod products;
 mod report;
 mod shapes;
 mod timing;
@@ -20,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use goals::Goal;
+use gpu::{Gpu, Place};
 use machine::{CpuClock, Machine};
 use report::{Measured, Report};
 use shapes::{Row, ShapeFile};
@@ -39,10 +44,15 @@ macro_rules! say {
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Where the products run; a GPU times the rows of the set gpu unless others are chosen
+    #[arg(long, value_enum, default_value_t)]
+    device: Place,
     /// Only rows whose `op shape bN pass` contains this (may be given several times)
     #[arg(long, value_name = "TEXT")]
     filter: Vec<String>,
-    /// Only rows of this set: goals, zoo, list, attention, step, smoke (may be given several times)
+    /// Only rows of this set: goals, zoo, list, attention, step, gpu, smoke (may be given several times)
     #[arg(long = "set", value_name = "NAME")]
     sets: Vec<String>,
     /// Only contestants of this name (may be given several times)
@@ -74,12 +84,44 @@ struct Args {
     list: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Run the GPU kernels' test list, on a machine that has no test harness
+    Check {
+        /// On which GPU
+        #[arg(long, value_enum)]
+        device: Place,
+        /// Write the outcome here
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Only say which device it would be
+        #[arg(long)]
+        probe: bool,
+    },
+}
+
 /// The least rounds a gate believes.
 const GATE_ROUNDS: u16 = 7;
 
 fn main() -> ExitCode {
     kernels::keep_freed_memory();
     let args = Args::parse();
+    if let Some(Action::Check {
+        device,
+        json,
+        probe,
+    }) = &args.action
+    {
+        let mut line = |line: &str| say!("{line}");
+        return match check::run(*device, json.as_deref(), *probe, &mut line) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(2)
+            }
+        };
+    }
     let prepared = prepare(&args);
     let (rows, old) = match prepared {
         Ok(prepared) => prepared,
@@ -141,8 +183,16 @@ fn prepare(args: &Args) -> Result<(Vec<Row>, Option<Report>)> {
         let id = row.id();
         (args.filter.is_empty() || args.filter.iter().any(|text| id.contains(text)))
             && (args.sets.is_empty() || args.sets.iter().any(|set| row.sets.contains(set)))
+            && (smoke || !args.sets.is_empty() || belongs(row, args.device))
             && (!smoke || row.sets.contains("smoke"))
     };
+    // Rows that only a GPU finishes in reasonable time stay away from the CPU, and the CPU's from the GPU.
+    fn belongs(row: &Row, place: Place) -> bool {
+        match place {
+            Place::Flex => !row.sets.contains("gpu"),
+            Place::Wgpu | Place::Cuda => row.sets.contains("gpu"),
+        }
+    }
     let rows: Vec<Row> = rows.into_iter().filter(chosen).collect();
     ensure!(
         !rows.is_empty(),
@@ -154,7 +204,15 @@ fn prepare(args: &Args) -> Result<(Vec<Row>, Option<Report>)> {
 
 /// Measures, prints and writes; whether the gate, if asked for, holds.
 fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
-    let machine = Machine::probe();
+    // Before anything else: what is not there is told now.
+    let gpu = match args.device {
+        Place::Flex => None,
+        place => Some(Gpu::open(place)?),
+    };
+    let mut machine = Machine::probe();
+    if let Some(gpu) = &gpu {
+        machine = machine.with(gpu.facts());
+    }
     let path = match &args.json {
         Some(path) => path.clone(),
         None => default_path(&machine)?,
@@ -167,6 +225,9 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
         machine.cores,
         machine.peak_gflops
     );
+    if let Some(gpu) = &machine.accelerator {
+        say!("{}: {}, {}", gpu.route, gpu.device, gpu.compiler);
+    }
     let (rounds, fill) = match args.quick {
         true => (3, 1e-3),
         false => (usize::from(args.rounds), 5e-3),
@@ -184,14 +245,19 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
     // Before the first row: a path that cannot be written is told now, not after half an hour.
     report.write(&path)?;
     for (index, row) in rows.iter().enumerate() {
-        let mut contest = contest::prepare(row, index as u64, report.machine.l2_bytes)?;
+        let mut contest =
+            contest::prepare(row, index as u64, report.machine.l2_bytes, gpu.as_ref())?;
         if !args.only.is_empty() {
             contest.contestants.retain(|c| args.only.contains(&c.name));
         }
         if contest.contestants.is_empty() {
             continue;
         }
-        let race = timing::race(&mut contest, Effort { rounds, fill }, clock);
+        let mut race = timing::race(&mut contest, Effort { rounds, fill }, clock);
+        if gpu.is_some() {
+            // Who else uses the CPU says nothing about the GPU.
+            race.others = 0.0;
+        }
         let measured = Measured::new(row, &report.machine, &contest.contestants, &race);
         say!("{}", measured.lines().trim_end());
         report.rows.push(measured);
@@ -211,7 +277,9 @@ fn verdicts(report: &Report, complete: bool) -> Result<bool> {
     let goals: Vec<Goal> = goals::parse(goals::DEFAULT)?;
     say!("\ngoals (a reference's time / ours)");
     let mut failed = Vec::new();
-    for goal in &goals {
+    // A GPU's run says nothing about the CPU's goals.
+    let on_gpu = report.machine.accelerator.is_some();
+    for goal in goals.iter().filter(|goal| goal.of_gpu() || !on_gpu) {
         let verdict = goal.judge(report, complete);
         say!("{}", verdict.lines().trim_end());
         if verdict.fails {

@@ -121,12 +121,16 @@ impl Measured {
                 wall,
                 cpu: Spread::of(&times.cpu),
                 gflops,
-                of_peak: gflops / machine.peak_gflops,
+                // A GPU's peak is not measured.
+                of_peak: match machine.peak_gflops {
+                    0.0 => 0.0,
+                    peak => gflops / peak,
+                },
                 peak_bytes: Some(times.peak_bytes),
                 path: who.path.clone(),
             }
         };
-        let busy = race.busy(machine.threads);
+        let busy = machine.accelerator.is_none() && race.busy(machine.threads);
         let pairs = (0..field.len()).flat_map(|a| (0..field.len()).map(move |b| (a, b)));
         let ratios = pairs.filter(|(a, b)| a != b && !busy).map(|(a, b)| Ratio {
             ours: field[a].name.clone(),
@@ -365,6 +369,7 @@ pub mod tests {
             threads: 2,
             peak_gflops: 100.0,
             l2_bytes: 1 << 20,
+            accelerator: None,
         };
         Report {
             schema: SCHEMA,

@@ -38,13 +38,15 @@ pub struct Race {
 
 /// Runs every contestant in every round. The first call (which also measures memory) and the one after it do not count.
 pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Race {
-    let (sets, field) = (contest.sets, &mut contest.contestants);
+    let (sets, field, wait) = (contest.sets, &mut contest.contestants, &contest.wait);
     let mut times = Vec::new();
     let mut repeats = Vec::new();
     for contestant in field.iter_mut() {
         let peak_bytes = memory::peak_of(|| (contestant.call)(0));
+        wait();
         let start = Instant::now();
         (contestant.call)(1 % sets);
+        wait();
         let once = start.elapsed().as_secs_f64();
         repeats.push((effort.fill / once.max(1e-9)).ceil().clamp(1.0, 1e5) as usize);
         times.push(Times {
@@ -64,6 +66,7 @@ pub fn race(contest: &mut Contest, effort: Effort, clock: CpuClock) -> Race {
                 (field[who].call)(next[who]);
                 next[who] = (next[who] + 1) % sets;
             }
+            wait();
             let calls = repeats[who] as f64;
             times[who].wall.push(wall.elapsed().as_secs_f64() / calls);
             times[who].cpu.push((clock.seconds() - cpu) / calls);
@@ -173,6 +176,7 @@ mod tests {
         let mut contest = Contest {
             sets: 3,
             contestants: vec![sleeper("slow", 40), sleeper("fast", 4)],
+            wait: Box::new(|| {}),
         };
         let effort = Effort {
             rounds: 3,

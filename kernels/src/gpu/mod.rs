@@ -2,5 +2,22 @@
 //!
 //! The reference that judges them is [`crate::reference`], as it is for the CPU's.
 
+pub mod bitmap;
+pub mod buffer;
+pub mod check;
+pub mod client;
+mod compensated;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dense_tile;
+mod direct;
+pub mod gram;
+pub mod nm;
+pub mod nm_product;
+pub(crate) mod product;
+pub mod select;
+pub mod soft;
+pub mod stats;
+mod sums;
+mod tile;
+mod words;

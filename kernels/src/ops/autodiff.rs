@@ -9,7 +9,7 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::{Bias, Keep, Skip, SparseOps, WeightGrad};
+use super::{Bias, CpuOps, Keep, Skip, SparseOps, WeightGrad};
 use crate::{Activation, ConvShape};
 
 /// A tensor that may be on the tape.
@@ -124,7 +124,7 @@ fn product<B: SparseOps, S: CheckpointStrategy>(
 #[derive(Debug)]
 struct Matmul;
 
-impl<B: SparseOps> Backward<B, 2> for Matmul {
+impl<B: CpuOps> Backward<B, 2> for Matmul {
     type State = (Option<NodeId>, Option<NodeId>);
 
     fn backward(
@@ -163,7 +163,7 @@ struct NormState<B: Backend> {
     batch: Option<f64>,
 }
 
-impl<B: SparseOps> Backward<B, 3> for Norm {
+impl<B: CpuOps> Backward<B, 3> for Norm {
     type State = NormState<B>;
 
     fn backward(
@@ -190,7 +190,7 @@ impl<B: SparseOps> Backward<B, 3> for Norm {
 }
 
 /// Puts a norm on the tape.
-fn norm<B: SparseOps, S: CheckpointStrategy>(
+fn norm<B: CpuOps, S: CheckpointStrategy>(
     x: Taped<B, S>,
     gamma: Taped<B, S>,
     beta: Taped<B, S>,
@@ -247,7 +247,7 @@ struct FixedNormState<B: Backend> {
     activation: Activation,
 }
 
-impl<B: SparseOps> Backward<B, 3> for FixedNorm {
+impl<B: CpuOps> Backward<B, 3> for FixedNorm {
     type State = FixedNormState<B>;
 
     fn backward(
@@ -290,7 +290,7 @@ enum Kept<B: Backend> {
     Result(FloatTensor<B>),
 }
 
-impl<B: SparseOps, const N: usize> Backward<B, N> for Join {
+impl<B: CpuOps, const N: usize> Backward<B, N> for Join {
     type State = JoinState<B>;
 
     fn backward(
@@ -315,7 +315,7 @@ impl<B: SparseOps, const N: usize> Backward<B, N> for Join {
 #[derive(Debug)]
 struct Gate;
 
-impl<B: SparseOps> Backward<B, 2> for Gate {
+impl<B: CpuOps> Backward<B, 2> for Gate {
     type State = [NodeId; 2];
 
     fn backward(
@@ -341,7 +341,7 @@ impl<B: SparseOps> Backward<B, 2> for Gate {
 #[derive(Debug)]
 struct Softmax;
 
-impl<B: SparseOps> Backward<B, 1> for Softmax {
+impl<B: CpuOps> Backward<B, 1> for Softmax {
     type State = FloatTensor<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -356,7 +356,7 @@ impl<B: SparseOps> Backward<B, 1> for Softmax {
 #[derive(Debug)]
 struct Gelu;
 
-impl<B: SparseOps> Backward<B, 1> for Gelu {
+impl<B: CpuOps> Backward<B, 1> for Gelu {
     type State = NodeId;
 
     fn backward(
@@ -397,6 +397,46 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         product(x, w, mask, bias, None, grad)
     }
 
+    fn sparse_conv2d_input_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+        _: ConvShape,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn sparse_conv2d_weight_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+        _: ConvShape,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn sparse_linear_input_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn sparse_linear_weight_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: Keep<Self>,
+    ) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn channel_sums(_: FloatTensor<Self>) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+}
+
+impl<B: CpuOps, S: CheckpointStrategy> CpuOps for Autodiff<B, S> {
     fn stacked_matmul(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let (a_tracked, b_tracked) = (a.is_tracked(), b.is_tracked());
         match Matmul
@@ -564,44 +604,6 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
             }
             OpsKind::UnTracked(prep) => prep.finish(B::exact_gelu(x.into_primitive())),
         }
-    }
-
-    fn sparse_conv2d_input_grad(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: Keep<Self>,
-        _: ConvShape,
-    ) -> FloatTensor<Self> {
-        unreachable!("{ONCE}")
-    }
-
-    fn sparse_conv2d_weight_grad(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: Keep<Self>,
-        _: ConvShape,
-    ) -> FloatTensor<Self> {
-        unreachable!("{ONCE}")
-    }
-
-    fn sparse_linear_input_grad(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: Keep<Self>,
-    ) -> FloatTensor<Self> {
-        unreachable!("{ONCE}")
-    }
-
-    fn sparse_linear_weight_grad(
-        _: FloatTensor<Self>,
-        _: FloatTensor<Self>,
-        _: Keep<Self>,
-    ) -> FloatTensor<Self> {
-        unreachable!("{ONCE}")
-    }
-
-    fn channel_sums(_: FloatTensor<Self>) -> FloatTensor<Self> {
-        unreachable!("{ONCE}")
     }
 
     fn channel_norm_grad(

@@ -3,7 +3,7 @@
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::{Bias, Keep, Skip, SparseOps, WeightGrad};
+use super::{Bias, CpuOps, Keep, Skip, SparseOps, WeightGrad};
 use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
 use crate::cpu::pointwise::{self, Line};
@@ -207,7 +207,9 @@ impl SparseOps for Flex {
         let sums = norm::channel_sums([images, channels, pixels], floats(&g));
         tensor(sums, [channels])
     }
+}
 
+impl CpuOps for Flex {
     fn stacked_matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
         let (left, right) = (a.layout().shape().clone(), b.layout().shape().clone());
         let product = gemm::matmul(

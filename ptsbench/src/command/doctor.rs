@@ -1,5 +1,7 @@
 //! `ptsbench doctor`: what this program and machine offer, and whether every record in the store is sound.
 
+mod gpu;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -15,11 +17,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    examine(
-        &args,
-        &crate::device::describe(),
-        &mut std::io::stdout().lock(),
-    )
+    let mut devices = crate::device::describe();
+    devices.extend(gpu::lines());
+    examine(&args, &devices, &mut std::io::stdout().lock())
 }
 
 /// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.

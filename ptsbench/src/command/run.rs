@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use kernels::Precision;
 use kernels::plan::KernelPolicy;
 
-use crate::device::{self, Choice};
+use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
 use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
@@ -170,6 +170,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "{n} products of shapes that tiles do not suit were computed in f32"
         )),
     }
+    match kernels::gpu_fallbacks() {
+        0 => {}
+        n => progress.note(&format!(
+            "{n} products on the GPU were not of f32, for which alone it has kernels, and were put together from others"
+        )),
+    }
     Ok(outcome(failed))
 }
 
@@ -195,7 +201,19 @@ fn compute(
         .file(&planned.cell.model)
         .map_err(|error| anyhow::anyhow!(error))?;
     let work = store.work_dir(&planned.key)?;
-    let measured = bench.measure(&planned.cell, &file, &work);
+    let measured = bench
+        .chosen
+        .guard(|| bench.measure(&planned.cell, &file, &work));
+    let measured = match measured {
+        Ok(measured) => measured,
+        // The cell is too large for the device; others may not be.
+        Err(error @ DeviceError::OutOfMemory { .. }) => {
+            let text = error.to_string();
+            store.fail(&planned.key, &planned.cell, &text)?;
+            return Ok(Outcome::Failed(text));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let outcome = match measured {
         Ok(record) => {
             store.clear_failure(&planned.key)?;
