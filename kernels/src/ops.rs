@@ -440,7 +440,8 @@ pub fn join<const D: usize>(x: Tensor<D>, skip: Tensor<D>, activation: Activatio
 /// Every channel of every image times its own value: `gate` is [images, channels, 1, 1].
 pub fn gate(x: Tensor<4>, gate: Tensor<4>) -> Tensor<4> {
     let [images, channels, _, _] = x.dims();
-    if !has_cpu_kernels(&x.device(), x.dtype(), gate.dtype()) || gate.dims() != [images, channels, 1, 1]
+    if !has_cpu_kernels(&x.device(), x.dtype(), gate.dtype())
+        || gate.dims() != [images, channels, 1, 1]
     {
         return x * gate;
     }

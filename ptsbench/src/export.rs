@@ -15,7 +15,7 @@ use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 
 use crate::cell::Cell;
 use crate::inventory::Weights;
-use crate::pipeline::{check_fit, Bench, Measure, MeasureError, choose};
+use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose};
 use crate::subject;
 use crate::task;
 
