@@ -40,7 +40,7 @@ check: rust ## format and lints alone
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
 test-kernels: rust ## the kernels' tests alone
-	$(CARGO) test --release -p ptsbench-tests -p kernels --lib --test products --test linear --test rows --test depthwise --test sparse --test amx --test ops -- --show-output
+	$(CARGO) test --release -p ptsbench-tests -p kernels --lib --test products --test linear --test rows --test pointwise --test depthwise --test sparse --test amx --test ops -- --show-output
 
 bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
 	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)

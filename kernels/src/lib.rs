@@ -2,10 +2,13 @@
 //!
 //! Knows scores, patterns and shapes; nothing of models, files or policy (which rate, which layer).
 
+mod activation;
 pub mod cpu;
 mod error;
 pub mod format;
 mod geometry;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod gram;
 mod memory;
 mod nm;
@@ -17,6 +20,7 @@ mod select;
 mod soft;
 mod stats;
 
+pub use activation::Activation;
 pub use error::KernelError;
 pub use format::{BitMask, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
@@ -26,8 +30,8 @@ pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };
 pub use ops::{
-    Bias, ConvOptions, Keep, SparseOps, WeightGrad, batch_norm_train, conv2d, gelu, keep,
-    layer_norm, linear, matmul, softmax,
+    Bias, ConvOptions, Keep, Skip, SparseOps, WeightGrad, activate, batch_norm_train, conv2d,
+    fixed_batch_norm, gate, gelu, join, keep, layer_norm, linear, matmul, softmax,
 };
 pub use precision::{Precision, precision_fallbacks, precision_in_use, use_precision};
 pub use select::{

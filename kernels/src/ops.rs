@@ -14,7 +14,7 @@ use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor};
 
-use crate::{ConvShape, KernelError};
+use crate::{Activation, ConvShape, KernelError};
 
 /// What of a weight exists.
 #[derive(Debug, Clone, ExtensionType)]
@@ -32,6 +32,15 @@ pub enum Bias<B: Backend> {
     Zero,
     /// One value per channel.
     Channels(FloatTensor<B>),
+}
+
+/// What is added place by place.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Skip<B: Backend> {
+    /// Nothing.
+    Zero,
+    /// One value per element.
+    Values(FloatTensor<B>),
 }
 
 /// The products that kernels exist for.
@@ -110,6 +119,54 @@ pub trait SparseOps: Backend {
         epsilon: f64,
         g: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Batch norm with fixed statistics, and an activation.
+    fn fixed_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+
+    /// The gradients of `x`, `gamma` and `beta`.
+    #[allow(clippy::too_many_arguments)]
+    fn fixed_norm_grad(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+        activation: Activation,
+        g: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+
+    /// An activation of `x + skip`.
+    fn join(
+        x: FloatTensor<Self>,
+        #[extension_type] skip: Skip<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of the sum, from what [`Activation::keeps_input`] says.
+    fn join_grad(
+        kept: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self>;
+
+    /// Every plane of `x` [images, channels, height, width] times its value of `gate` [images, channels].
+    fn gate_planes(x: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradients of `x` and `gate`.
+    fn gate_planes_grad(
+        x: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        g: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// Layer norm over the last axis of [rows, columns]: the result, and each row's mean and 1 / deviation, which have no
     /// gradient.
@@ -302,6 +359,85 @@ pub fn batch_norm_train(
         Tensor::from_dispatch(mean),
         Tensor::from_dispatch(variance),
     )
+}
+
+/// Batch norm with fixed statistics, one value of each per channel, and an activation behind it.
+pub fn fixed_batch_norm(
+    x: Tensor<4>,
+    [gamma, beta]: [Tensor<1>; 2],
+    [mean, variance]: [Tensor<1>; 2],
+    epsilon: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    if !has_kernels(&x.device(), x.dtype(), gamma.dtype()) {
+        let channels = gamma.dims()[0];
+        let along = |values: Tensor<1>| values.reshape([1, channels, 1, 1]);
+        let scale = gamma / (variance + epsilon).sqrt();
+        let y = (x - along(mean)) * along(scale) + along(beta);
+        return stock(y, activation);
+    }
+    Tensor::from_dispatch(Dispatch::fixed_norm(
+        x.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        mean.into_dispatch(),
+        variance.into_dispatch(),
+        epsilon,
+        activation,
+    ))
+}
+
+/// An activation.
+pub fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    if activation == Activation::Identity {
+        return x;
+    }
+    if !has_kernels(&x.device(), x.dtype(), x.dtype()) {
+        return stock(x, activation);
+    }
+    Tensor::from_dispatch(Dispatch::join(x.into_dispatch(), Skip::Zero, activation))
+}
+
+/// An activation of a sum: where a skip connection comes back. Tensors of the same size.
+pub fn join<const D: usize>(x: Tensor<D>, skip: Tensor<D>, activation: Activation) -> Tensor<D> {
+    // The gradient of one that keeps its input would have to keep the sum.
+    let plain = !has_kernels(&x.device(), x.dtype(), skip.dtype())
+        || x.dims() != skip.dims()
+        || activation.keeps_input();
+    if plain {
+        return activate(x + skip, activation);
+    }
+    Tensor::from_dispatch(Dispatch::join(
+        x.into_dispatch(),
+        Skip::Values(skip.into_dispatch()),
+        activation,
+    ))
+}
+
+/// Every channel of every image times its own value: `gate` is [images, channels, 1, 1].
+pub fn gate(x: Tensor<4>, gate: Tensor<4>) -> Tensor<4> {
+    let [images, channels, _, _] = x.dims();
+    if !has_kernels(&x.device(), x.dtype(), gate.dtype()) || gate.dims() != [images, channels, 1, 1]
+    {
+        return x * gate;
+    }
+    let gate = gate.reshape([images, channels]);
+    Tensor::from_dispatch(Dispatch::gate_planes(
+        x.into_dispatch(),
+        gate.into_dispatch(),
+    ))
+}
+
+/// The activation as Burn has it.
+fn stock<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    use burn::tensor::activation::{hard_sigmoid, hard_swish, relu, relu6};
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => relu(x),
+        Activation::Relu6 => relu6(x),
+        Activation::HardSigmoid => hard_sigmoid(x, 1.0 / 6.0, 0.5),
+        Activation::HardSwish => hard_swish(x),
+    }
 }
 
 /// Layer norm over the last axis.

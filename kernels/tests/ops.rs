@@ -3,7 +3,7 @@
 
 use burn::nn::{BatchNormConfig, LayerNormConfig};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData, activation};
-use kernels::{BitMask, ConvOptions, KernelError, WeightGrad};
+use kernels::{Activation, BitMask, ConvOptions, KernelError, WeightGrad};
 
 fn device() -> Device {
     let device = Device::flex();
@@ -240,6 +240,85 @@ fn norms_rows_and_stacks_have_burns_values_and_gradients() {
         &|x| norm.forward(images(x.clone())).reshape(x.dims()),
         x(),
     );
+}
+
+/// An activation in Burn's own operations.
+fn stock<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => activation::relu(x),
+        Activation::Relu6 => activation::relu6(x),
+        Activation::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
+        Activation::HardSwish => activation::hard_swish(x),
+    }
+}
+
+#[test]
+fn passes_after_a_product_have_burns_values_and_gradients() {
+    let device = device().autodiff();
+    let dims = [5, 6, 4, 17];
+    for activation in Activation::ALL {
+        // Wide enough for every piece of the activations.
+        let x = (random(dims, &device) * 8.0).detach().require_grad();
+        let skip = (random(dims, &device) * 8.0).detach().require_grad();
+        let gate = random([5, 6, 1, 1], &device).require_grad();
+        let gamma = random([6], &device).require_grad();
+        let beta = random([6], &device).require_grad();
+        let mean = random([6], &device);
+        let variance = random([6], &device) + 1.5;
+        let weight = random(dims, &device);
+        // Behind another operation, so that inputs may be nobody else's.
+        let y = kernels::fixed_batch_norm(
+            x.clone() * 1.5,
+            [gamma.clone(), beta.clone()],
+            [mean.clone(), variance.clone()],
+            1e-3,
+            activation,
+        );
+        let y = kernels::activate(y + 0.5, activation);
+        let y = kernels::gate(y, gate.clone());
+        let y = kernels::join(y, skip.clone() * 0.75, activation);
+
+        let along = |values: Tensor<1>| values.reshape([1, 6, 1, 1]);
+        let want = (x.clone() * 1.5 - along(mean)) / along((variance + 1e-3).sqrt());
+        let want = stock(
+            want * along(gamma.clone()) + along(beta.clone()),
+            activation,
+        );
+        let want = stock(want + 0.5, activation) * gate.clone();
+        let want = stock(want + skip.clone() * 0.75, activation);
+        let what = format!("{activation:?}");
+        close(&what, y.clone().inner(), want.clone().inner());
+        let got = (y * weight.clone()).sum().backward();
+        let wanted = (want * weight).sum().backward();
+        for t in [&x, &skip, &gate] {
+            let both = [&got, &wanted].map(|grads| t.grad(grads).expect("tracked"));
+            let [got, want] = both;
+            close(&what, got, want);
+        }
+        for t in [&gamma, &beta] {
+            let both = [&got, &wanted].map(|grads| t.grad(grads).expect("tracked"));
+            let [got, want] = both;
+            close(&what, got, want);
+        }
+    }
+}
+
+#[test]
+fn what_others_hold_is_not_overwritten() {
+    let device = device();
+    let x = random([2, 3, 4, 5], &device);
+    let before = values(x.clone());
+    let held = x.clone();
+    let twice = kernels::join(x.clone(), held.clone(), Activation::Relu);
+    let slice = x.clone().slice([0..2, 1..2]);
+    let part = kernels::activate(slice, Activation::HardSwish);
+    assert_eq!(values(held), before);
+    assert_eq!(values(x), before);
+    assert_eq!(twice.dims(), [2, 3, 4, 5]);
+    assert_eq!(part.dims(), [2, 1, 4, 5]);
+    let want: Vec<f32> = before.iter().map(|v| (v + v).max(0.0)).collect();
+    assert_eq!(values(twice), want);
 }
 
 #[test]

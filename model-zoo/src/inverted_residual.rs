@@ -103,10 +103,13 @@ impl Unit<Tensor<4>> for InvertedResidual {
             let mut gate = global_average(y.clone());
             gate = tap.unit("se.conv_reduce", &se.conv_reduce, gate);
             gate = tap.unit("se.conv_expand", &se.conv_expand, gate);
-            y = y * gate;
+            y = kernels::gate(y, gate);
         }
         y = tap.unit("conv_pwl", &self.conv_pwl, y);
-        if self.joins { y + x } else { y }
+        if self.joins {
+            return kernels::join(y, x, Activation::Identity);
+        }
+        y
     }
 }
 

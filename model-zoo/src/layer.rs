@@ -6,37 +6,12 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::module::adaptive_avg_pool2d;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
+
+pub use kernels::Activation;
 
 use crate::fold::fold_batch_norm;
 use crate::unit::{Grain, Tap, Unit};
-
-/// What follows a convolution and its norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    Identity,
-    /// max(x, 0).
-    Relu,
-    /// min(max(x, 0), 6).
-    Relu6,
-    /// min(max(x + 3, 0), 6) / 6.
-    HardSigmoid,
-    /// x times its hard sigmoid.
-    HardSwish,
-}
-
-impl Activation {
-    pub(crate) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Activation::Identity => x,
-            Activation::Relu => activation::relu(x),
-            Activation::Relu6 => activation::relu6(x),
-            Activation::HardSigmoid => activation::hard_sigmoid(x, 1.0 / 6.0, 0.5),
-            Activation::HardSwish => activation::hard_swish(x),
-        }
-    }
-}
 
 /// The max-pool that ends a layer; both halve the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,20 +149,23 @@ pub struct ConvNormAct {
     activation: Activation,
 }
 
-/// Batch norm as Burn's layer has it, with the kernels' passes while training.
-pub(crate) fn batch_norm(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+/// Batch norm as Burn's layer has it, and an activation, in the kernels' passes.
+pub(crate) fn norm_act(norm: &BatchNorm, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+    let (gamma, beta) = (norm.gamma.val(), norm.beta.val());
     if !(x.device().is_autodiff() && norm.training.is_enabled()) {
-        return norm.forward(x);
+        let device = x.device();
+        let statistics =
+            [&norm.running_mean, &norm.running_var].map(|state| state.value().to_device(&device));
+        return kernels::fixed_batch_norm(x, [gamma, beta], statistics, norm.epsilon, activation);
     }
-    let (y, mean, variance) =
-        kernels::batch_norm_train(x, norm.gamma.val(), norm.beta.val(), norm.epsilon);
+    let (y, mean, variance) = kernels::batch_norm_train(x, gamma, beta, norm.epsilon);
     for (state, value) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
         let device = value.device();
         let old = state.value_sync().to_device(&device);
         let new = old.mul_scalar(1.0 - norm.momentum) + value.detach().mul_scalar(norm.momentum);
         state.update(new.detach());
     }
-    y
+    kernels::activate(y, activation)
 }
 
 impl Unit<Tensor<4>> for ConvNormAct {
@@ -196,12 +174,20 @@ impl Unit<Tensor<4>> for ConvNormAct {
 
     fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
         let mut x = tap.unit("conv", &self.conv, x);
-        if let Some(norm) = &self.norm {
-            x = batch_norm(norm, x);
+        // One pass does both, unless someone wants to see what lies between.
+        if T::MARKS {
+            if let Some(norm) = &self.norm {
+                x = norm_act(norm, x, Activation::Identity);
+            }
+            tap.mark("norm", &x);
+            x = kernels::activate(x, self.activation);
+            tap.mark("act", &x);
+        } else {
+            x = match &self.norm {
+                Some(norm) => norm_act(norm, x, self.activation),
+                None => kernels::activate(x, self.activation),
+            };
         }
-        tap.mark("norm", &x);
-        let x = self.activation.apply(x);
-        tap.mark("act", &x);
         match &self.pool {
             Some(pool) => {
                 let x = pool.forward(x);

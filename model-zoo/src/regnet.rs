@@ -5,9 +5,9 @@
 //! blocks count from 0 here (`s1.0` for `s1.b1`), and batch norms are called `norm`; [`key`] undoes both.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 
-use crate::layer::{ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, PoolLinear, join};
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Channels of the stem, the same at every size.
@@ -58,7 +58,7 @@ impl Unit<Tensor<4>> for XBlock {
             Some(downsample) => tap.unit("downsample", downsample, x),
             None => x,
         };
-        activation::relu(y + skip)
+        kernels::join(y, skip, Activation::Relu)
     }
 }
 

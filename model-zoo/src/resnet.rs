@@ -5,9 +5,9 @@
 //! batch norm are one module here (`conv1.conv`, `conv1.norm` for `conv1`, `bn1`), which [`key`] undoes.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 
-use crate::layer::{ConvNormAct, ConvNormActConfig, Pool, PoolLinear};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, Pool, PoolLinear};
 use crate::unit::{Grain, Network, Tap, Unit};
 
 /// The residual block of a network.
@@ -80,7 +80,7 @@ impl Unit<Tensor<4>> for Residual {
             Some(downsample) => tap.unit("downsample", downsample, x),
             None => x,
         };
-        activation::relu(y + skip)
+        kernels::join(y, skip, Activation::Relu)
     }
 }
 

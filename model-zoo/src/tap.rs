@@ -208,6 +208,8 @@ impl Stages {
 }
 
 impl Tap for Stages {
+    const MARKS: bool = true;
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let output = unit.run(input, self);

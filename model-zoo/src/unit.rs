@@ -138,6 +138,9 @@ pub trait Unit<In: Bundle>: Module + 'static {
 
 /// Observes a forward pass, or acts in it.
 pub trait Tap: Sized {
+    /// Whether [`Tap::mark`] does anything: if not, inner values need not exist.
+    const MARKS: bool = false;
+
     /// Called for each announced unit; must return what the unit gives for `input`.
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out;
 

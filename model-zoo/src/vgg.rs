@@ -8,9 +8,9 @@
 use burn::module::Module;
 use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 
-use crate::layer::{ConvNormAct, ConvNormActConfig, Pool};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, Pool};
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Convolutions in a block at most.
@@ -78,7 +78,7 @@ impl Unit<Tensor<2>> for LinearAct {
         if !self.relu {
             return x;
         }
-        let x = activation::relu(x);
+        let x = kernels::activate(x, Activation::Relu);
         tap.mark("act", &x);
         // Dropout, which does nothing here: it is for training from scratch.
         tap.mark("dropout", &x);

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    compare, completions, doctor, export, fetch, figures, inspect, list, micro_zoo, plan, report,
-    run,
+    compare, completions, doctor, export, fetch, figures, inspect, latency, list, micro_zoo, plan,
+    report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -41,6 +41,8 @@ pub enum Command {
     Export(export::Args),
     /// Compare two weight files: keys, shapes, types, differences, sparsity.
     Compare(compare::Args),
+    /// Time networks on this machine.
+    Latency(latency::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -64,6 +66,7 @@ impl Cli {
             Command::Plan(args) => plan::run(args)?,
             Command::List(args) => list::run(args)?,
             Command::Inspect(args) => inspect::run(args)?,
+            Command::Latency(args) => latency::run(args)?,
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,

@@ -1,8 +1,14 @@
 //! Golden tests: numbers computed by independent programs, compared at stated tolerances. Every test's name contains
 //! its topic.
 
+#[path = "golden/datasets_malformed.rs"]
+mod datasets_malformed;
 #[path = "golden/datasets_safetensors.rs"]
 mod datasets_safetensors;
+#[path = "golden/preprocess.rs"]
+mod preprocess;
+#[path = "golden/probe.rs"]
+mod probe;
 #[path = "golden/sparsity_allocation.rs"]
 mod sparsity_allocation;
 #[path = "golden/sparsity_correction.rs"]

@@ -12,6 +12,7 @@ pub mod linear;
 mod micro;
 pub mod norm;
 mod plane;
+pub mod pointwise;
 pub mod rows;
 mod simd;
 pub mod sparse;

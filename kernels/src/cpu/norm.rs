@@ -1,4 +1,5 @@
-//! Batch norm over NCHW: training forward and backward, and the scale and shift that is left of it at inference.
+//! Batch norm over NCHW in training, forward and backward; the line that is left of it at inference is in
+//! [`super::pointwise`].
 //!
 //! A thread owns channels. A channel is read once for its sums, which are f64, and once more, then from cache, for its
 //! result; no sum is ever divided between threads.
@@ -203,45 +204,16 @@ pub fn batch_norm_train_backward(
     }
 }
 
-/// `x * scale + shift` per channel, negative results as 0 if `relu`.
-///
-/// # Shapes
-/// `x [images, channels, pixels]`, `scale [channels]`, `shift [channels]`.
-pub fn scale_shift(
-    isa: Isa,
-    planes: Planes,
-    x: &[f32],
-    scale: &[f32],
-    shift: &[f32],
-    relu: bool,
-) -> Vec<f32> {
-    check(planes, x.len(), &[scale, shift]);
-    let [images, channels, pixels] = planes;
-    let table = table(isa);
-    let mut y = output(x.len());
-    let to = Shared::new(y.as_mut_ptr());
-    // One read and one write per element: an image is a work item.
-    parallel(images, x.len() as u64, |image| {
-        for channel in 0..channels {
-            let plane = plane(planes, image, channel);
-            let factors = [scale[channel], shift[channel]];
-            // SAFETY: the processor has the table's instructions, and this image is this thread's alone.
-            unsafe {
-                let to = std::slice::from_raw_parts_mut(to.at(plane.start), pixels);
-                (table.scaled)(&x[plane], factors, relu, to);
-            }
-        }
-    });
-    // SAFETY: every plane was written.
-    unsafe { y.written() }
-}
-
-fn plane([_, channels, pixels]: Planes, image: usize, channel: usize) -> std::ops::Range<usize> {
+pub(super) fn plane(
+    [_, channels, pixels]: Planes,
+    image: usize,
+    channel: usize,
+) -> std::ops::Range<usize> {
     let at = (image * channels + channel) * pixels;
     at..at + pixels
 }
 
-fn check(planes: Planes, found: usize, per_channel: &[&[f32]]) {
+pub(super) fn check(planes: Planes, found: usize, per_channel: &[&[f32]]) {
     assert_eq!(
         found,
         planes.iter().product::<usize>(),
@@ -259,7 +231,6 @@ struct Table {
     products: unsafe fn(&[f32], f32, &[f32], Planes, usize) -> [f64; 2],
     centred: unsafe fn(&[f32], f32, [f32; 2], &mut [f32]),
     combine: unsafe fn(&[f32], f32, &[f32], [f32; 3], &mut [f32]),
-    scaled: unsafe fn(&[f32], [f32; 2], bool, &mut [f32]),
 }
 
 fn table(isa: Isa) -> &'static Table {
@@ -272,46 +243,46 @@ fn table(isa: Isa) -> &'static Table {
     }
 }
 
-mod body {
-    use super::{LANES, Planes, plane};
+/// `a b + c`, in one rounding where the processor has the instruction; elsewhere that would be a library call.
+#[inline(always)]
+pub(super) fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
 
-    /// `a b + c`, in one rounding where the processor has the instruction; elsewhere that would be a library call.
+/// A sum in lanes, with what is left at the end of each piece apart from them.
+#[derive(Default)]
+pub(super) struct Sum {
+    lanes: [f64; LANES],
+    end: f64,
+}
+
+impl Sum {
     #[inline(always)]
-    fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
-        if FUSED { a.mul_add(b, c) } else { a * b + c }
+    pub fn add(&mut self, x: &[f32], term: impl Fn(f64) -> f64) {
+        let (whole, rest) = x.as_chunks::<LANES>();
+        // A copy stays in registers.
+        let mut lanes = self.lanes;
+        for vector in whole {
+            for (sum, &x) in lanes.iter_mut().zip(vector) {
+                *sum += term(f64::from(x));
+            }
+        }
+        self.lanes = lanes;
+        for &x in rest {
+            self.end += term(f64::from(x));
+        }
     }
+
+    pub fn total(&self) -> f64 {
+        self.end + self.lanes.iter().sum::<f64>()
+    }
+}
+
+mod body {
+    use super::{LANES, Planes, Sum, fma, plane};
 
     /// Elements that are summed twice: they stay in the first cache in between.
     const PIECE: usize = 16 * LANES;
-
-    /// A sum in lanes, with what is left at the end of each piece apart from them.
-    #[derive(Default)]
-    struct Sum {
-        lanes: [f64; LANES],
-        end: f64,
-    }
-
-    impl Sum {
-        #[inline(always)]
-        fn add(&mut self, x: &[f32], term: impl Fn(f64) -> f64) {
-            let (whole, rest) = x.as_chunks::<LANES>();
-            // A copy stays in registers.
-            let mut lanes = self.lanes;
-            for vector in whole {
-                for (sum, &x) in lanes.iter_mut().zip(vector) {
-                    *sum += term(f64::from(x));
-                }
-            }
-            self.lanes = lanes;
-            for &x in rest {
-                self.end += term(f64::from(x));
-            }
-        }
-
-        fn total(&self) -> f64 {
-            self.end + self.lanes.iter().sum::<f64>()
-        }
-    }
 
     /// Sums of x and of its squares over a channel.
     #[inline(always)]
@@ -365,15 +336,6 @@ mod body {
             *to = fma::<FUSED>(g, scale, fma::<FUSED>(x - mean, slope, shift));
         }
     }
-
-    #[inline(always)]
-    pub fn scaled<const FUSED: bool>(x: &[f32], factors: [f32; 2], relu: bool, to: &mut [f32]) {
-        let line = |x| fma::<FUSED>(x, factors[0], factors[1]);
-        for (to, &x) in to.iter_mut().zip(x) {
-            let y = line(x);
-            *to = if relu && y < 0.0 { 0.0 } else { y };
-        }
-    }
 }
 
 /// The table of one instruction set, with its features enabled in every entry.
@@ -408,17 +370,11 @@ macro_rules! table {
                 body::combine::<$fused>(x, mean, g, factors, to)
             }
 
-            $(#[$feature])*
-            unsafe fn scaled(x: &[f32], factors: [f32; 2], relu: bool, to: &mut [f32]) {
-                body::scaled::<$fused>(x, factors, relu, to)
-            }
-
             pub static TABLE: Table = Table {
                 moments,
                 products,
                 centred,
                 combine,
-                scaled,
             };
         }
     };

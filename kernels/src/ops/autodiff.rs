@@ -9,8 +9,8 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::{Bias, Keep, SparseOps, WeightGrad};
-use crate::ConvShape;
+use super::{Bias, Keep, Skip, SparseOps, WeightGrad};
+use crate::{Activation, ConvShape};
 
 /// A tensor that may be on the tape.
 type Taped<B, S> = FloatTensor<Autodiff<B, S>>;
@@ -234,6 +234,109 @@ fn norm<B: SparseOps, S: CheckpointStrategy>(
     (y, untracked(mean), untracked(spread))
 }
 
+/// Batch norm with fixed statistics, and an activation.
+#[derive(Debug)]
+struct FixedNorm;
+
+/// Input, scale and shift; mean and variance, which have no gradient.
+#[derive(Debug, Clone)]
+struct FixedNormState<B: Backend> {
+    parents: [NodeId; 3],
+    statistics: [FloatTensor<B>; 2],
+    epsilon: f64,
+    activation: Activation,
+}
+
+impl<B: SparseOps> Backward<B, 3> for FixedNorm {
+    type State = FixedNormState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        let state = ops.state;
+        let [x, gamma, beta] = state
+            .parents
+            .map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
+        let [mean, variance] = state.statistics;
+        let (epsilon, activation) = (state.epsilon, state.activation);
+        let (dx, dgamma, dbeta) =
+            B::fixed_norm_grad(x, gamma, beta, mean, variance, epsilon, activation, g);
+        for (parent, grad) in ops.parents.iter().zip([dx, dgamma, dbeta]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
+/// An activation, of a sum (2 parents) or of one tensor.
+#[derive(Debug)]
+struct Join;
+
+/// The activation, and what its gradient needs.
+#[derive(Debug, Clone)]
+struct JoinState<B: Backend> {
+    activation: Activation,
+    kept: Kept<B>,
+}
+
+#[derive(Debug, Clone)]
+enum Kept<B: Backend> {
+    Input(NodeId),
+    Result(FloatTensor<B>),
+}
+
+impl<B: SparseOps, const N: usize> Backward<B, N> for Join {
+    type State = JoinState<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        let kept = match ops.state.kept {
+            Kept::Input(id) => checkpointer.retrieve_node_output::<FloatTensor<B>>(id),
+            Kept::Result(y) => y,
+        };
+        let dx = B::join_grad(kept, g, ops.state.activation);
+        for parent in ops.parents.iter().flatten() {
+            grads.register::<B>(parent.id, dx.clone());
+        }
+    }
+}
+
+/// Planes times a value each.
+#[derive(Debug)]
+struct Gate;
+
+impl<B: SparseOps> Backward<B, 2> for Gate {
+    type State = [NodeId; 2];
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 2>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let g = grads.consume::<B>(&ops.node);
+        let [x, gate] = ops
+            .state
+            .map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
+        let (dx, dgate) = B::gate_planes_grad(x, gate, g);
+        for (parent, grad) in ops.parents.iter().zip([dx, dgate]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, grad);
+            }
+        }
+    }
+}
+
 /// Softmax, whose gradient needs what came out.
 #[derive(Debug)]
 struct Softmax;
@@ -331,6 +434,116 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         norm::<B, S>(x, gamma, beta, epsilon, false)
+    }
+
+    fn fixed_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        variance: FloatTensor<Self>,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), gamma.node(), beta.node()];
+        let (mean, variance) = (mean.into_primitive(), variance.into_primitive());
+        match FixedNorm.prepare::<S>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = FixedNormState {
+                    parents: [&x, &gamma, &beta].map(|parent| prep.checkpoint(parent)),
+                    statistics: [mean.clone(), variance.clone()],
+                    epsilon,
+                    activation,
+                };
+                let y = B::fixed_norm(
+                    x.into_primitive(),
+                    gamma.into_primitive(),
+                    beta.into_primitive(),
+                    mean,
+                    variance,
+                    epsilon,
+                    activation,
+                );
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::fixed_norm(
+                x.into_primitive(),
+                gamma.into_primitive(),
+                beta.into_primitive(),
+                mean,
+                variance,
+                epsilon,
+                activation,
+            )),
+        }
+    }
+
+    fn join(x: FloatTensor<Self>, skip: Skip<Self>, activation: Activation) -> FloatTensor<Self> {
+        // Generic over the number of parents, as products are.
+        macro_rules! prepare {
+            ($nodes:expr, $skip:expr) => {
+                match Join.prepare::<S>($nodes).compute_bound().stateful() {
+                    OpsKind::Tracked(mut prep) if activation.keeps_input() => {
+                        let kept = Kept::Input(prep.checkpoint(&x));
+                        let y = B::join(x.into_primitive(), $skip, activation);
+                        prep.finish(JoinState { activation, kept }, y)
+                    }
+                    OpsKind::Tracked(prep) => {
+                        let y = B::join(x.into_primitive(), $skip, activation);
+                        let kept = Kept::Result(y.clone());
+                        prep.finish(JoinState { activation, kept }, y)
+                    }
+                    OpsKind::UnTracked(prep) => {
+                        prep.finish(B::join(x.into_primitive(), $skip, activation))
+                    }
+                }
+            };
+        }
+        match skip {
+            Skip::Zero => prepare!([x.node()], Skip::Zero),
+            Skip::Values(skip) => {
+                prepare!([x.node(), skip.node()], Skip::Values(skip.into_primitive()))
+            }
+        }
+    }
+
+    fn gate_planes(x: FloatTensor<Self>, gate: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node(), gate.node()];
+        match Gate.prepare::<S>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let state = [&x, &gate].map(|parent| prep.checkpoint(parent));
+                let y = B::gate_planes(x.into_primitive(), gate.into_primitive());
+                prep.finish(state, y)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::gate_planes(x.into_primitive(), gate.into_primitive()))
+            }
+        }
+    }
+
+    fn fixed_norm_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: f64,
+        _: Activation,
+        _: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{ONCE}")
+    }
+
+    fn join_grad(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Activation) -> FloatTensor<Self> {
+        unreachable!("{ONCE}")
+    }
+
+    fn gate_planes_grad(
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+        _: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        unreachable!("{ONCE}")
     }
 
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -3,13 +3,14 @@
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::{Bias, Keep, SparseOps, WeightGrad};
+use super::{Bias, Keep, Skip, SparseOps, WeightGrad};
 use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
+use crate::cpu::pointwise::{self, Line};
 use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
 use crate::precision::{count_fallback, precision_in_use};
 use crate::reference::LinearShape;
-use crate::{ConvShape, KernelError};
+use crate::{Activation, ConvShape, KernelError};
 
 /// A tensor in memory order; most are already.
 fn packed(tensor: FlexTensor) -> FlexTensor {
@@ -280,6 +281,102 @@ impl SparseOps for Flex {
         )
     }
 
+    fn fixed_norm(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        epsilon: f64,
+        activation: Activation,
+    ) -> FlexTensor {
+        let (mean, beta) = (packed(mean), packed(beta));
+        let scale = scales(&packed(gamma), &packed(variance), epsilon);
+        let line = Line {
+            centre: floats(&mean),
+            scale: &scale,
+            shift: floats(&beta),
+        };
+        let planes = planes(&x);
+        pass(x, planes, Some(line), None, activation)
+    }
+
+    fn fixed_norm_grad(
+        x: FlexTensor,
+        gamma: FlexTensor,
+        beta: FlexTensor,
+        mean: FlexTensor,
+        variance: FlexTensor,
+        epsilon: f64,
+        activation: Activation,
+        g: FlexTensor,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let (x, g, mean, beta) = (packed(x), packed(g), packed(mean), packed(beta));
+        let variance = packed(variance);
+        let scale = scales(&packed(gamma), &variance, epsilon);
+        let line = Line {
+            centre: floats(&mean),
+            scale: &scale,
+            shift: floats(&beta),
+        };
+        let planes = planes(&x);
+        let (xs, gs) = (floats(&x), floats(&g));
+        let grad = pointwise::line_grad(Isa::detect(), planes, xs, line, gs, activation);
+        let dgamma = floats(&variance)
+            .iter()
+            .zip(grad.along)
+            .map(|(v, along)| (f64::from(along) / (f64::from(*v) + epsilon).sqrt()) as f32)
+            .collect();
+        (
+            tensor(grad.dx, x.layout().shape().clone()),
+            tensor(dgamma, [planes[1]]),
+            tensor(grad.sum, [planes[1]]),
+        )
+    }
+
+    fn join(x: FlexTensor, skip: Skip<Flex>, activation: Activation) -> FlexTensor {
+        let planes = [1, 1, x.layout().shape().num_elements()];
+        match skip {
+            Skip::Zero => pass(x, planes, None, None, activation),
+            // Whichever has no other owner is overwritten.
+            Skip::Values(skip) if is_free(&skip) && !is_free(&x) => {
+                pass(skip, planes, None, Some(packed(x)), activation)
+            }
+            Skip::Values(skip) => pass(x, planes, None, Some(packed(skip)), activation),
+        }
+    }
+
+    fn join_grad(kept: FlexTensor, g: FlexTensor, activation: Activation) -> FlexTensor {
+        let (kept, g) = (packed(kept), packed(g));
+        let dx = pointwise::activation_grad(Isa::detect(), floats(&kept), floats(&g), activation);
+        tensor(dx, g.layout().shape().clone())
+    }
+
+    fn gate_planes(x: FlexTensor, gate: FlexTensor) -> FlexTensor {
+        let gate = packed(gate);
+        let zeros = vec![0.0; floats(&gate).len()];
+        let line = gate_line(&gate, &zeros);
+        let planes = each_its_own(planes(&x));
+        pass(x, planes, Some(line), None, Activation::Identity)
+    }
+
+    fn gate_planes_grad(
+        x: FlexTensor,
+        gate: FlexTensor,
+        g: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let (x, gate, g) = (packed(x), packed(gate), packed(g));
+        let zeros = vec![0.0; floats(&gate).len()];
+        let line = gate_line(&gate, &zeros);
+        let planes = each_its_own(planes(&x));
+        let (xs, gs) = (floats(&x), floats(&g));
+        let grad = pointwise::line_grad(Isa::detect(), planes, xs, line, gs, Activation::Identity);
+        (
+            tensor(grad.dx, x.layout().shape().clone()),
+            tensor(grad.along, gate.layout().shape().clone()),
+        )
+    }
+
     fn row_norm(
         x: FlexTensor,
         gamma: FlexTensor,
@@ -356,6 +453,53 @@ impl SparseOps for Flex {
         let dx = rows::gelu_grad(Isa::detect(), floats(&x), floats(&g));
         tensor(dx, x.layout().shape().clone())
     }
+}
+
+/// Whether it may be overwritten: it has no other owner, and is all there is in its storage.
+fn is_free(x: &FlexTensor) -> bool {
+    let elements = x.layout().shape().num_elements();
+    x.is_unique() && x.is_contiguous() && x.storage::<f32>().len() == elements
+}
+
+/// One pass over a tensor, in its place if nobody else has it.
+fn pass(
+    mut x: FlexTensor,
+    planes: [usize; 3],
+    line: Option<Line>,
+    skip: Option<FlexTensor>,
+    activation: Activation,
+) -> FlexTensor {
+    let skip = skip.as_ref().map(floats);
+    if is_free(&x) {
+        let values = x.storage_mut::<f32>();
+        pointwise::apply_in_place(Isa::detect(), planes, values, line, skip, activation);
+        return x;
+    }
+    let x = packed(x);
+    let y = pointwise::apply(Isa::detect(), planes, floats(&x), line, skip, activation);
+    tensor(y, x.layout().shape().clone())
+}
+
+/// What a batch norm multiplies by.
+fn scales(gamma: &FlexTensor, variance: &FlexTensor, epsilon: f64) -> Vec<f32> {
+    floats(gamma)
+        .iter()
+        .zip(floats(variance))
+        .map(|(gamma, v)| (f64::from(*gamma) / (f64::from(*v) + epsilon).sqrt()) as f32)
+        .collect()
+}
+
+fn gate_line<'a>(gate: &'a FlexTensor, zeros: &'a [f32]) -> Line<'a> {
+    Line {
+        centre: zeros,
+        scale: floats(gate),
+        shift: zeros,
+    }
+}
+
+/// Planes of which no two share a channel.
+fn each_its_own([images, channels, pixels]: [usize; 3]) -> [usize; 3] {
+    [1, images * channels, pixels]
 }
 
 /// Images, channels, and pixels of an image: axes beyond the second are pixels.

@@ -7,6 +7,7 @@ pub mod export;
 pub mod fetch;
 pub mod figures;
 pub mod inspect;
+pub mod latency;
 pub mod list;
 pub mod micro_zoo;
 pub mod plan;

@@ -3,6 +3,10 @@
 //! Nothing here knows of networks or sparsity.
 
 pub mod calibration;
+pub mod decode;
+pub mod jpeg;
 pub mod linear;
+pub mod recipe;
+pub mod resize;
 pub mod sheet;
 pub mod synthetic;

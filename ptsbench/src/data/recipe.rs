@@ -1,0 +1,343 @@
+//! From a picture to a network's input. A recipe belongs to a weight file: the same network under another recipe has
+//! another accuracy.
+
+use crate::data::decode::{Rgb, Rotation};
+use crate::data::resize::{self, Filter};
+
+/// Mean and standard deviation of each channel, for values from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Statistics {
+    /// Subtracted, by channel.
+    pub mean: [f32; 3],
+    /// Divided by, by channel.
+    pub std: [f32; 3],
+}
+
+/// ImageNet's, as torchvision and timm use them.
+pub const IMAGENET: Statistics = Statistics {
+    mean: [0.485, 0.456, 0.406],
+    std: [0.229, 0.224, 0.225],
+};
+/// One half for everything: the ViT checkpoints trained on ImageNet-21k.
+pub const HALF: Statistics = Statistics {
+    mean: [0.5; 3],
+    std: [0.5; 3],
+};
+/// CIFAR-10's, with the deviations that the published networks were trained with.
+pub const CIFAR10: Statistics = Statistics {
+    mean: [0.4914, 0.4822, 0.4465],
+    std: [0.2023, 0.1994, 0.2010],
+};
+/// CIFAR-100's.
+pub const CIFAR100: Statistics = Statistics {
+    mean: [0.5070, 0.4865, 0.4409],
+    std: [0.2673, 0.2564, 0.2761],
+};
+
+impl Statistics {
+    /// Normalised values of all bytes for one channel, in the reference's order of f32 operations.
+    fn table(&self, channel: usize) -> [f32; 256] {
+        std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel])
+    }
+
+    /// Channel by channel, row by row: `3 * height * width` normalised values.
+    pub fn normalize(&self, picture: &Rgb) -> Vec<f32> {
+        let mut out = Vec::with_capacity(picture.pixels.len());
+        self.normalize_onto(picture, &mut out);
+        out
+    }
+
+    /// Appends the normalised values to a batch.
+    pub fn normalize_onto(&self, picture: &Rgb, out: &mut Vec<f32>) {
+        for channel in 0..3 {
+            let table = self.table(channel);
+            let pixels = picture.pixels.as_chunks::<3>().0.iter();
+            out.extend(pixels.map(|pixel| table[usize::from(pixel[channel])]));
+        }
+    }
+}
+
+/// How pictures reach a classifier: resize the shorter side, cut the centre, normalise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Recipe {
+    /// The shorter side after resizing; at least `crop`.
+    pub short: usize,
+    /// Pillow's filter.
+    pub filter: Filter,
+    /// Side of the square cut out.
+    pub crop: usize,
+    /// Normalisation.
+    pub statistics: Statistics,
+}
+
+impl Recipe {
+    /// torchvision's first ImageNet weights: 256, bilinear, 224.
+    pub const TORCHVISION: Self = Self {
+        short: 256,
+        filter: Filter::Bilinear,
+        crop: 224,
+        statistics: IMAGENET,
+    };
+
+    /// timm's rule: the shorter side is `floor(crop / fraction)`, bicubic.
+    pub fn timm(crop: usize, fraction: f64, statistics: Statistics) -> Self {
+        Self {
+            short: (crop as f64 / fraction).floor() as usize,
+            filter: Filter::Bicubic,
+            crop,
+            statistics,
+        }
+    }
+
+    /// The recipe of a catalog network with public ImageNet weights of its usual source; `None` where its images come in
+    /// the network's own size.
+    pub fn of_model(name: &str) -> Option<Self> {
+        let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        if starts(&["micro_", "tiny_", "cifar"]) {
+            None
+        } else if starts(&["vit_"]) {
+            Some(Self::timm(224, 0.9, HALF))
+        } else if starts(&["deit_"]) {
+            Some(Self::timm(224, 0.9, IMAGENET))
+        } else if starts(&["regnetx_"])
+            || starts(&["mobilenetv3_"]) && name.ends_with("_timm")
+            || starts(&["mobilenetv2_"]) && !name.ends_with("_tv")
+        {
+            Some(Self::timm(224, 0.875, IMAGENET))
+        } else if matches!(name, "shufflenet_v2_x1_5" | "shufflenet_v2_x2_0") {
+            Some(Self {
+                short: 232,
+                ..Self::TORCHVISION
+            })
+        } else {
+            Some(Self::TORCHVISION)
+        }
+    }
+
+    /// Width and height after resizing: the longer side is truncated, and never below the crop.
+    pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+        let long =
+            |long: usize, short: usize| (self.short as u64 * long as u64 / short as u64) as usize;
+        if width <= height {
+            (self.short, long(height, width))
+        } else {
+            (long(width, height), self.short)
+        }
+    }
+
+    /// Left and top of the crop in a resized picture: half the margin, halves to even.
+    pub fn corner(&self, width: usize, height: usize) -> (usize, usize) {
+        let half = |margin: usize| margin / 2 + usize::from(margin % 4 == 3);
+        (half(width - self.crop), half(height - self.crop))
+    }
+
+    /// The bytes that are normalised.
+    pub fn cropped(&self, picture: &Rgb) -> Rgb {
+        let (width, height) = self.resized(picture.width, picture.height);
+        let (left, top) = self.corner(width, height);
+        resize::pillow(picture, width, height, self.filter).crop(left, top, self.crop, self.crop)
+    }
+
+    /// The network's input: channels, rows, columns.
+    pub fn apply(&self, picture: &Rgb) -> Vec<f32> {
+        self.statistics.normalize(&self.cropped(picture))
+    }
+}
+
+/// The MobileNet-SSD release: OpenCV's upright picture at 300 x 300, `(value - 127) / 128`.
+pub mod ssd {
+    use super::{Rgb, Rotation, resize};
+
+    /// OpenCV turns pictures upright.
+    pub const ROTATION: Rotation = Rotation::Apply;
+    /// Side of the input.
+    pub const SIDE: usize = 300;
+
+    /// The bytes that are normalised.
+    pub fn resized(picture: &Rgb) -> Rgb {
+        resize::opencv_linear(picture, SIDE, SIDE)
+    }
+
+    /// The network's input: channels, rows, columns.
+    pub fn apply(picture: &Rgb) -> Vec<f32> {
+        let picture = resized(picture);
+        (0..3)
+            .flat_map(|channel| {
+                let pixels = picture.pixels.as_chunks::<3>().0.iter();
+                pixels.map(move |pixel| (f32::from(pixel[channel]) - 127.0) / 128.0)
+            })
+            .collect()
+    }
+}
+
+/// torchvision's RetinaNet: normalise, resize as floats, pad to multiples of 32.
+pub mod retinanet {
+    use super::{IMAGENET, Rgb, resize};
+
+    /// The sides a detector resizes to.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Sides {
+        /// The shorter side, unless the longer one forbids.
+        pub short: usize,
+        /// The longer side at most.
+        pub long: usize,
+    }
+
+    /// 800 by at most 1333.
+    pub const SIDES: Sides = Sides {
+        short: 800,
+        long: 1333,
+    };
+
+    /// Sides are padded to multiples of this.
+    pub const STRIDE: usize = 32;
+
+    /// One picture, normalised and resized: `3 * height * width` values, not yet padded.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Sized {
+        /// Columns.
+        pub width: usize,
+        /// Rows.
+        pub height: usize,
+        /// Channels, rows, columns.
+        pub values: Vec<f32>,
+    }
+
+    /// Pictures of one size with zeros at the right and bottom.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Batch {
+        /// Columns of each picture.
+        pub width: usize,
+        /// Rows of each picture.
+        pub height: usize,
+        /// Pictures, channels, rows, columns.
+        pub values: Vec<f32>,
+    }
+
+    impl Sides {
+        /// Width and height of a resized picture, truncated after a product in f64.
+        pub fn resized(self, width: usize, height: usize) -> (usize, usize) {
+            let (short, long) = (width.min(height), width.max(height));
+            let scale = (self.short as f64 / short as f64).min(self.long as f64 / long as f64);
+            let side = |side: usize| ((side as f64 * scale).floor() as usize).max(1);
+            (side(width), side(height))
+        }
+
+        /// Normalises and resizes a picture.
+        pub fn apply(self, picture: &Rgb) -> Sized {
+            let (width, height) = self.resized(picture.width, picture.height);
+            let planes = IMAGENET.normalize(picture);
+            let values = planes
+                .chunks_exact(picture.width * picture.height)
+                .flat_map(|plane| {
+                    let from = (picture.width, picture.height);
+                    resize::torch_bilinear(plane, from, (width, height))
+                })
+                .collect();
+            Sized {
+                width,
+                height,
+                values,
+            }
+        }
+    }
+
+    /// Pads pictures to the largest width and height among them, rounded up to [`STRIDE`].
+    pub fn batch(pictures: &[Sized]) -> Batch {
+        let largest = |side: fn(&Sized) -> usize| {
+            pictures
+                .iter()
+                .map(side)
+                .max()
+                .unwrap_or(0)
+                .next_multiple_of(STRIDE)
+        };
+        let (width, height) = (largest(|one| one.width), largest(|one| one.height));
+        let mut values = vec![0.0; pictures.len() * 3 * width * height];
+        for (to, from) in values.chunks_exact_mut(3 * width * height).zip(pictures) {
+            let planes = from.values.chunks_exact(from.width * from.height);
+            for (to, from_plane) in to.chunks_exact_mut(width * height).zip(planes) {
+                let rows = from_plane.chunks_exact(from.width);
+                for (to, row) in to.chunks_exact_mut(width).zip(rows) {
+                    to[..row.len()].copy_from_slice(row);
+                }
+            }
+        }
+        Batch {
+            width,
+            height,
+            values,
+        }
+    }
+
+    /// A box of the resized picture in pixels of the original one, or the way there with the sizes exchanged.
+    pub fn rescale_box(corners: [f32; 4], from: (usize, usize), to: (usize, usize)) -> [f32; 4] {
+        let across = to.0 as f32 / from.0 as f32;
+        let down = to.1 as f32 / from.1 as f32;
+        let [x0, y0, x1, y1] = corners;
+        [x0 * across, y0 * down, x1 * across, y1 * down]
+    }
+}
+
+/// The features of the Fréchet distance: 299 x 299 without antialiasing, from -1 to 1.
+pub mod fid {
+    use super::{Rgb, resize};
+
+    /// Side of the input.
+    pub const SIDE: usize = 299;
+
+    /// The network's input: channels, rows, columns.
+    pub fn apply(picture: &Rgb) -> Vec<f32> {
+        (0..3)
+            .flat_map(|channel| {
+                let pixels = picture.pixels.as_chunks::<3>().0.iter();
+                let plane: Vec<f32> = pixels
+                    .map(|pixel| f32::from(pixel[channel]) / 255.0)
+                    .collect();
+                let from = (picture.width, picture.height);
+                resize::torch_bilinear(&plane, from, (SIDE, SIDE))
+            })
+            .map(|value| 2.0 * value - 1.0)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn corners_round_halves_to_even() {
+        let recipe = Recipe::TORCHVISION;
+        for (margin, corner) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)] {
+            assert_eq!(
+                recipe.corner(224 + margin, 224).0,
+                corner,
+                "margin {margin}"
+            );
+        }
+    }
+
+    #[test]
+    fn timm_fractions_give_the_known_sides() {
+        for (fraction, short) in [(0.9, 248), (0.875, 256), (0.95, 235), (1.0, 224)] {
+            assert_eq!(Recipe::timm(224, fraction, IMAGENET).short, short);
+        }
+    }
+
+    #[test]
+    fn padding_is_zero_and_pictures_keep_their_corner() {
+        let sized = |width, height, value| retinanet::Sized {
+            width,
+            height,
+            values: vec![value; 3 * width * height],
+        };
+        let batch = retinanet::batch(&[sized(40, 30, 1.0), sized(10, 64, 2.0)]);
+        assert_eq!((batch.width, batch.height), (64, 64));
+        let sum: f32 = batch.values.iter().sum();
+        assert_eq!(sum, 3.0 * (40.0 * 30.0 + 2.0 * 10.0 * 64.0));
+        assert_eq!(batch.values[29 * 64 + 39], 1.0);
+        assert_eq!(batch.values[29 * 64 + 40], 0.0);
+        assert_eq!(batch.values[30 * 64], 0.0);
+    }
+}
