@@ -421,7 +421,8 @@ mod tests {
         use burn::tensor::TensorData;
 
         // Sides and strides for which zeros before and after differ, and for which they do not.
-        for (side, kernel, stride) in [(8, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)] {
+        for (side, kernel, stride) in [(8usize, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)]
+        {
             let layer = ConvNormActConfig::new([2, 3], kernel, stride)
                 .with_activation(Activation::Identity)
                 .without_norm()
@@ -433,7 +434,9 @@ mod tests {
                 data.iter::<f32>().collect()
             };
             let (weight, bias) = (values("conv.weight"), values("conv.bias"));
-            let input: Vec<f32> = (0..2 * side * side).map(|i| (i * i % 13) as f32 - 6.0).collect();
+            let input: Vec<f32> = (0..2 * side * side)
+                .map(|i| (i * i % 13) as f32 - 6.0)
+                .collect();
             let data = TensorData::new(input.clone(), [1, 2, side, side]);
             let output = layer.run(Tensor::<4>::from_data(data, &Device::flex()), &mut Bare);
             let outputs = side.div_ceil(stride);
@@ -470,7 +473,10 @@ mod tests {
                 }
             }
             for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() < 1e-4, "{side} {kernel} {stride}: {found} {expected}");
+                assert!(
+                    (found - expected).abs() < 1e-4,
+                    "{side} {kernel} {stride}: {found} {expected}"
+                );
             }
         }
     }
@@ -480,10 +486,18 @@ mod tests {
         let tensorflow = network(Definition::TensorFlow, 0.75);
         let timm = network(Definition::Timm, 0.75);
         assert_eq!(tensorflow.num_params(), timm.num_params());
-        for path in ["conv_stem.norm.gamma", "blocks.2.1.se.conv_reduce.conv.bias", "conv_head.conv.weight"] {
+        for path in [
+            "conv_stem.norm.gamma",
+            "blocks.2.1.se.conv_reduce.conv.bias",
+            "conv_head.conv.weight",
+        ] {
             assert_eq!(tensorflow.key(path), timm.key(path));
         }
         assert_eq!(Definition::TensorFlow.epsilon(), 1e-3);
-        assert!(tensorflow.key_in(Layout::Torchvision, "conv_head.conv.weight").is_none());
+        assert!(
+            tensorflow
+                .key_in(Layout::Torchvision, "conv_head.conv.weight")
+                .is_none()
+        );
     }
 }

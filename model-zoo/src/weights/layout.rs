@@ -162,14 +162,20 @@ mod tests {
         fn of<N: Network>(network: &N) -> Memory {
             let mut state = 1u64;
             let mut random = || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (state >> 40) as f32 / (1u64 << 24) as f32
             };
             let tensor = |(path, shape): (String, Vec<usize>)| {
                 let key = network.key(&path);
                 let count: usize = shape.iter().product();
                 // Variances are positive, and weights small enough for sums to stay so.
-                let spread = if path.ends_with("running_var") { 0.0 } else { 0.5 };
+                let spread = if path.ends_with("running_var") {
+                    0.0
+                } else {
+                    0.5
+                };
                 let values = (0..count).map(|_| (random() - spread) * 0.25 + 0.01);
                 (key, (shape, values.collect()))
             };
@@ -177,18 +183,28 @@ mod tests {
         }
 
         fn renamed(self, rename: impl Fn(&str) -> String) -> Memory {
-            let renamed = self.0.into_iter().map(|(key, tensor)| (rename(&key), tensor));
+            let renamed = self
+                .0
+                .into_iter()
+                .map(|(key, tensor)| (rename(&key), tensor));
             Memory(renamed.collect())
         }
     }
 
-    fn logits<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(spec: &Spec, network: &N) -> Vec<f32> {
+    fn logits<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        spec: &Spec,
+        network: &N,
+    ) -> Vec<f32> {
         let [channels, height, width] = spec.input;
         let count = 2 * channels * height * width;
         let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
         let shape = [2, channels, height, width];
         let input = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
-        network.run(input, &mut Bare).into_data().iter::<f32>().collect()
+        network
+            .run(input, &mut Bare)
+            .into_data()
+            .iter::<f32>()
+            .collect()
     }
 
     /// Logits from weights in the network's own layout, and from the same ones renamed (and reshaped).
@@ -241,7 +257,9 @@ mod tests {
                 .iter()
                 .map(|[theirs, ours]| (ours.as_str(), theirs.as_str()))
                 .collect();
-            assert_same(both(&model, |memory| memory.renamed(|key| theirs[key].to_owned())));
+            assert_same(both(&model, |memory| {
+                memory.renamed(|key| theirs[key].to_owned())
+            }));
         }
     }
 
@@ -305,14 +323,24 @@ mod tests {
             let keys = catalog::find(model).unwrap().open(&Device::flex(), Keys);
             assert_eq!(keys.len(), memory.0.len());
             let renamed = keys.into_iter().zip(memory.0.into_values());
-            Memory(renamed.map(|((key, shape), (_, values))| (key, (shape, values))).collect())
+            Memory(
+                renamed
+                    .map(|((key, shape), (_, values))| (key, (shape, values)))
+                    .collect(),
+            )
         }
     }
 
     #[test]
     fn either_layout_of_mobilenet_v2_is_read() {
-        assert_same(both("mobilenetv2_050", in_the_layout_of("mobilenetv2_050_tv")));
-        assert_same(both("mobilenetv2_050_tv", in_the_layout_of("mobilenetv2_050")));
+        assert_same(both(
+            "mobilenetv2_050",
+            in_the_layout_of("mobilenetv2_050_tv"),
+        ));
+        assert_same(both(
+            "mobilenetv2_050_tv",
+            in_the_layout_of("mobilenetv2_050"),
+        ));
     }
 
     #[test]

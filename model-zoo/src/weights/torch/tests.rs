@@ -33,7 +33,10 @@ impl Writer {
 
     fn tuple(self, values: &[i32]) -> Self {
         let start = self.op(b"(");
-        values.iter().fold(start, |this, &value| this.int(value)).op(b"t")
+        values
+            .iter()
+            .fold(start, |this, &value| this.int(value))
+            .op(b"t")
     }
 
     /// `key: tensor` for the dictionary on the stack, which has an open mark.
@@ -72,7 +75,10 @@ fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in members {
         let at = file.len() as u32;
-        let (size, length) = ((bytes.len() as u32).to_le_bytes(), (name.len() as u16).to_le_bytes());
+        let (size, length) = (
+            (bytes.len() as u32).to_le_bytes(),
+            (name.len() as u16).to_le_bytes(),
+        );
         file.extend(b"PK\x03\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
         file.extend([size, size].concat());
         file.extend(length);
@@ -119,7 +125,16 @@ fn pickled() -> Writer {
         .dict()
         .tensor("fc.weight", "FloatStorage", ("0", 6), WHOLE)
         .tensor("fc.turned", "FloatStorage", ("0", 6), TURNED)
-        .tensor("bn.num_batches_tracked", "LongStorage", ("1", 1), View { offset: 0, shape: &[], strides: &[] })
+        .tensor(
+            "bn.num_batches_tracked",
+            "LongStorage",
+            ("1", 1),
+            View {
+                offset: 0,
+                shape: &[],
+                strides: &[],
+            },
+        )
         .op(b"u")
         // The attributes of a state dict: a dictionary of versions.
         .op(b"}")
@@ -172,15 +187,27 @@ fn both_formats_hold_the_same_tensors() {
         let mut held = tempfile::NamedTempFile::new().unwrap();
         held.write_all(&bytes).unwrap();
         let file = TorchFile::open(held.path()).unwrap();
-        assert_eq!(file.keys(), ["fc.weight", "fc.turned", "bn.num_batches_tracked"]);
+        assert_eq!(
+            file.keys(),
+            ["fc.weight", "fc.turned", "bn.num_batches_tracked"]
+        );
         assert_eq!(file.shape("fc.weight"), Some(vec![2, 3]));
-        assert_eq!(file.read("fc.weight").unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(
+            file.read("fc.weight").unwrap(),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        );
         assert_eq!(file.read("fc.turned").unwrap(), [1.0, 3.0, 2.0, 4.0]);
         assert_eq!(file.dtype("bn.num_batches_tracked"), Some(Dtype::I64));
-        assert_eq!(file.raw("bn.num_batches_tracked").unwrap(), 7i64.to_le_bytes());
+        assert_eq!(
+            file.raw("bn.num_batches_tracked").unwrap(),
+            7i64.to_le_bytes()
+        );
         let counter = file.read("bn.num_batches_tracked");
         assert!(matches!(counter, Err(WeightError::WrongDtype { .. })));
-        assert!(matches!(file.read("fc.bias"), Err(WeightError::NoSuchKey { .. })));
+        assert!(matches!(
+            file.read("fc.bias"),
+            Err(WeightError::NoSuchKey { .. })
+        ));
     }
 }
 
@@ -208,10 +235,20 @@ fn what_would_be_executed_is_named_and_refused() {
         ("argparse", "Namespace"),
         ("collections", "defaultdict"),
     ] {
-        let call = Writer::new().global(module, name).op(b"(").text("id").op(b"tR.");
+        let call = Writer::new()
+            .global(module, name)
+            .op(b"(")
+            .text("id")
+            .op(b"tR.");
         let name = format!("{module}.{name}");
-        assert_eq!(fault(&zipped_file(&call.0)), TorchFault::Global { name: name.clone() });
-        assert_eq!(fault(&former_file(&call.0)), TorchFault::Global { name: name.clone() });
+        assert_eq!(
+            fault(&zipped_file(&call.0)),
+            TorchFault::Global { name: name.clone() }
+        );
+        assert_eq!(
+            fault(&former_file(&call.0)),
+            TorchFault::Global { name: name.clone() }
+        );
         // The same through the operation of protocol 4.
         let (module, function) = name.rsplit_once('.').unwrap();
         let call = Writer::new().text(module).text(function).op(b"\x93.");
@@ -220,7 +257,10 @@ fn what_would_be_executed_is_named_and_refused() {
     for operation in [0x81, b'i', b'o', 0x92, 0x82, 0x97] {
         let pickle = Writer::new().op(b"(").op(&[operation]);
         let at = 3;
-        assert_eq!(fault(&zipped_file(&pickle.0)), TorchFault::Operation { operation, at });
+        assert_eq!(
+            fault(&zipped_file(&pickle.0)),
+            TorchFault::Operation { operation, at }
+        );
     }
 }
 
@@ -230,12 +270,27 @@ fn more_than_tensors_is_refused_with_its_name() {
         TorchFault::NotAStateDict { found } => found,
         other => panic!("{other}"),
     };
-    let dict = || Writer::new().dict().tensor("w", "FloatStorage", ("0", 6), WHOLE);
-    assert_eq!(entry(dict().text("epoch").int(3)), "entry \"epoch\" is no tensor");
-    assert_eq!(entry(dict().int(3).int(3)), "a key of its dictionary is no text");
+    let dict = || {
+        Writer::new()
+            .dict()
+            .tensor("w", "FloatStorage", ("0", 6), WHOLE)
+    };
+    assert_eq!(
+        entry(dict().text("epoch").int(3)),
+        "entry \"epoch\" is no tensor"
+    );
+    assert_eq!(
+        entry(dict().int(3).int(3)),
+        "a key of its dictionary is no text"
+    );
     assert_eq!(entry(Writer::new().dict()), "its dictionary is empty");
-    let twice = dict().tensor("w", "FloatStorage", ("0", 6), WHOLE).op(b"u.");
-    assert_eq!(fault(&zipped_file(&twice.0)), TorchFault::Twice { name: "w".into() });
+    let twice = dict()
+        .tensor("w", "FloatStorage", ("0", 6), WHOLE)
+        .op(b"u.");
+    assert_eq!(
+        fault(&zipped_file(&twice.0)),
+        TorchFault::Twice { name: "w".into() }
+    );
     assert!(matches!(
         fault(&zipped_file(&Writer::new().int(1).op(b".").0)),
         TorchFault::NotAStateDict { .. }
@@ -253,34 +308,64 @@ fn a_view_past_its_storage_is_refused() {
         (0, &[2], &[1, 1]),
         (7, &[0], &[1]),
     ] {
-        let view = View { offset, shape, strides };
-        let pickle = Writer::new().dict().tensor("w", "FloatStorage", ("0", 6), view).op(b"u.");
+        let view = View {
+            offset,
+            shape,
+            strides,
+        };
+        let pickle = Writer::new()
+            .dict()
+            .tensor("w", "FloatStorage", ("0", 6), view)
+            .op(b"u.");
         assert!(
-            matches!(fault(&zipped_file(&pickle.0)), TorchFault::Outside { .. } | TorchFault::Call { .. }),
+            matches!(
+                fault(&zipped_file(&pickle.0)),
+                TorchFault::Outside { .. } | TorchFault::Call { .. }
+            ),
             "{offset} {shape:?} {strides:?}"
         );
     }
     // A storage that the archive has not, and one longer than its member.
     for storage in [("9", 6), ("0", 7)] {
-        let pickle = Writer::new().dict().tensor("w", "FloatStorage", storage, WHOLE).op(b"u.");
-        assert!(matches!(fault(&zipped_file(&pickle.0)), TorchFault::Outside { .. }));
+        let pickle = Writer::new()
+            .dict()
+            .tensor("w", "FloatStorage", storage, WHOLE)
+            .op(b"u.");
+        assert!(matches!(
+            fault(&zipped_file(&pickle.0)),
+            TorchFault::Outside { .. }
+        ));
     }
 }
 
 #[test]
 fn archives_that_are_none_of_pytorchs_are_refused() {
-    assert_eq!(fault(&archive(&[("a.txt", b"hello")])), TorchFault::NoPickle);
+    assert_eq!(
+        fault(&archive(&[("a.txt", b"hello")])),
+        TorchFault::NoPickle
+    );
     let pickle = pickled().0;
     let two = archive(&[("a/data.pkl", &pickle), ("b/data.pkl", &pickle)]);
     assert_eq!(fault(&two), TorchFault::NoPickle);
     let twice = archive(&[("a/data.pkl", &pickle), ("a/data.pkl", &pickle)]);
-    assert_eq!(fault(&twice), TorchFault::Twice { name: "a/data.pkl".into() });
+    assert_eq!(
+        fault(&twice),
+        TorchFault::Twice {
+            name: "a/data.pkl".into()
+        }
+    );
     let big = archive(&[("a/data.pkl", &pickle), ("a/byteorder", b"big")]);
     assert_eq!(fault(&big), TorchFault::BigEndian);
     let whole = zipped_file(&pickle);
-    assert!(matches!(fault(&whole[..whole.len() / 2]), TorchFault::Zip(_)));
+    assert!(matches!(
+        fault(&whole[..whole.len() / 2]),
+        TorchFault::Zip(_)
+    ));
     let mut compressed = whole.clone();
-    let directory = compressed.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    let directory = compressed
+        .windows(4)
+        .position(|w| w == b"PK\x01\x02")
+        .unwrap();
     compressed[directory + 10] = 8;
     assert!(matches!(fault(&compressed), TorchFault::Zip(why) if why.contains("compressed")));
 }
@@ -288,10 +373,19 @@ fn archives_that_are_none_of_pytorchs_are_refused() {
 #[test]
 fn nesting_and_cycles_cost_nothing() {
     // A list in a list, a hundred thousand deep, and one that holds itself.
-    let deep = Writer::new().op(&[b'('].repeat(100_000)).op(&[b'l'].repeat(100_000)).op(b".");
-    assert!(matches!(fault(&zipped_file(&deep.0)), TorchFault::NotAStateDict { .. }));
+    let deep = Writer::new()
+        .op(&[b'('].repeat(100_000))
+        .op(&[b'l'].repeat(100_000))
+        .op(b".");
+    assert!(matches!(
+        fault(&zipped_file(&deep.0)),
+        TorchFault::NotAStateDict { .. }
+    ));
     let cycle = Writer::new().op(b"]q\0h\0a.");
-    assert!(matches!(fault(&zipped_file(&cycle.0)), TorchFault::NotAStateDict { .. }));
+    assert!(matches!(
+        fault(&zipped_file(&cycle.0)),
+        TorchFault::NotAStateDict { .. }
+    ));
 }
 
 #[test]
@@ -338,5 +432,8 @@ fn damaged_checkpoints_are_refused_or_read_but_never_panic() {
             }
         }
     }
-    assert!(read > 100 && refused > 1_000, "{read} read, {refused} refused");
+    assert!(
+        read > 100 && refused > 1_000,
+        "{read} read, {refused} refused"
+    );
 }
