@@ -881,4 +881,46 @@ mod tests {
         assert_eq!(matching("resnet1*").unwrap().len(), 3);
         assert!(matching("alexnet*").is_err());
     }
+
+    /// Multiply-adds of one image against the metadata of torchvision's weights (0.29.2, `_ops`, in units of 1e9 with
+    /// three digits), which count convolutions, linear layers and the products inside attention. The heaviest networks
+    /// are left out: counting is a forward pass.
+    #[test]
+    fn multiply_adds_are_those_that_torchvision_prints() {
+        struct Macs;
+        impl Visit for Macs {
+            type Out = u64;
+            fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+                self,
+                spec: &'static Spec,
+                network: N,
+            ) -> u64 {
+                let [channels, height, width] = spec.input;
+                let mut census = crate::tap::Census::default();
+                let image = Tensor::zeros([1, channels, height, width], &Device::flex());
+                network.run(image, &mut census);
+                census.layers().iter().map(|row| row.macs).sum()
+            }
+        }
+        // Two products of tokens by tokens by width in each of 12 layers.
+        let attention = |tokens: u64| 12 * 2 * tokens * tokens * 768;
+        for (model, inside_attention, printed) in [
+            ("resnet18", 0, "1.814"),
+            ("resnet34", 0, "3.664"),
+            ("resnet50", 0, "4.089"),
+            ("regnetx_008", 0, "0.800"),
+            ("regnetx_016", 0, "1.603"),
+            ("mobilenetv2_100_tv", 0, "0.301"),
+            ("mobilenetv3_large_100_tv", 0, "0.217"),
+            ("shufflenet_v2_x0_5", 0, "0.040"),
+            ("shufflenet_v2_x1_0", 0, "0.145"),
+            ("shufflenet_v2_x1_5", 0, "0.296"),
+            ("shufflenet_v2_x2_0", 0, "0.583"),
+            ("vit_base_patch32_224", attention(50), "4.409"),
+        ] {
+            let spec = find(model).unwrap();
+            let macs = spec.open(&Device::flex(), Macs) + inside_attention;
+            assert_eq!(format!("{:.3}", macs as f64 / 1e9), printed, "{model}");
+        }
+    }
 }

@@ -468,7 +468,8 @@ mod tests {
         use burn::tensor::TensorData;
 
         // Sides and strides for which zeros before and after differ, and for which they do not.
-        for (side, kernel, stride) in [(8, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)] {
+        for (side, kernel, stride) in [(8usize, 3, 2), (7, 3, 2), (9, 5, 2), (6, 5, 1), (10, 5, 2)]
+        {
             let layer = ConvNormActConfig::new([2, 3], kernel, stride)
                 .with_activation(Activation::Identity)
                 .without_norm()
