@@ -614,7 +614,8 @@ fn grids_are_folded_where_one_axis_is_too_short() {
     )
     .expect("the operands fit");
     let factor = |i| if i < side * side { 2.0 } else { -0.5 };
-    let wrong = values(y)
+    let y = values(y);
+    let wrong = y
         .iter()
         .zip(&x)
         .enumerate()
