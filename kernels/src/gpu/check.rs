@@ -594,6 +594,17 @@ fn gram_sums(client: &Client) -> Result<Passed, String> {
             &format!("{shape:?}"),
         )?;
     }
+    // One by one onto 2^24, where f32 has no odd numbers.
+    let [large, one] = [4096.0, 1.0].map(|x| Buffer::of_f32(client, &[x]));
+    let (large, one) = (large.map_err(text)?, one.map_err(text)?);
+    let mut ones = GramSums::new(client, 1, 1).map_err(text)?;
+    ones.add_linear(&large, 1).map_err(text)?;
+    for _ in 0..5 {
+        ones.add_linear(&one, 1).map_err(text)?;
+    }
+    let got = ones.read().map_err(text)?.diagonal(0);
+    let want = vec![2f64.powi(24) + 5.0];
+    passed.same(&got, &want, || "what one f32 loses".into())?;
     let sums = GramSums::new(client, 1, 4)
         .and_then(|mut sums| sums.add_linear(&Buffer::of_f32(client, &[0.0; 7])?, 2));
     passed.same(&sums.is_err(), &true, || {
