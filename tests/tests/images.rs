@@ -104,8 +104,10 @@ fn a_bad_image_costs_a_line() {
 
     let whole = std::fs::read(place("good.png")).unwrap();
     std::fs::write(place("cut.png"), &whole[..whole.len() / 2]).unwrap();
+    // No columns, and the checksum that such a header has.
     let mut flat = whole.clone();
     flat[16..20].fill(0);
+    flat[29..33].copy_from_slice(&[0xb3, 0x45, 0xee, 0x73]);
     std::fs::write(place("flat.png"), flat).unwrap();
     std::fs::write(place("text.png"), "no image at all").unwrap();
     std::fs::write(place("empty.png"), "").unwrap();
@@ -133,7 +135,7 @@ fn a_bad_image_costs_a_line() {
         ("text.png", "not an image"),
         ("empty.png", "empty"),
         ("cut.png", "truncated"),
-        ("flat.png", "0 x 32"),
+        ("flat.png", "dimensions"),
         ("gone.png", "cannot be read"),
         ("5 of 9 images", "could not be read"),
     ];
