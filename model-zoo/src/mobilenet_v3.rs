@@ -493,10 +493,10 @@ mod tests {
             let zeros = ((outputs - 1) * stride + kernel).saturating_sub(side);
             let before = zeros / 2;
             let mut expected = Vec::new();
-            for channel in 0..3 {
+            for (channel, bias) in bias.iter().enumerate() {
                 for y in 0..outputs {
                     for x in 0..outputs {
-                        let mut sum = f64::from(bias[channel]);
+                        let mut sum = f64::from(*bias);
                         for c in 0..2 {
                             for v in 0..kernel {
                                 for u in 0..kernel {

@@ -23,11 +23,14 @@ const KEPT: &[(&str, u64)] = &[];
 /// Memory that a parser may take at its worst, in KiB: the largest picture allowed, decoded, with its workings.
 const MOST_MEMORY: u64 = 3 << 20;
 
+/// Gives mutated bytes, or a file that holds them, to a parser.
+type Read = Box<dyn Fn(&[u8], &Path)>;
+
 /// A parser: files to start from, and what reads a mutated one, given as bytes and lying at a path.
 struct Parser {
     name: &'static str,
     starts: Vec<Vec<u8>>,
-    read: Box<dyn Fn(&[u8], &Path)>,
+    read: Read,
     /// Whether it reads the path rather than the bytes.
     on_disk: bool,
 }
@@ -132,7 +135,7 @@ fn parsers(desk: &Path) -> Vec<Parser> {
         read: Box::new(move |bytes, _| read(bytes)),
         on_disk: false,
     };
-    let disk = |name: &'static str, starts: Vec<Vec<u8>>, read: Box<dyn Fn(&[u8], &Path)>| Parser {
+    let disk = |name: &'static str, starts: Vec<Vec<u8>>, read: Read| Parser {
         name,
         starts,
         read,

@@ -49,7 +49,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     if failed > 0 {
-        eprintln!("{failed} files are missing");
+        let files = if failed == 1 { "file is" } else { "files are" };
+        eprintln!("{failed} {files} missing");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -179,7 +179,7 @@ impl Machine<'_> {
                     self.pop()?;
                 }
                 b'1' => {
-                    self.to_mark()?;
+                    self.pop_to_mark()?;
                 }
                 b'2' => {
                     let top = self.top()?;
@@ -229,7 +229,7 @@ impl Machine<'_> {
                 b'}' => self.push(Value::Dict(Vec::new()))?,
                 b']' | b')' => self.push(Value::List(Vec::new()))?,
                 b't' | b'l' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.push(Value::List(items))?;
                 }
                 0x85..=0x87 => {
@@ -238,7 +238,7 @@ impl Machine<'_> {
                     self.push(Value::List(items))?;
                 }
                 b'd' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     let pairs = pairs(&items).ok_or(TorchFault::Stack { at })?;
                     self.push(Value::Dict(pairs))?;
                 }
@@ -247,7 +247,7 @@ impl Machine<'_> {
                     self.extend(&[item], at)?;
                 }
                 b'e' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.extend(&items, at)?;
                 }
                 b's' => {
@@ -255,7 +255,7 @@ impl Machine<'_> {
                     self.insert(&items, at)?;
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.pop_to_mark()?;
                     self.insert(&items, at)?;
                 }
                 b'q' => {
@@ -395,7 +395,7 @@ impl Machine<'_> {
         }
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>, TorchFault> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>, TorchFault> {
         let Some(mark) = self.marks.pop() else {
             return Err(TorchFault::Stack { at: self.at });
         };
