@@ -20,7 +20,7 @@ use burn::backend::{
 use burn::tensor::Shape;
 use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::{Activation, ConvShape, KernelError};
 
@@ -574,7 +574,9 @@ pub fn keep<const D: usize>(w: Tensor<D>, mask: &Tensor<2, Int>) -> Tensor<D> {
     let rows = if D == 2 { dims[1] } else { dims[0] };
     let cols = w.shape().num_elements() / rows.max(1);
     let [_, words] = mask.dims();
-    let bits = Tensor::<1, Int>::arange(0..32, (&mask.device(), DType::U32)).reshape([1, 1, 32]);
+    // Not `arange`: Burn's fusing layer counts from -1, which no unsigned number is.
+    let places = TensorData::new((0..32).collect::<Vec<u32>>(), [1, 1, 32]);
+    let bits = Tensor::<3, Int>::from_data(places, (&mask.device(), DType::U32));
     let pruned = mask
         .clone()
         .reshape([rows, words, 1])
