@@ -289,14 +289,10 @@ mod tests {
 
     #[test]
     fn kept_weights_alone_give_the_same_outputs() {
-        for (name, layers) in [
-            ("tiny_resnet_basic", 1),
-            ("tiny_mobilenetv2", 1),
-            ("tiny_vit", 1),
-        ] {
+        for name in ["tiny_resnet_basic", "tiny_mobilenetv2", "tiny_vit"] {
             let spec = catalog::find(name).expect("in the catalog");
             let runs = spec.open(&Device::flex(), Compare);
-            assert!(runs >= 2 * layers, "{name}: {runs}");
+            assert!(runs >= 2, "{name}: {runs}");
         }
     }
 }

@@ -116,7 +116,7 @@ fn each_plane(
         check(planes, skip.len(), &[]);
     }
     let (table, len) = (table(isa), images * channels * pixels);
-    if line.is_none() {
+    let Some(line) = line else {
         // Planes are all alike.
         let pieces: Vec<_> = split(len, PIECE).collect();
         parallel(pieces.len(), len as u64 * WORTH, |piece| {
@@ -124,14 +124,18 @@ fn each_plane(
             work(table, range.clone(), NO_LINE, skip.map(|skip| &skip[range]));
         });
         return;
-    }
+    };
     let groups: Vec<_> = split(images * channels, (PIECE / pixels.max(1)).max(1)).collect();
     parallel(groups.len(), len as u64 * WORTH, |group| {
         for at in groups[group].clone() {
             let range = plane(planes, 0, at);
             let channel = at % channels;
-            let factors = line.map_or(NO_LINE, |line| line.of(channel));
-            work(table, range.clone(), factors, skip.map(|skip| &skip[range]));
+            work(
+                table,
+                range.clone(),
+                line.of(channel),
+                skip.map(|skip| &skip[range]),
+            );
         }
     });
 }

@@ -6,7 +6,7 @@ use super::{SMALL, Size, Spec, Weights};
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, shufflenet_v2, vgg};
+use crate::{regnet, shufflenet_v2, vgg, vit};
 
 /// Classes of the micro set.
 const CLASSES: usize = 20;
@@ -74,6 +74,19 @@ const fn shufflenet_v2(name: &'static str, stem: usize, width: usize) -> Spec {
     row(name, "ShuffleNetV2", Size::ShuffleNetV2(size))
 }
 
+/// Patches of 4 x 4: 64 tokens and the class's.
+const fn vit(name: &'static str, [width, depth, heads]: [usize; 3]) -> Spec {
+    let size = vit::Size {
+        image: 32,
+        patch: 4,
+        width,
+        depth,
+        heads,
+        classes: CLASSES,
+    };
+    row(name, "ViT", Size::Vit(size))
+}
+
 const VGG9: vgg::Size = vgg::Size {
     groups: &[&[16], &[32], &[48, 48], &[64, 64]],
     batch_norm: true,
@@ -83,13 +96,22 @@ const VGG9: vgg::Size = vgg::Size {
 };
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 8] = [
+pub(super) const ROWS: [Spec; 17] = [
     resnet("micro_resnet8", &[1, 1, 1], 10),
     resnet("micro_resnet14", &[2, 2, 2], 14),
     resnet("micro_resnet20", &[3, 3, 3], 16),
+    regnetx("micro_regnetx_s", 16, [1, 1, 1, 1], [16, 24, 40, 80]),
     regnetx("micro_regnetx_m", 16, [1, 1, 2, 1], [16, 32, 64, 128]),
+    regnetx("micro_regnetx_l", 16, [1, 2, 3, 1], [24, 48, 96, 160]),
     mobilenet_v2("micro_mobilenetv2_050", 0.5),
+    mobilenet_v2("micro_mobilenetv2_100", 1.0),
+    mobilenet_v2("micro_mobilenetv2_150", 1.5),
+    mobilenet_v3("micro_mobilenetv3_050", 0.5),
     mobilenet_v3("micro_mobilenetv3_100", 1.0),
+    mobilenet_v3("micro_mobilenetv3_150", 1.5),
+    shufflenet_v2("micro_shufflenet_v2_x0_5", 8, 16),
     shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
+    shufflenet_v2("micro_shufflenet_v2_x1_5", 16, 48),
     row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
+    vit("micro_vit_nano", [32, 2, 2]),
 ];

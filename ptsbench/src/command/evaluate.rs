@@ -49,7 +49,7 @@ pub(super) fn weight_file(
     match (weights, spec.weights) {
         (Some(file), _) => Ok(file),
         (None, Weights::File { source }) => anyhow::bail!(
-            "the weights of `{}` are not built in ({source}); give the file: --weights FILE",
+            "the weights of `{0}` are not built in ({source}); give the file: --weights FILE (`ptsbench fetch {0}` gets it, or says where it is)",
             spec.name
         ),
         (None, _) => Zoo::new(assets, HashMap::new())?

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::evaluate::weight_file;
 use crate::data::decode::{self, Rotation};
-use crate::data::recipe::{self, Recipe, Statistics};
+use crate::data::recipe::{Recipe, Statistics};
 use crate::data::resize::Filter;
 use crate::data::synthetic;
 use crate::device::{self, Choice, Chosen};
@@ -80,19 +80,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// How a picture becomes the network's input: as its weights were trained, or, for networks of the built-in images, as
 /// they are, in the network's own size.
 fn recipe(spec: &Spec) -> Recipe {
-    Recipe::of_model(spec.name).unwrap_or(Recipe {
-        short: spec.input[1],
-        filter: Filter::Bilinear,
-        crop: spec.input[1],
-        statistics: if spec.name.starts_with("cifar_") {
-            recipe::CIFAR10
-        } else {
-            Statistics {
+    match spec.origin() {
+        Some(origin) => Recipe::from(&origin.preprocess),
+        None => Recipe {
+            short: spec.input[1],
+            filter: Filter::Bilinear,
+            crop: spec.input[1],
+            statistics: Statistics {
                 mean: synthetic::MEAN,
                 std: synthetic::STD,
-            }
+            },
         },
-    })
+    }
 }
 
 /// The names of the classes.
@@ -216,7 +215,8 @@ fn probabilities<'a>(logits: &[f32], named: &[usize], labels: &'a [String]) -> V
 
 /// The network's input from an image file, and what is unusual about the file.
 fn pixels(file: &Path, recipe: &Recipe) -> anyhow::Result<(Vec<f32>, Option<&'static str>)> {
-    let bytes = std::fs::read(file).context("cannot be read")?;
+    let bytes =
+        std::fs::read(file).context("cannot be read; name a JPEG, PNG or WebP file that exists")?;
     let picture = decode::decode(&bytes, Rotation::Ignore)?;
     Ok((recipe.apply(&picture), oddity(&bytes)))
 }

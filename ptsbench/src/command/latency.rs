@@ -26,13 +26,13 @@ pub struct Args {
     #[arg(required = true)]
     models: Vec<String>,
     /// Images in a batch; several, separated by commas.
-    #[arg(long, default_value = "1,8", value_delimiter = ',')]
+    #[arg(long, default_value = "1,8", value_delimiter = ',', value_parser = at_least_one)]
     batch: Vec<usize>,
     /// Threads [default: one for each core].
     #[arg(long)]
     threads: Option<u16>,
     /// Passes that count; one more goes before them.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     rounds: usize,
     /// Time the network with its batch norms folded into the convolutions.
     #[arg(long)]
@@ -68,6 +68,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads.map_or(0, usize::from))
         .build()?;
+    let mut specs: Vec<&'static Spec> = Vec::new();
+    for pattern in &args.models {
+        specs.extend(catalog::matching(pattern)?);
+    }
     let mut timings = Vec::new();
     if !args.json {
         println!(
@@ -75,17 +79,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "model", "rate", "batch", "threads", "ms", "quartiles", "images/s", "GMAC/s"
         );
     }
-    for pattern in &args.models {
-        for spec in catalog::matching(pattern)? {
-            for &batch in &args.batch {
-                interrupt::check()?;
-                let time = Time { args: &args, batch };
-                for timing in pool.install(|| spec.open(&Device::flex(), time))? {
-                    if !args.json {
-                        println!("{timing}");
-                    }
-                    timings.push(timing);
+    for spec in specs {
+        for &batch in &args.batch {
+            interrupt::check()?;
+            let time = Time { args: &args, batch };
+            for timing in pool.install(|| spec.open(&Device::flex(), time))? {
+                if !args.json {
+                    println!("{timing}");
                 }
+                timings.push(timing);
             }
         }
     }
@@ -93,6 +95,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&timings)?);
     }
     Ok(())
+}
+
+fn at_least_one(value: &str) -> Result<usize, String> {
+    match value.parse() {
+        Ok(0) => Err("expected 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}; expected a whole number from 1")),
+    }
 }
 
 impl fmt::Display for Timing {

@@ -65,6 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "--family is for `ptsbench list models`"
         );
         let mut families: Vec<&str> = catalog::all().iter().map(|spec| spec.family).collect();
+        families.sort_unstable();
         families.dedup();
         anyhow::ensure!(
             families

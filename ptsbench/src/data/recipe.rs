@@ -1,6 +1,8 @@
 //! From a picture to a network's input. A recipe belongs to a weight file: the same network under another recipe has
 //! another accuracy.
 
+use model_zoo::catalog::origin::{Interpolation, Preprocess};
+
 use crate::data::decode::{Rgb, Rotation};
 use crate::data::resize::{self, Filter};
 
@@ -70,50 +72,25 @@ pub struct Recipe {
     pub statistics: Statistics,
 }
 
-impl Recipe {
-    /// torchvision's first ImageNet weights: 256, bilinear, 224.
-    pub const TORCHVISION: Self = Self {
-        short: 256,
-        filter: Filter::Bilinear,
-        crop: 224,
-        statistics: IMAGENET,
-    };
-
-    /// timm's rule: the shorter side is `floor(crop / fraction)`, bicubic.
-    pub fn timm(crop: usize, fraction: f64, statistics: Statistics) -> Self {
+impl From<&Preprocess> for Recipe {
+    /// What belongs to a catalog network's public weights.
+    fn from(origin: &Preprocess) -> Self {
         Self {
-            short: (crop as f64 / fraction).floor() as usize,
-            filter: Filter::Bicubic,
-            crop,
-            statistics,
+            short: origin.resize,
+            filter: match origin.interpolation {
+                Interpolation::Bilinear => Filter::Bilinear,
+                Interpolation::Bicubic => Filter::Bicubic,
+            },
+            crop: origin.crop,
+            statistics: Statistics {
+                mean: origin.mean,
+                std: origin.std,
+            },
         }
     }
+}
 
-    /// The recipe of a catalog network with public ImageNet weights of its usual source; `None` where its images come in
-    /// the network's own size.
-    pub fn of_model(name: &str) -> Option<Self> {
-        let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        if starts(&["micro_", "tiny_", "cifar"]) {
-            None
-        } else if starts(&["vit_"]) {
-            Some(Self::timm(224, 0.9, HALF))
-        } else if starts(&["deit_"]) {
-            Some(Self::timm(224, 0.9, IMAGENET))
-        } else if starts(&["regnetx_"])
-            || starts(&["mobilenetv3_"]) && name.ends_with("_timm")
-            || starts(&["mobilenetv2_"]) && !name.ends_with("_tv")
-        {
-            Some(Self::timm(224, 0.875, IMAGENET))
-        } else if matches!(name, "shufflenet_v2_x1_5" | "shufflenet_v2_x2_0") {
-            Some(Self {
-                short: 232,
-                ..Self::TORCHVISION
-            })
-        } else {
-            Some(Self::TORCHVISION)
-        }
-    }
-
+impl Recipe {
     /// Width and height after resizing: the longer side is truncated, and never below the crop.
     pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let long =
@@ -308,20 +285,18 @@ mod tests {
 
     #[test]
     fn corners_round_halves_to_even() {
-        let recipe = Recipe::TORCHVISION;
+        let recipe = Recipe {
+            short: 256,
+            filter: Filter::Bilinear,
+            crop: 224,
+            statistics: IMAGENET,
+        };
         for (margin, corner) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)] {
             assert_eq!(
                 recipe.corner(224 + margin, 224).0,
                 corner,
                 "margin {margin}"
             );
-        }
-    }
-
-    #[test]
-    fn timm_fractions_give_the_known_sides() {
-        for (fraction, short) in [(0.9, 248), (0.875, 256), (0.95, 235), (1.0, 224)] {
-            assert_eq!(Recipe::timm(224, fraction, IMAGENET).short, short);
         }
     }
 

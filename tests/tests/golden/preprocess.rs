@@ -201,7 +201,9 @@ fn preprocess_sizes_without_pixels() {
         };
         let recipe = Recipe {
             short: short as usize,
-            ..Recipe::TORCHVISION
+            filter: Filter::Bilinear,
+            crop: 224,
+            statistics: recipe::IMAGENET,
         };
         let (w, h) = recipe.resized(width as usize, height as usize);
         assert_eq!((w as i64, h as i64), (out_width, out_height), "{row:?}");
