@@ -49,7 +49,7 @@ fuzz: rust ## 10^6 mutated files against every parser
 bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
 	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)
 
-micro-zoo: rust ## train the built-in networks again (about an hour and a half; an interrupted run goes on)
+micro-zoo: rust ## train the built-in networks again (an hour or more; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo
 
 check-gpu: rust ## compile-check the GPU builds

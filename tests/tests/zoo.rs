@@ -24,7 +24,6 @@ use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::{self, Spec, Visit, wildcard};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network};
-
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, write_stored};
 use ptsbench_tests::folder;
 use serde::Deserialize;
