@@ -61,15 +61,21 @@ impl Exported {
         self.tensors.iter().filter(prunable).map(count).sum()
     }
 
-    /// Writes the file, complete or not at all.
-    pub fn write(&self, out: &Path, cell: &Cell) -> Result<(), WeightError> {
-        // PyTorch's libraries expect this entry.
-        let metadata = BTreeMap::from([
+    /// Writes the file, complete or not at all; with `compress`, sparse tensors are packed.
+    pub fn write(self, out: &Path, cell: &Cell, compress: bool) -> Result<(), WeightError> {
+        // PyTorch's libraries expect the first entry.
+        let mut metadata = BTreeMap::from([
             ("format".to_owned(), "pt".to_owned()),
             ("ptsbench.cell".to_owned(), cell.key().to_string()),
             ("ptsbench.weights".to_owned(), cell.weights.clone()),
         ]);
-        weights::write_stored(out, &self.tensors, &metadata)
+        let mut tensors = self.tensors;
+        if compress {
+            let shapes;
+            (tensors, shapes) = weights::pack(tensors);
+            metadata.insert(weights::PACKED.to_owned(), shapes);
+        }
+        weights::write_stored(out, &tensors, &metadata)
     }
 }
 

@@ -3,11 +3,14 @@
 //! An input is its parser's name and a number: the same bytes on every machine. A run tries the numbers up to
 //! `PTSBENCH_FUZZ` (a few hundred when unset; `make fuzz` tries 10^6 in all) after those that once failed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use model_zoo::weights::{Container, Source};
+use model_zoo::weights::{
+    self, Container, Dtype, PACKED, Source, Stored, from_f32, pack, write_stored,
+};
 use ptsbench::data::cifar::{self, Kind};
 use ptsbench::data::coco::{self, Depth};
 use ptsbench::data::decode::{self, Rotation};
@@ -225,7 +228,42 @@ fn parsers(desk: &Path) -> Vec<Parser> {
                 }
             }),
         ),
+        disk(
+            "packed",
+            vec![packed(desk)],
+            Box::new(|_, path| {
+                if let Ok(file) = weights::open(path) {
+                    for key in file.keys() {
+                        let _ = file.read(&key);
+                    }
+                }
+            }),
+        ),
     ]
+}
+
+/// A small file of sparse tensors.
+fn packed(desk: &Path) -> Vec<u8> {
+    let tensor = |key: &str, count: usize, each: usize| {
+        let values: Vec<f32> = (0..count)
+            .map(|i| f32::from(u8::from(i % each == 0)))
+            .collect();
+        Stored {
+            key: key.to_owned(),
+            dtype: Dtype::F32,
+            shape: vec![count],
+            bytes: from_f32(Dtype::F32, &values).expect("floats"),
+        }
+    };
+    let (tensors, shapes) = pack(vec![
+        tensor("a", 37, 5),
+        tensor("b", 64, 64),
+        tensor("c", 3, 1),
+    ]);
+    let path = desk.join("packed.safetensors");
+    let metadata = BTreeMap::from([(PACKED.to_owned(), shapes)]);
+    write_stored(&path, &tensors, &metadata).expect("a file");
+    fs::read(&path).expect("a file")
 }
 
 fn bytes_of_voc(starts: Vec<Vec<u8>>, devkit: PathBuf) -> Parser {

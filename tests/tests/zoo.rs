@@ -24,7 +24,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::{self, Spec, Visit, wildcard};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network};
-use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, write_stored};
+use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
 use ptsbench_tests::folder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -718,13 +718,11 @@ fn checkpoint(golden: &Golden) -> Vec<Stored> {
 }
 
 /// `ptsbench export`, from one file to another.
-fn export(name: &str, weights: &Path, out: &Path, rate: Option<&str>) -> Container {
+fn export(name: &str, weights: &Path, out: &Path, options: &[&str]) -> Container {
     let mut command = ptsbench_tests::program::command();
     command.args(["export", name, "--device", "flex", "--weights"]);
     command.arg(weights).arg("--out").arg(out);
-    if let Some(rate) = rate {
-        command.args(["--rate", rate]);
-    }
+    command.args(options);
     let output = command.output().expect("the program starts");
     assert!(
         output.status.success(),
@@ -767,7 +765,7 @@ fn exports_are_the_checkpoint_again() {
         let file = space.path().join("given.safetensors");
         write_stored(&file, &given, &BTreeMap::new()).unwrap();
 
-        let whole = export(name, &file, &space.path().join("dense.safetensors"), None);
+        let whole = export(name, &file, &space.path().join("dense.safetensors"), &[]);
         let outcome = |file: &Container| {
             let check = Check {
                 golden: &golden,
@@ -782,7 +780,7 @@ fn exports_are_the_checkpoint_again() {
         assert!(dense.outputs > 0, "{name}");
 
         let out = space.path().join("pruned.safetensors");
-        let pruned = export(name, &file, &out, Some("0.8"));
+        let pruned = export(name, &file, &out, &["--rate", "0.8"]);
         let (mut zeros, mut weights) = (0, 0);
         let prunable: Vec<&str> = golden
             .layers
@@ -829,11 +827,23 @@ fn exports_are_the_checkpoint_again() {
             !outcome(&pruned).failures.is_empty(),
             "{name}: 80 % of zeros changed nothing"
         );
+        let small = space.path().join("packed.safetensors");
+        export(name, &file, &small, &["--rate", "0.8", "--compress"]);
+        let packed = open(&small).unwrap();
+        assert_eq!(packed.keys().len(), given.len(), "{name}");
+        for tensor in &given {
+            let [before, after] = [pruned.raw(&tensor.key), packed.raw(&tensor.key)];
+            assert_eq!(before.unwrap(), after.unwrap(), "{name}: {}", tensor.key);
+            assert_eq!(packed.shape(&tensor.key), Some(tensor.shape.clone()));
+        }
+        let bytes = [&out, &small].map(|path| std::fs::metadata(path).unwrap().len());
         say(&format!(
-            "export of {name}: {} tensors, {} outputs, largest error/atol {:.3}, {zeros} of {weights} weights zero",
+            "export of {name}: {} tensors, {} outputs, largest error/atol {:.3}, {zeros} of {weights} weights zero, {} bytes, packed {}",
             given.len(),
             dense.outputs,
-            dense.ratio
+            dense.ratio,
+            bytes[0],
+            bytes[1]
         ));
     }
 }

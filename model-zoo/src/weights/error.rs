@@ -315,6 +315,12 @@ pub enum Fault {
         /// Bytes present.
         found: u64,
     },
+    /// Sparse tensors that contradict themselves.
+    #[error("{why}; write the file again with `ptsbench export --compress`")]
+    Packed {
+        /// Which, and how.
+        why: String,
+    },
     /// More data than the header describes.
     #[error("{bytes} bytes follow after the last tensor; {AGAIN}")]
     Trailing {

@@ -12,6 +12,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::container::{Container, Dtype, Named, write};
 use super::error::{NotFinite, WeightError, WrongShape};
+use super::packed::PackedFile;
 use super::torch::TorchFile;
 
 /// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
@@ -65,7 +66,10 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, WeightError> {
     if read.is_ok() && TorchFile::begins(&start) {
         return Ok(Box::new(TorchFile::open(path)?));
     }
-    Ok(Box::new(Container::open(path)?))
+    Ok(match PackedFile::of(Container::open(path)?)? {
+        Ok(packed) => Box::new(packed),
+        Err(plain) => Box::new(plain),
+    })
 }
 
 /// Fills a module from a source. `key_of` gives the checkpoint's key of a parameter's path, as

@@ -23,6 +23,9 @@ pub struct Args {
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Store zeros as bits: a smaller file that this program reads, and no other unless it unpacks it
+    #[arg(long)]
+    pub compress: bool,
     /// The model's weight file (safetensors or .pth); built-in ones need none
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
@@ -117,18 +120,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         progress: &progress,
     };
     let exported = export(&bench, &cell, &file, &work)?;
-    exported.write(&args.out, &cell)?;
+    let weights: u64 = exported.weights();
+    let zeros: u64 = exported.layers.iter().map(|(_, zeros)| zeros).sum();
+    let (tensors, layers) = (exported.tensors.len(), exported.layers.len());
+    exported.write(&args.out, &cell, args.compress)?;
     // Only units of a fit that is now complete lie there.
     let _ = std::fs::remove_dir_all(&work);
 
     let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
-    let weights: u64 = exported.weights();
-    let zeros: u64 = exported.layers.iter().map(|(_, zeros)| zeros).sum();
     println!("{}: {cell}", args.out.display());
     println!(
-        "{} tensors, {} layers, {zeros} of {weights} prunable weights are zero ({:.4})",
-        exported.tensors.len(),
-        exported.layers.len(),
+        "{tensors} tensors, {layers} layers, {zeros} of {weights} prunable weights are zero ({:.4})",
         zeros as f64 / weights.max(1) as f64
     );
     println!(
