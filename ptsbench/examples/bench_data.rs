@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use ptsbench::data::decode::{self, Rotation};
 use ptsbench::data::imagenet::{self, Wanted};
