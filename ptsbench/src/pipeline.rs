@@ -64,7 +64,7 @@ pub enum MeasureError {
     )]
     Unfit {
         /// The model.
-        model: String,
+        model: &'static str,
         /// Its classes.
         found: usize,
         /// Its input.
@@ -191,7 +191,7 @@ pub fn check_fit(spec: &Spec, census: &Census, task: &Task) -> Result<(), Measur
     // A part of ImageNet without its list of classes gives every picture a wrong one.
     let part = set.kind.name == "imagenet" && set.classes < set.kind.classes;
     Err(MeasureError::Unfit {
-        model: spec.name.to_owned(),
+        model: spec.name,
         found,
         input: spec.input,
         task: set.label(),

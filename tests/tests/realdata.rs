@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
@@ -55,7 +55,7 @@ impl Desk {
         self.path(&format!("set/val/{}/val_{index:05}.png", class(label)))
     }
 
-    fn command(&self, line: &str) -> std::process::Command {
+    fn command(&self, line: &str) -> Command {
         let mut command = program::command();
         let assets = workspace_root().join("assets");
         command.current_dir(self.0.path()).args(line.split(' '));
@@ -161,6 +161,7 @@ fn unreadable_pictures_count_as_not_classified() {
     assert_ne!(damaged["list"], whole["list"]);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_killed_evaluation_goes_on_where_it_stopped() {
     const COUNT: usize = 2000;
@@ -170,23 +171,39 @@ fn a_killed_evaluation_goes_on_where_it_stopped() {
         fs::write(desk.picture(index * 90), "").unwrap();
     }
     let (whole, _) = desk.evaluate(&format!("{MODEL} --data set"));
-    let line = format!("evaluate {MODEL} --data set --batch 5 --resume kept/half.json --json");
-    let mut child = desk
-        .command(&line)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while !desk.path("kept/half.json").exists() && start.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let half = fs::read_to_string(desk.path("kept/half.json")).unwrap();
-    let half: Value = serde_json::from_str(&half).unwrap();
-    let before = half["so_far"]["images"].as_u64().unwrap();
-    assert!(0 < before && before < COUNT as u64, "{half}");
+    // Starts an evaluation, sends it a signal once it has kept something new, and says how far it was.
+    let stop = |signal: &str, batch: usize, before: u64| -> (u64, Option<i32>) {
+        let so_far = || {
+            let text = fs::read_to_string(desk.path("kept/half.json")).unwrap_or_default();
+            let kept: Value = serde_json::from_str(&text).unwrap_or_default();
+            kept["so_far"]["images"].as_u64().unwrap_or(0)
+        };
+        let resume = "--resume kept/half.json";
+        let mut child = desk
+            .command(&format!(
+                "evaluate {MODEL} --data set --batch {batch} {resume}"
+            ))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let start = Instant::now();
+        while so_far() == before && start.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let id = child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.unwrap().success());
+        let code = child.wait().unwrap().code();
+        let after = so_far();
+        assert!(before < after && after < COUNT as u64, "{before} {after}");
+        (after, code)
+    };
+    let (before, code) = stop("-KILL", 5, 0);
+    assert_eq!(code, None);
+    // A Ctrl-C keeps the last batch, too.
+    let (before, code) = stop("-INT", 3, before);
+    assert_eq!(code, Some(130));
 
     let resumed = format!("{MODEL} --data set --resume kept/half.json");
     let (report, code) = desk.evaluate(&resumed);

@@ -114,6 +114,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             chosen: &chosen,
         },
     )?;
+    let Some(report) = report else {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -180,13 +183,14 @@ struct Evaluate<'a> {
 }
 
 impl Visit for Evaluate<'_> {
-    type Out = anyhow::Result<Report>;
+    /// Nothing where the user stopped it.
+    type Out = anyhow::Result<Option<Report>>;
 
     fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
         self,
         spec: &'static Spec,
         network: N,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<Option<Report>> {
         let (task, device) = (&self.task, &self.chosen.device);
         let (set, kind) = (task.set(), task.set().kind);
         let network = open_dense(network, &self.file)?;
@@ -245,8 +249,22 @@ impl Visit for Evaluate<'_> {
         {
             journal.keep_now(&kept)?;
         }
-        let tally = tally?;
-        Ok(Report {
+        let tally = match tally {
+            Ok(tally) => tally,
+            Err(TaskError::Interrupted(_)) => {
+                counter.note(&format!(
+                    "interrupted after {} of {samples} images; {}",
+                    kept.images,
+                    match journal {
+                        Some(_) => "the same command goes on from there",
+                        None => "they are not kept (--resume FILE would)",
+                    }
+                ));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Report {
             model: spec.name,
             weights: self.file,
             sha256,
@@ -264,6 +282,6 @@ impl Visit for Evaluate<'_> {
             evaluated: tally.images - first,
             unreadable: tally.unreadable,
             seconds: started.elapsed().as_secs_f64(),
-        })
+        }))
     }
 }

@@ -236,7 +236,8 @@ mod tests {
         journal.keep_now(&more).unwrap();
         assert_eq!(Journal::open(&path, binding()).unwrap().1, more);
 
-        let change: [(&str, fn(&mut Binding)); 7] = [
+        type Change = fn(&mut Binding);
+        let changes: [(&str, Change); 7] = [
             ("model", |b| b.model.push('x')),
             ("weights", |b| b.weights.push('x')),
             ("task", |b| b.task.push('x')),
@@ -245,7 +246,7 @@ mod tests {
             ("samples", |b| b.samples += 1),
             ("device", |b| b.device.push('x')),
         ];
-        for (what, change) in change {
+        for (what, change) in changes {
             let mut other = binding();
             change(&mut other);
             let error = Journal::open(&path, other).unwrap_err().to_string();
