@@ -9,7 +9,7 @@ DEVICE ?= wgpu
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-data micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,12 @@ fuzz: rust ## 10^6 mutated files against every parser
 
 bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
 	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)
+
+bench-data: rust ## time reading, decoding and resizing of pictures; PEER=python times Pillow and torchvision beside it
+	$(CARGO) build --release --workspace --examples
+	"$(PROGRAMS)/examples/bench_data" generate $(OUT)/bench-data --classes 10 --each 100
+	"$(PROGRAMS)/examples/bench_data" time $(OUT)/bench-data
+	$(if $(PEER),$(PEER) tests/peers/data_peer.py $(OUT)/bench-data)
 
 micro-zoo: rust ## train the built-in networks again (an hour or more; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo

@@ -54,6 +54,12 @@ pub struct TaskCell {
     pub version: u32,
     /// Images evaluated, the first ones in the set's order.
     pub samples: usize,
+    /// SHA-256 of the list that is evaluated; absent for the built-in images, which the version identifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// How pictures become inputs; absent for the built-in images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
 }
 
 /// How a network is made sparse.
@@ -219,6 +225,9 @@ pub struct CalibrationCell {
     pub batch: usize,
     /// Seed of the draw and of the order of batches.
     pub seed: u64,
+    /// SHA-256 of the list drawn; absent for the built-in images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
 }
 
 /// The optimisation of one unit (section 3.4).
@@ -377,6 +386,8 @@ mod tests {
                 name: "micro".into(),
                 version: 1,
                 samples: 200,
+                data: Some("cd".repeat(32)),
+                recipe: Some("crop 32".into()),
             },
             sparsity: Some(Sparsity {
                 pattern: Pattern::Unstructured { rate: 0.7 },
@@ -392,6 +403,7 @@ mod tests {
                         images: 32,
                         batch: 16,
                         seed: 0,
+                        list: Some("ef".repeat(32)),
                     },
                     fit: Fit {
                         optimizer: Optimizer::Sgd {
@@ -446,7 +458,7 @@ mod tests {
         let json: Value = serde_json::from_str(&cell.canonical()).unwrap();
         let mut paths = Vec::new();
         leaves(&json, String::new(), &mut paths);
-        assert_eq!(paths.len(), 25, "{paths:#?}");
+        assert_eq!(paths.len(), 28, "{paths:#?}");
         for path in paths {
             let mut readable = 0;
             for other in alternatives(json.pointer(&path).unwrap()) {

@@ -17,7 +17,6 @@ use crate::cell::Cell;
 use crate::inventory::Weights;
 use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose};
 use crate::subject;
-use crate::task;
 
 /// PyTorch's counter of training batches: carried over where the file has it.
 const COUNTER: &str = "num_batches_tracked";
@@ -87,11 +86,9 @@ pub fn export(
     work: &Path,
 ) -> Result<Exported, ExportError> {
     let spec = catalog::find(&cell.model).map_err(MeasureError::from)?;
-    let task = task::find(&cell.task.name).map_err(MeasureError::from)?;
     let export = Export(Measure {
         bench,
         cell,
-        task,
         file,
         work,
     });
@@ -124,9 +121,11 @@ impl Visit for Export<'_> {
             let (_, masks) = choose(&before, sparsity)?;
             let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
             if let Some(settings) = &sparsity.reconstruction {
-                check_fit(spec, &census, measure.task)?;
+                let task = measure.bench.task(spec, measure.cell)?;
+                check_fit(spec, &census, &task)?;
+                let batches = measure.calibrate(&task, settings)?;
                 sparse = measure
-                    .reconstruct(&dense, sparse, &census, &masks, settings)?
+                    .reconstruct(&dense, sparse, &census, &masks, settings, &batches)?
                     .0;
             }
             let sparse = sparse.materialize();

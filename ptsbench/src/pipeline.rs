@@ -12,17 +12,15 @@ use model_zoo::weights::{self, WeightError};
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{Cell, Pattern, Reconstruction, Sparsity};
 use crate::criterion::{self, UnknownCriterion};
-use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Weights};
 use crate::progress::Progress;
 use crate::reconstruct::{FitError, Work};
 use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
-use crate::seed::Seed;
 use crate::select::{Masks, SelectError, select};
 use crate::subject;
-use crate::task::{self, Task, TaskError, UnknownTask};
+use crate::task::{OpenError, Sets, Task, TaskError};
 
 /// What a measurement needs beside its cell; nothing here may change the number.
 pub struct Bench<'a> {
@@ -30,6 +28,8 @@ pub struct Bench<'a> {
     pub chosen: &'a Chosen,
     /// Told of units and steps.
     pub progress: &'a Progress,
+    /// The images.
+    pub sets: &'a Sets,
 }
 
 /// Why a cell was not measured.
@@ -41,26 +41,42 @@ pub enum MeasureError {
     /// No such model.
     #[error(transparent)]
     Model(#[from] CatalogError),
-    /// No such task.
+    /// No such task, or no images for it.
     #[error(transparent)]
-    Task(#[from] UnknownTask),
+    Task(#[from] OpenError),
+    /// The images are not those of the cell.
+    #[error(
+        "task {task}: its {what} is {found}, and the cell's is {expected}; the folder or the program changed since the plan was read, start again"
+    )]
+    OtherData {
+        /// The task.
+        task: String,
+        /// What differs.
+        what: &'static str,
+        /// Of the cell.
+        expected: String,
+        /// Found.
+        found: String,
+    },
     /// The model is not one for the task.
     #[error(
-        "`{model}` gives {found} classes for an input of {input:?}, and task `{task}` has {classes} classes of {wanted:?}; choose a model trained for the task (`ptsbench list models`)"
+        "`{model}` gives {found} classes for an input of {input:?}, and task {task} has {classes} classes of {wanted:?}; choose a model trained for the task (`ptsbench list models`){hint}"
     )]
     Unfit {
         /// The model.
-        model: String,
+        model: &'static str,
         /// Its classes.
         found: usize,
         /// Its input.
         input: [usize; 3],
         /// The task.
-        task: &'static str,
+        task: String,
         /// The task's classes.
         classes: usize,
         /// The task's input.
         wanted: [usize; 3],
+        /// What else may be wrong.
+        hint: &'static str,
     },
     /// The weight file is bad.
     #[error(transparent)]
@@ -87,9 +103,6 @@ pub enum MeasureError {
     /// No masks.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// No calibration images.
-    #[error(transparent)]
-    Calibration(#[from] CalibrationError),
     /// Reconstruction failed.
     #[error(transparent)]
     Fit(FitError),
@@ -119,19 +132,48 @@ impl From<TaskError> for MeasureError {
 impl Bench<'_> {
     /// Measures a cell with the weights in `file`; `work` keeps what an interrupted measurement can go on from.
     pub fn measure(&self, cell: &Cell, file: &Path, work: &Path) -> Result<Record, MeasureError> {
-        let spec = catalog::find(&cell.model)?;
-        let task = task::find(&cell.task.name)?;
-        spec.open(
+        catalog::find(&cell.model)?.open(
             &self.chosen.device,
             Measure {
                 bench: self,
                 cell,
-                task,
                 file,
                 work,
             },
         )
     }
+
+    /// The task of a cell for its model, once its images are seen to be the cell's.
+    pub(crate) fn task(&self, spec: &Spec, cell: &Cell) -> Result<Task, MeasureError> {
+        let set = self.sets.get(&cell.task.name)?;
+        let task = Task::new(set, spec);
+        let recipe = (!task.set().kind.built_in()).then(|| task.recipe().to_string());
+        for (what, expected, found) in [
+            ("list of images", &cell.task.data, &task.set().sha256),
+            ("recipe", &cell.task.recipe, &recipe),
+        ] {
+            same(&task, what, expected, found)?;
+        }
+        Ok(task)
+    }
+}
+
+fn same(
+    task: &Task,
+    what: &'static str,
+    expected: &Option<String>,
+    found: &Option<String>,
+) -> Result<(), MeasureError> {
+    if expected == found {
+        return Ok(());
+    }
+    let said = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+    Err(MeasureError::OtherData {
+        task: task.set().label(),
+        what,
+        expected: said(expected),
+        found: said(found),
+    })
 }
 
 /// Loads a model's weights, checks them, and folds its batch norms.
@@ -141,18 +183,25 @@ pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError>
 }
 
 /// Refuses a model whose input or classes are not the task's.
-pub fn check_fit(spec: &Spec, census: &Census, task: Task) -> Result<(), MeasureError> {
-    let found = classes(census);
-    if spec.input == task.input && found == task.classes {
+pub fn check_fit(spec: &Spec, census: &Census, task: &Task) -> Result<(), MeasureError> {
+    let (found, set) = (classes(census), task.set());
+    if spec.input == task.input() && found == set.classes {
         return Ok(());
     }
+    // A part of ImageNet without its list of classes gives every picture a wrong one.
+    let part = set.kind.name == "imagenet" && set.classes < set.kind.classes;
     Err(MeasureError::Unfit {
-        model: spec.name.to_owned(),
+        model: spec.name,
         found,
         input: spec.input,
-        task: task.name,
-        classes: task.classes,
-        wanted: task.input,
+        task: set.label(),
+        classes: set.classes,
+        wanted: task.input(),
+        hint: if part {
+            "; if this is a part of ImageNet, put LOC_synset_mapping.txt with all 1000 classes beside it"
+        } else {
+            ""
+        },
     })
 }
 
@@ -166,7 +215,6 @@ pub fn classes(census: &Census) -> usize {
 pub(crate) struct Measure<'a> {
     pub(crate) bench: &'a Bench<'a>,
     pub(crate) cell: &'a Cell,
-    pub(crate) task: Task,
     pub(crate) file: &'a Path,
     pub(crate) work: &'a Path,
 }
@@ -184,9 +232,10 @@ impl Visit for Measure<'_> {
 
         let start = Instant::now();
         self.check_file()?;
+        let task = self.bench.task(spec, self.cell)?;
         let dense = open_dense(network, self.file)?;
         let census = subject::census(spec, &dense, device);
-        check_fit(spec, &census, self.task)?;
+        check_fit(spec, &census, &task)?;
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
             Some(sparsity) => Some(choose(&weights, sparsity)?),
@@ -199,7 +248,10 @@ impl Visit for Measure<'_> {
             (Some(sparsity), Some((_, masks))) => {
                 let sparse = subject::attach(dense.clone(), &census, masks, device);
                 let (sparse, units) = match &sparsity.reconstruction {
-                    Some(settings) => self.reconstruct(&dense, sparse, &census, masks, settings)?,
+                    Some(settings) => {
+                        let (batches, dense) = (self.calibrate(&task, settings)?, &dense);
+                        self.reconstruct(dense, sparse, &census, masks, settings, &batches)?
+                    }
                     None => (sparse, Vec::new()),
                 };
                 (sparse.materialize(), units)
@@ -209,9 +261,10 @@ impl Visit for Measure<'_> {
         timing.reconstruct_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let score = self
-            .task
-            .evaluate(&network, self.cell.task.samples, device)?;
+        let samples = self.cell.task.samples;
+        let score = task.evaluate(&network, samples, device, |done| {
+            self.bench.progress.images(done, samples);
+        })?;
         timing.evaluate_s = start.elapsed().as_secs_f64();
         timing.finished_unix = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -245,6 +298,31 @@ impl Measure<'_> {
         })
     }
 
+    /// The calibration images, once they are seen to be the cell's.
+    pub(crate) fn calibrate(
+        &self,
+        task: &Task,
+        settings: &Reconstruction,
+    ) -> Result<Vec<Tensor<4>>, MeasureError> {
+        let calibration = &settings.calibration;
+        let (list, sha256) = task
+            .set()
+            .calibration(calibration.images, calibration.seed)?;
+        same(
+            task,
+            "list of calibration images",
+            &calibration.list,
+            &sha256,
+        )?;
+        let device = &self.bench.chosen.device;
+        let batches: Result<_, TaskError> = list
+            .indices
+            .chunks(calibration.batch.max(1))
+            .map(|indices| task.training_images(indices, device))
+            .collect();
+        Ok(batches?)
+    }
+
     pub(crate) fn reconstruct<N>(
         &self,
         dense: &N,
@@ -252,28 +330,17 @@ impl Measure<'_> {
         census: &Census,
         masks: &Masks,
         settings: &Reconstruction,
+        batches: &[Tensor<4>],
     ) -> Result<(N, Vec<UnitOutcome>), MeasureError>
     where
         N: Network<Input = Tensor<4>, Output = Tensor<2>>,
     {
-        let device = &self.bench.chosen.device;
-        let calibration = &settings.calibration;
-        let list = CalibrationList::draw(
-            Seed(calibration.seed),
-            calibration.images,
-            self.task.training,
-        )?;
-        let batches: Vec<Tensor<4>> = list
-            .indices
-            .chunks(calibration.batch.max(1))
-            .map(|indices| self.task.training_images(indices, device))
-            .collect();
         let work = Work {
             dense,
             census,
             masks,
-            batches: &batches,
-            device,
+            batches,
+            device: &self.bench.chosen.device,
             checkpoints: Some(self.work),
             progress: self.bench.progress,
         };

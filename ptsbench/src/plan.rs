@@ -30,14 +30,29 @@ pub trait Registry {
     fn weights(&self, model: &str) -> Lookup<String>;
     /// The catalog's names that match a name or glob, in the catalog's order; an error where there is none.
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>>;
-    /// Measurement version of a task and the number of samples its set holds.
-    fn task(&self, name: &str) -> Lookup<(u32, usize)>;
+    /// What there is to know of a task.
+    fn task(&self, name: &str) -> Lookup<TaskFacts>;
+    /// How pictures of a task become inputs of a model; none where they have one form for all.
+    fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>>;
+    /// SHA-256 of a seed's calibration images; none where the task's version identifies them.
+    fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>>;
     /// Measurement version of an allocator.
     fn allocator_version(&self, name: &str) -> Lookup<u32>;
     /// Measurement version of a criterion.
     fn criterion_version(&self, name: &str) -> Lookup<u32>;
     /// Measurement version of reconstruction.
     fn reconstruction_version(&self) -> u32;
+}
+
+/// What a plan asks of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskFacts {
+    /// Measurement version.
+    pub version: u32,
+    /// Samples that its set holds.
+    pub available: usize,
+    /// SHA-256 of the list that is evaluated; none where the version identifies it.
+    pub data: Option<String>,
 }
 
 /// A registry's answer; its error names what was asked for and the nearest thing that exists.
@@ -557,20 +572,16 @@ impl Plan {
                 reason,
             }
         };
-        let (version, available) = registry
+        let facts = registry
             .task(&self.task.name)
             .map_err(lookup("[task]".into()))?;
-        if self.task.samples > available {
+        if self.task.samples > facts.available {
             return Err(self.invalid(format!(
-                "task.samples is {}, and the set of task `{}` holds {available}; ask for at most that many",
-                self.task.samples, self.task.name
+                "task.samples is {}, and the set of task `{}` holds {}; ask for at most that many",
+                self.task.samples, self.task.name, facts.available
             )));
         }
-        let task = TaskCell {
-            name: self.task.name.clone(),
-            version,
-            samples: self.task.samples,
-        };
+        let lists = self.calibration_lists(registry)?;
 
         let mut digests: HashMap<String, String> = HashMap::new();
         let mut dense = Vec::new();
@@ -585,12 +596,21 @@ impl Plan {
             for glob in &grid.models {
                 models.extend(registry.models_matching(glob).map_err(lookup(place()))?);
             }
-            let sparsities = self.sparsities(grid, registry, &lookup)?;
+            let sparsities = self.sparsities(grid, registry, &lists, &lookup)?;
             for model in models {
                 if !digests.contains_key(&model) {
                     let digest = registry.weights(&model).map_err(lookup(place()))?;
                     digests.insert(model.clone(), digest);
                 }
+                let task = TaskCell {
+                    name: self.task.name.clone(),
+                    version: facts.version,
+                    samples: self.task.samples,
+                    data: facts.data.clone(),
+                    recipe: registry
+                        .recipe(&self.task.name, &model)
+                        .map_err(lookup(place()))?,
+                };
                 let cell = |sparsity| Cell {
                     model: model.clone(),
                     weights: digests[&model].clone(),
@@ -625,6 +645,7 @@ impl Plan {
         &self,
         grid: &Grid,
         registry: &dyn Registry,
+        lists: &Lists,
         lookup: &impl Fn(String) -> E,
     ) -> Result<Vec<Sparsity>, PlanError>
     where
@@ -647,7 +668,7 @@ impl Plan {
                 version: registry.allocator_version(name).map_err(lookup(place()))?,
             });
         }
-        let reconstructions = self.reconstructions(grid, registry)?;
+        let reconstructions = self.reconstructions(grid, registry, lists)?;
 
         let mut all = Vec::new();
         for amount in self.rates(grid) {
@@ -672,10 +693,35 @@ impl Plan {
         Ok(all)
     }
 
+    /// The digest of each seed's calibration images, where any grid reconstructs.
+    fn calibration_lists(&self, registry: &dyn Registry) -> Result<Lists, PlanError> {
+        let mut lists = Lists::new();
+        let Some(calibration) = &self.calibration else {
+            return Ok(lists);
+        };
+        for grid in &self.grid {
+            for &seed in self.seeds(grid) {
+                if grid.granularity.is_empty() || lists.contains_key(&seed) {
+                    continue;
+                }
+                let list = registry
+                    .calibration(&self.task.name, calibration.images, seed)
+                    .map_err(|reason| PlanError::Lookup {
+                        file: self.source.clone(),
+                        place: "[calibration]".into(),
+                        reason,
+                    })?;
+                lists.insert(seed, list);
+            }
+        }
+        Ok(lists)
+    }
+
     fn reconstructions(
         &self,
         grid: &Grid,
         registry: &dyn Registry,
+        lists: &Lists,
     ) -> Result<Vec<Reconstruction>, PlanError> {
         let Some(calibration) = &self.calibration else {
             return Ok(Vec::new());
@@ -695,6 +741,7 @@ impl Plan {
                                 images: calibration.images,
                                 batch: calibration.batch,
                                 seed,
+                                list: lists.get(&seed).cloned().flatten(),
                             },
                             fit: fit.clone(),
                         });
@@ -705,6 +752,9 @@ impl Plan {
         Ok(all)
     }
 }
+
+/// Digests of calibration lists by seed.
+type Lists = HashMap<u64, Option<String>>;
 
 impl FitPreset {
     /// The preset as a cell holds it.
@@ -945,11 +995,23 @@ pub(crate) mod tests {
             }
             Ok(found)
         }
-        fn task(&self, name: &str) -> Lookup<(u32, usize)> {
+        fn task(&self, name: &str) -> Lookup<TaskFacts> {
+            let facts = |data| TaskFacts {
+                version: 3,
+                available: 2000,
+                data,
+            };
             match name {
-                "micro" => Ok((3, 2000)),
+                "micro" => Ok(facts(None)),
+                "files" => Ok(facts(Some("cd".repeat(32)))),
                 _ => Err(format!("no task `{name}`").into()),
             }
+        }
+        fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
+            Ok((task == "files").then(|| format!("as {model} likes it")))
+        }
+        fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
+            Ok((task == "files").then(|| format!("{:064x}", images as u64 + seed)))
         }
         fn allocator_version(&self, _: &str) -> Lookup<u32> {
             Ok(1)
@@ -985,6 +1047,31 @@ models = ["micro_resnet8"]
 rates = [0.5, "2:4"]
 allocators = ["uniform", "erk"]
 "#;
+
+    /// What a folder of pictures holds is part of each cell; of the built-in images nothing is said.
+    #[test]
+    fn cells_name_their_data() {
+        let text = SMALL.replace("\"micro\"", "\"files\"").replace(
+            "allocators = [\"uniform\", \"erk\"]",
+            "allocators = [\"uniform\"]\ngranularity = [\"layer\"]\nseeds = [1, 5]",
+        );
+        let mut lists = Vec::new();
+        for planned in parse(&text).unwrap().expand(&Fake).unwrap() {
+            assert_eq!(planned.cell.task.data, Some("cd".repeat(32)));
+            let recipe = "as micro_resnet8 likes it";
+            assert_eq!(planned.cell.task.recipe.as_deref(), Some(recipe));
+            let settings = planned.cell.sparsity.and_then(|s| s.reconstruction);
+            lists.extend(settings.and_then(|settings| settings.calibration.list));
+        }
+        let [a, b] = [8 + 1, 8 + 5].map(|sum| format!("{sum:064x}"));
+        assert_eq!(lists, [&a, &b, &a, &b].map(String::clone));
+        for planned in parse(SMALL).unwrap().expand(&Fake).unwrap() {
+            assert_eq!(
+                (planned.cell.task.data, planned.cell.task.recipe),
+                (None, None)
+            );
+        }
+    }
 
     fn parse(text: &str) -> Result<Plan, PlanError> {
         Plan::parse(text, "small.toml", &[])

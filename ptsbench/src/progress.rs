@@ -3,6 +3,8 @@
 //! Where stderr is no terminal, plain lines instead: one per finished cell, and between them one every few seconds.
 //! Nothing here influences a result.
 
+pub mod counter;
+
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,6 +46,8 @@ struct Inner {
     cells: usize,
     label: String,
     unit: Option<Unit>,
+    /// Since when images are evaluated.
+    evaluating: Option<Instant>,
 }
 
 struct Unit {
@@ -97,6 +101,7 @@ impl Progress {
                 cells,
                 label: String::new(),
                 unit: None,
+                evaluating: None,
             }),
         }
     }
@@ -118,6 +123,7 @@ impl Progress {
         inner.eta.start(weight);
         inner.label = label.into();
         inner.unit = None;
+        inner.evaluating = None;
         inner.show_overall();
     }
 
@@ -174,6 +180,28 @@ impl Progress {
         }
         inner.show_overall();
         inner.show_unit(done, total, Some(loss));
+    }
+
+    /// Images of the cell's evaluation are done.
+    pub fn images(&self, done: usize, total: usize) {
+        let inner = &mut *self.lock();
+        inner.unit = None;
+        let since = *inner.evaluating.get_or_insert_with(Instant::now);
+        let left = left(since.elapsed(), done as f64, total as f64)
+            .map_or(String::new(), |left| format!("; {} left", human(left)));
+        match &mut inner.view {
+            View::Bars { unit: bar, .. } => {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+                bar.set_message(format!("images evaluated{left}"));
+            }
+            View::Lines { out, last } if last.elapsed() >= PAUSE => {
+                let label = &inner.label;
+                let _ = writeln!(out, "      {label}: {done}/{total} images evaluated{left}");
+                *last = Instant::now();
+            }
+            View::Lines { .. } | View::Quiet { .. } => {}
+        }
     }
 
     /// Says something that must not be lost between the bars.

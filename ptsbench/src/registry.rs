@@ -7,9 +7,11 @@ use std::sync::Mutex;
 use model_zoo::catalog::{self, Spec, Weights};
 use model_zoo::weights::sha256;
 
+use crate::data::recipe::Recipe;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
-use crate::plan::{Lookup, Registry};
-use crate::{allocate, criterion, reconstruct, task};
+use crate::plan::{Lookup, Registry, TaskFacts};
+use crate::task::Sets;
+use crate::{allocate, criterion, reconstruct};
 
 /// The program's own registry.
 #[derive(Debug, Default)]
@@ -20,6 +22,7 @@ pub struct Zoo {
     digests: Mutex<HashMap<PathBuf, String>>,
     /// What the cache of fetched files had for a model: reading a file to check it takes a while.
     fetched: Mutex<HashMap<&'static str, PathBuf>>,
+    sets: Sets,
 }
 
 /// A model whose weights are not at hand.
@@ -80,6 +83,17 @@ impl Zoo {
         Ok(Some(found.path))
     }
 
+    /// With the folders of data sets by task.
+    pub fn with_data(self, folders: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
+        let sets = Sets::new(folders)?;
+        Ok(Self { sets, ..self })
+    }
+
+    /// The data sets.
+    pub fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
     /// The weight file of a model.
     pub fn file(&self, model: &str) -> Lookup<PathBuf> {
         if let Some(file) = self.files.get(model) {
@@ -128,9 +142,28 @@ impl Registry for Zoo {
         Ok(found.into_iter().map(|spec| spec.name.to_owned()).collect())
     }
 
-    fn task(&self, name: &str) -> Lookup<(u32, usize)> {
-        let task = task::find(name)?;
-        Ok((task.version, task.available))
+    fn task(&self, name: &str) -> Lookup<TaskFacts> {
+        let set = self.sets.get(name)?;
+        Ok(TaskFacts {
+            version: set.kind.version,
+            available: set.available(),
+            data: set.sha256.clone(),
+        })
+    }
+
+    fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
+        if crate::task::find(task)?.built_in() {
+            return Ok(None);
+        }
+        Ok(Some(Recipe::of(catalog::find(model)?).to_string()))
+    }
+
+    fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
+        // Of the built-in images nothing is to be known, and a wrong number is the measurement's own error.
+        if crate::task::find(task)?.built_in() {
+            return Ok(None);
+        }
+        Ok(self.sets.get(task)?.calibration(images, seed)?.1)
     }
 
     fn allocator_version(&self, name: &str) -> Lookup<u32> {

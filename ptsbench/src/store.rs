@@ -680,6 +680,8 @@ pub(crate) mod tests {
                 name: "micro".into(),
                 version: 1,
                 samples: 200,
+                data: Some("cd".repeat(32)),
+                recipe: Some("crop 32".into()),
             },
             sparsity: Some(Sparsity {
                 pattern: Pattern::Unstructured { rate: 0.7 },
@@ -695,6 +697,7 @@ pub(crate) mod tests {
                         images: 32,
                         batch: 16,
                         seed,
+                        list: Some("ef".repeat(32)),
                     },
                     fit: Fit {
                         optimizer: Optimizer::Sgd {

@@ -10,7 +10,6 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use ptsbench::cell::Cell;
-use ptsbench::data::calibration::CalibrationList;
 use ptsbench::device::{Choice, Chosen, choose};
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::{Bench, open_dense};
@@ -19,9 +18,9 @@ use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::Work;
 use ptsbench::record::Record;
 use ptsbench::registry::Zoo;
-use ptsbench::seed::Seed;
 use ptsbench::select::Masks;
-use ptsbench::{allocate, criterion, select, subject, task};
+use ptsbench::task::{Sets, Task};
+use ptsbench::{allocate, criterion, select, subject};
 use ptsbench_tests::workspace_root;
 
 const MODEL: &str = "micro_resnet8";
@@ -77,9 +76,11 @@ fn cells(grids: &str) -> Vec<Planned> {
 
 fn measure(chosen: &Chosen, cell: &Cell) -> Record {
     let progress = Progress::new(1, Mode::Quiet);
+    let sets = Sets::default();
     let bench = Bench {
         chosen,
         progress: &progress,
+        sets: &sets,
     };
     let work = tempfile::tempdir().unwrap();
     let measured = chosen.guard(|| bench.measure(cell, &weight_file(), work.path()));
@@ -164,15 +165,16 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
                 sparsity.rule,
             )
             .unwrap();
-            let task = task::find("micro").unwrap();
+            let task = Task::micro();
             let calibration = &settings.calibration;
-            let list =
-                CalibrationList::draw(Seed(calibration.seed), calibration.images, task.training)
-                    .unwrap();
+            let (list, _) = task
+                .set()
+                .calibration(calibration.images, calibration.seed)
+                .unwrap();
             let batches: Vec<_> = list
                 .indices
                 .chunks(calibration.batch)
-                .map(|indices| task.training_images(indices, device))
+                .map(|indices| task.training_images(indices, device).unwrap())
                 .collect();
             let progress = Progress::new(1, Mode::Quiet);
             let work = Work {

@@ -12,13 +12,12 @@ use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
     CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
-use ptsbench::data::calibration::CalibrationList;
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::{self, Work};
-use ptsbench::seed::Seed;
-use ptsbench::{criterion, select, subject, task};
+use ptsbench::task::Task;
+use ptsbench::{criterion, select, subject};
 use ptsbench_tests::workspace_root;
 
 const RATE: f64 = 0.8;
@@ -109,12 +108,12 @@ impl Visit for Compare {
             Rule::Exact,
         )
         .unwrap();
-        let task = task::find("micro").unwrap();
-        let list = CalibrationList::draw(Seed(0), self.effort.images, task.training).unwrap();
+        let task = Task::micro();
+        let (list, _) = task.set().calibration(self.effort.images, 0).unwrap();
         let batches: Vec<Tensor<4>> = list
             .indices
             .chunks(64)
-            .map(|indices| task.training_images(indices, &device))
+            .map(|indices| task.training_images(indices, &device).unwrap())
             .collect();
         let progress = Progress::new(1, Mode::Quiet);
         let work = Work {
@@ -127,7 +126,7 @@ impl Visit for Compare {
             progress: &progress,
         };
         let top1 = |network: &N| {
-            task.evaluate(network, self.effort.samples, &device)
+            task.evaluate(network, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value
         };
@@ -151,6 +150,7 @@ impl Visit for Compare {
                     images: self.effort.images,
                     batch: 64,
                     seed: 0,
+                    list: None,
                 },
                 fit: Fit {
                     optimizer: Optimizer::Adam {

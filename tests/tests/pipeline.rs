@@ -13,7 +13,6 @@ use ptsbench::cell::{
     CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::criterion;
-use ptsbench::data::calibration::CalibrationList;
 use ptsbench::device::{Choice, choose};
 use ptsbench::inventory::{Loaded, Weights};
 use ptsbench::pipeline::{Bench, open_dense};
@@ -22,9 +21,9 @@ use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::{self, Work, output_error};
 use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
 use ptsbench::registry::Zoo;
-use ptsbench::seed::Seed;
 use ptsbench::select::{Masks, select};
-use ptsbench::{subject, task};
+use ptsbench::subject;
+use ptsbench::task::Task;
 use ptsbench_tests::workspace_root;
 
 const MODEL: &str = "micro_resnet8";
@@ -59,6 +58,7 @@ fn measure(grids: &str) -> Vec<Record> {
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
+        sets: registry.sets(),
     };
     let one = |planned: &Planned| {
         let work = tempfile::tempdir().unwrap();
@@ -162,9 +162,9 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Subject<'_, N> {
 
     /// Calibration batches of one seed.
     fn batches(&self, seed: u64) -> Vec<Tensor<4>> {
-        let task = task::find("micro").unwrap();
-        let list = CalibrationList::draw(Seed(seed), IMAGES, task.training).unwrap();
-        let batch = |indices: &[usize]| task.training_images(indices, self.device);
+        let task = Task::micro();
+        let (list, _) = task.set().calibration(IMAGES, seed).unwrap();
+        let batch = |indices: &[usize]| task.training_images(indices, self.device).unwrap();
         list.indices.chunks(BATCH).map(batch).collect()
     }
 }
@@ -258,6 +258,7 @@ fn settings(granularity: Granularity, inputs: Inputs, correction: bool) -> Recon
             images: IMAGES,
             batch: BATCH,
             seed: 0,
+            list: None,
         },
         fit: Fit {
             optimizer: Optimizer::Adam {
@@ -408,6 +409,7 @@ fn a_weight_file_that_changed_is_refused() {
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
+        sets: registry.sets(),
     };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("changed.safetensors");

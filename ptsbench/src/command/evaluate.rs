@@ -1,19 +1,30 @@
-//! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned.
+//! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned, on the built-in images or a data set
+//! on disk.
+//!
+//! A picture that cannot be read costs a line, not the run. It was not classified, so it counts against the accuracy, and
+//! the exit code says that there were any.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
+use anyhow::Context;
 use burn::tensor::Tensor;
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::weights::sha256;
 use serde::Serialize;
 
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::pipeline::{check_fit, open_dense};
+use crate::progress::counter::Counter;
 use crate::registry::{NoWeights, Zoo};
 use crate::subject;
-use crate::task::{self, Task};
+use crate::task::journal::{Binding, Journal};
+use crate::task::{self, OpenError, Run, Set, Task, TaskError};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -23,12 +34,18 @@ pub struct Args {
     /// Its weight file [default: the built-in one]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// What it is judged by (`ptsbench list tasks`)
-    #[arg(long, value_name = "TASK", default_value = "micro")]
-    pub data: String,
-    /// Only the first N images
+    /// What it is judged by: micro, or the folder of ImageNet or CIFAR (`ptsbench list datasets`)
+    #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
+    pub data: PathBuf,
+    /// Only N images: the first of the built-in ones, or of a folder's in one fixed random order
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: Option<u64>,
+    /// Images in a batch [default: 64 of 224 x 224, 250 of 32 x 32]; it changes no result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<u64>,
+    /// Keep progress in this file, and go on from it where it exists
+    #[arg(long, value_name = "FILE")]
+    pub resume: Option<PathBuf>,
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
@@ -58,23 +75,48 @@ pub(super) fn weight_file(
     })
 }
 
+/// The images that `--data` names: a task's own, or a folder's.
+fn open_set(data: &Path) -> anyhow::Result<Set> {
+    let kind = data.to_str().and_then(|name| task::find(name).ok());
+    match kind {
+        Some(kind) if kind.built_in() => Ok(Set::micro()),
+        Some(kind) if !data.is_dir() => Err(OpenError::NoFolder {
+            task: kind.name,
+            hint: "--data DIR".to_owned(),
+        }
+        .into()),
+        _ => Set::open(data).with_context(|| {
+            let data = data.display();
+            format!("--data {data}: give `micro`, or the folder of ImageNet or CIFAR")
+        }),
+    }
+}
+
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let spec = catalog::find(&args.model)?;
-    let task = task::find(&args.data)?;
-    let file = weight_file(spec, args.weights, &args.assets)?;
+    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    let set = Arc::new(open_set(&args.data)?);
+    for warning in &set.warnings {
+        eprintln!("warning: {warning}");
+    }
     let chosen = device::choose(args.device)?;
-    interrupt::install("nothing is written by this command")?;
-    let samples = args.samples.map_or(task.available, |n| n as usize);
+    interrupt::install(match args.resume {
+        Some(_) => "what is evaluated is kept in the file of --resume",
+        None => "nothing is kept (--resume FILE would)",
+    })?;
     let report = spec.open(
         &chosen.device,
         Evaluate {
-            task,
-            samples,
+            task: Task::new(set, spec),
+            args: &args,
             file,
             chosen: &chosen,
         },
     )?;
+    let Some(report) = report else {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -88,7 +130,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             report.weights.display()
         );
     }
-    Ok(())
+    let unreadable = report.unreadable.len();
+    if unreadable == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!(
+        "{unreadable} of {} images could not be read; they count as not classified",
+        report.images
+    );
+    Ok(ExitCode::FAILURE)
 }
 
 /// What is printed.
@@ -96,42 +146,142 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 struct Report {
     model: &'static str,
     weights: PathBuf,
+    /// Of the weight file.
+    sha256: String,
     data: &'static str,
+    /// Measurement version of the task.
+    version: u32,
+    /// Where its images lie; absent for the built-in ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<PathBuf>,
+    /// SHA-256 of the list of all its images; absent for the built-in ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    list: Option<String>,
+    /// How pictures become inputs; absent for the built-in images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipe: Option<String>,
+    /// Images of the set.
+    available: usize,
+    /// Images evaluated, unreadable ones included.
     images: usize,
+    correct1: u64,
+    correct5: u64,
     top1: f64,
     top5: f64,
+    /// A line for each image that could not be read.
+    unreadable: Vec<String>,
+    /// Images that this run evaluated itself, and its seconds.
+    evaluated: usize,
+    seconds: f64,
 }
 
 struct Evaluate<'a> {
     task: Task,
-    samples: usize,
+    args: &'a Args,
     file: PathBuf,
     chosen: &'a Chosen,
 }
 
 impl Visit for Evaluate<'_> {
-    type Out = anyhow::Result<Report>;
+    /// Nothing where the user stopped it.
+    type Out = anyhow::Result<Option<Report>>;
 
     fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
         self,
         spec: &'static Spec,
         network: N,
-    ) -> anyhow::Result<Report> {
-        let device = &self.chosen.device;
+    ) -> anyhow::Result<Option<Report>> {
+        let (task, device) = (&self.task, &self.chosen.device);
+        let (set, kind) = (task.set(), task.set().kind);
         let network = open_dense(network, &self.file)?;
-        check_fit(spec, &subject::census(spec, &network, device), self.task)?;
-        let images = self.samples.min(self.task.available);
-        let [top1, top5] = self
-            .task
-            .top_k(&network, images, [1, 5], device)?
-            .map(|hits| 100.0 * hits as f64 / images as f64);
-        Ok(Report {
+        check_fit(spec, &subject::census(spec, &network, device), task)?;
+        let asked = self.args.samples.map_or(usize::MAX, |n| n as usize);
+        let samples = asked.min(set.available());
+        let sha256 = sha256(&self.file)?;
+        let recipe = (!kind.built_in()).then(|| task.recipe().to_string());
+        let (mut journal, start) = match &self.args.resume {
+            None => (None, Default::default()),
+            Some(path) => {
+                let of = Binding {
+                    model: spec.name.to_owned(),
+                    weights: sha256.clone(),
+                    task: format!("{}, version {}", kind.name, kind.version),
+                    data: set.sha256.clone().unwrap_or_default(),
+                    recipe: recipe.clone().unwrap_or_default(),
+                    samples,
+                    device: self.chosen.name.to_owned(),
+                };
+                let (journal, start) = Journal::open(path, of)?;
+                (Some(journal), start)
+            }
+        };
+        let first = start.images;
+        let mut counter = Counter::new("images", first, samples);
+        if first > 0 {
+            counter.note(&format!(
+                "{first} of {samples} images were evaluated before"
+            ));
+        }
+        let run = Run {
+            samples,
+            batch: self.args.batch.map_or(task.batch(), |n| n as usize),
+            start,
+        };
+        let started = Instant::now();
+        let mut kept = run.start.clone();
+        let tally = task.tally(&network, run, device, |tally, unreadable| {
+            for error in unreadable.drain(..) {
+                counter.note(&error.to_string());
+            }
+            counter.at(
+                tally.images,
+                &format!("; top-1 {:.2} %", tally.percent(tally.top1)),
+            );
+            kept.clone_from(tally);
+            match &mut journal {
+                Some(journal) => Ok(journal.keep(tally)?),
+                None => Ok(()),
+            }
+        });
+        // Stopped or done, what was counted is kept to the last batch.
+        if let Some(journal) = &mut journal
+            && matches!(tally, Ok(_) | Err(TaskError::Interrupted(_)))
+        {
+            journal.keep_now(&kept)?;
+        }
+        let tally = match tally {
+            Ok(tally) => tally,
+            Err(TaskError::Interrupted(_)) => {
+                counter.note(&format!(
+                    "interrupted after {} of {samples} images; {}",
+                    kept.images,
+                    match journal {
+                        Some(_) => "the same command goes on from there",
+                        None => "they are not kept (--resume FILE would)",
+                    }
+                ));
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some(Report {
             model: spec.name,
             weights: self.file,
-            data: self.task.name,
-            images,
-            top1,
-            top5,
-        })
+            sha256,
+            data: kind.name,
+            version: kind.version,
+            folder: set.folder.clone(),
+            list: set.sha256.clone(),
+            recipe,
+            available: set.available(),
+            images: tally.images,
+            correct1: tally.top1,
+            correct5: tally.top5,
+            top1: tally.percent(tally.top1),
+            top5: tally.percent(tally.top5),
+            evaluated: tally.images - first,
+            unreadable: tally.unreadable,
+            seconds: started.elapsed().as_secs_f64(),
+        }))
     }
 }

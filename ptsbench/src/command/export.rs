@@ -71,6 +71,9 @@ pub struct Args {
     /// Seed of the calibration images and batches
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// The folder of a task's images, where a record's reconstruction needs it; may be repeated
+    #[arg(long = "data-dir", value_name = "TASK=DIR", value_parser = super::run::task_folder)]
+    pub data_dirs: Vec<(String, PathBuf)>,
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
@@ -100,7 +103,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .iter()
         .map(|file| (args.model.clone(), file.clone()))
         .collect();
-    let registry = Zoo::new(&args.assets, files)?;
+    let folders = args.data_dirs.iter().cloned().collect();
+    let registry = Zoo::new(&args.assets, files)?.with_data(folders)?;
     let cell = cell(&args, &registry)?;
     let file = registry
         .file(&args.model)
@@ -118,6 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
+        sets: registry.sets(),
     };
     let exported = export(&bench, &cell, &file, &work)?;
     let weights: u64 = exported.weights();

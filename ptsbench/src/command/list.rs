@@ -165,15 +165,15 @@ fn rows(what: What, pattern: &str, family: Option<&str>) -> anyhow::Result<Rows>
             (vec!["criterion", "about"], rows)
         }
         What::Tasks => {
-            let row = |t: task::Task| {
+            let row = |t: &task::Kind| {
                 vec![
                     t.name.to_owned(),
                     t.classes.to_string(),
-                    t.available.to_string(),
+                    t.images.to_string(),
                     t.about.to_owned(),
                 ]
             };
-            let rows = task::TASKS.into_iter().map(row).collect();
+            let rows = task::TASKS.iter().map(row).collect();
             (vec!["task", "classes", "images", "about"], rows)
         }
         What::Datasets => {

@@ -174,6 +174,7 @@ mod tests {
             store: store.into(),
             weights: Weights {
                 files: Vec::new(),
+                data_dirs: Vec::new(),
                 assets: PathBuf::new(),
             },
             json,

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::plan::{Lookup, Plan, Registry};
+use crate::plan::{Lookup, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
 use crate::report::{self, ReportError, Words};
 use crate::store::Store;
+use crate::task;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -77,18 +78,38 @@ impl Selection {
 struct Recorded {
     zoo: Zoo,
     digests: BTreeMap<String, BTreeSet<String>>,
+    /// Task, images of its set, digest of their list.
+    tasks: BTreeSet<(String, usize, Option<String>)>,
+    /// Digests of calibration lists by task, number and seed.
+    lists: BTreeMap<(String, usize, u64), BTreeSet<String>>,
 }
 
 impl Recorded {
     fn new(records: &[Record]) -> anyhow::Result<Self> {
         let mut digests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut tasks = BTreeSet::new();
+        let mut lists: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for record in records {
+            let task = &record.cell.task;
+            let available = record.score.available as usize;
+            tasks.insert((task.name.clone(), available, task.data.clone()));
+            let sparsity = record.cell.sparsity.as_ref();
+            if let Some(settings) = sparsity.and_then(|s| s.reconstruction.as_ref()) {
+                let calibration = &settings.calibration;
+                let drawn = (task.name.clone(), calibration.images, calibration.seed);
+                lists
+                    .entry(drawn)
+                    .or_default()
+                    .extend(calibration.list.clone());
+            }
             let of_model = digests.entry(record.cell.model.clone()).or_default();
             of_model.insert(record.cell.weights.clone());
         }
         Ok(Self {
             zoo: Zoo::default(),
             digests,
+            tasks,
+            lists,
         })
     }
 }
@@ -111,8 +132,42 @@ impl Registry for Recorded {
         self.zoo.models_matching(glob)
     }
 
-    fn task(&self, name: &str) -> Lookup<(u32, usize)> {
-        self.zoo.task(name)
+    fn task(&self, name: &str) -> Lookup<TaskFacts> {
+        let kind = task::find(name)?;
+        let mut found = self.tasks.iter().filter(|(task, _, _)| task == name);
+        match (found.next(), found.next()) {
+            (Some((_, available, data)), None) => Ok(TaskFacts {
+                version: kind.version,
+                available: *available,
+                data: data.clone(),
+            }),
+            // No record has this task: none will match.
+            (None, _) => Ok(TaskFacts {
+                version: kind.version,
+                available: kind.images,
+                data: None,
+            }),
+            (Some(_), Some(_)) => Err(format!(
+                "the store has records of task `{name}` on two different sets of images; keep them in two stores, or leave --plan out"
+            )
+            .into()),
+        }
+    }
+
+    fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
+        self.zoo.recipe(task, model)
+    }
+
+    fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
+        let wanted = (task.to_owned(), images, seed);
+        let mut found = self.lists.get(&wanted).into_iter().flatten();
+        match (found.next(), found.next()) {
+            (found, None) => Ok(found.cloned()),
+            (_, Some(_)) => Err(format!(
+                "the store has records of task `{task}` with two different lists of {images} calibration images for seed {seed}; keep them in two stores, or leave --plan out"
+            )
+            .into()),
+        }
     }
 
     fn allocator_version(&self, name: &str) -> Lookup<u32> {

@@ -45,7 +45,7 @@ pub struct Args {
     pub weights: Weights,
 }
 
-/// Where weights come from.
+/// Where weights and images come from.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Weights {
     /// A model's weight file; may be repeated
@@ -54,13 +54,17 @@ pub struct Weights {
     /// Folder of the built-in networks
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
+    /// The folder of a task's images, such as imagenet=DIR; may be repeated
+    #[arg(long = "data-dir", value_name = "TASK=DIR", value_parser = task_folder)]
+    pub data_dirs: Vec<(String, PathBuf)>,
 }
 
 impl Weights {
     /// The registry that looks there.
     pub fn registry(&self) -> anyhow::Result<Zoo> {
         let files: HashMap<_, _> = self.files.iter().cloned().collect();
-        Zoo::new(&self.assets, files)
+        let folders = self.data_dirs.iter().cloned().collect();
+        Zoo::new(&self.assets, files)?.with_data(folders)
     }
 }
 
@@ -72,12 +76,18 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn model_file(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((model, file)) if !model.is_empty() && !file.is_empty() => {
-            Ok((model.to_owned(), PathBuf::from(file)))
-        }
-        _ => Err("give MODEL=FILE, e.g. resnet50=weights/resnet50.safetensors".to_owned()),
-    }
+    named_path(text)
+        .ok_or_else(|| "give MODEL=FILE, e.g. resnet50=weights/resnet50.safetensors".to_owned())
+}
+
+/// A task and the folder of its images.
+pub(super) fn task_folder(text: &str) -> Result<(String, PathBuf), String> {
+    named_path(text).ok_or_else(|| "give TASK=DIR, e.g. imagenet=/data/imagenet".to_owned())
+}
+
+fn named_path(text: &str) -> Option<(String, PathBuf)> {
+    let (name, path) = text.split_once('=')?;
+    (!name.is_empty() && !path.is_empty()).then(|| (name.to_owned(), PathBuf::from(path)))
 }
 
 /// Runs the command.
@@ -145,6 +155,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
+        sets: registry.sets(),
     };
     let mut failed = skipped;
     for planned in open {

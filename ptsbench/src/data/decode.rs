@@ -2,7 +2,8 @@
 //! grey, palette and CMYK become RGB, and EXIF rotation is ignored unless asked for.
 //!
 //! PNG and lossless WebP are exact. JPEG and lossy WebP differ from libjpeg-turbo and libwebp by a few levels (the
-//! inverse transforms round differently); `docs/data.md` has the measured differences.
+//! inverse transforms round differently); `docs/data.md` has the measured differences. With the feature `turbojpeg`, JPEG
+//! is exact, too.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -311,6 +312,10 @@ fn jpeg_without_end(bytes: &[u8]) -> Result<Vec<u8>, Unreadable> {
 }
 
 fn jpeg_pixels(bytes: &[u8], strict: bool) -> Result<Vec<u8>, Unreadable> {
+    #[cfg(feature = "turbojpeg")]
+    if let Some(pixels) = crate::data::turbo::pixels(bytes) {
+        return Ok(pixels);
+    }
     let options = DecoderOptions::default()
         .set_strict_mode(strict)
         .set_max_width(usize::from(u16::MAX))

@@ -45,11 +45,27 @@ pub fn recognise(root: &Path) -> bool {
         .any(|split| root.join(split).is_dir())
 }
 
+/// What of a folder is listed: the training split has over a million names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Both splits, as far as they are there.
+    Both,
+    /// The training pictures.
+    Train,
+    /// The validation pictures.
+    Validation,
+}
+
 /// Reads a folder with `train`, `val` (or `val_flat`), or both.
 pub fn read_folder(root: &Path) -> Result<ImageNet, DataError> {
+    read_splits(root, Wanted::Both)
+}
+
+/// [`read_folder`], listing only the pictures that are wanted. The classes are the same whichever those are.
+pub fn read_splits(root: &Path, wanted: Wanted) -> Result<ImageNet, DataError> {
     let listed = listed_classes(root)?;
     let mut set = ImageNet {
-        classes: listed.clone().unwrap_or_default(),
+        classes: listed.unwrap_or_default(),
         ..ImageNet::default()
     };
     let train = root.join("train");
@@ -57,14 +73,18 @@ pub fn read_folder(root: &Path) -> Result<ImageNet, DataError> {
         if set.classes.is_empty() {
             set.classes = class_folders(&train)?;
         }
-        set.train = in_folders(&train, &set.classes, &mut set.warnings)?;
+        if wanted != Wanted::Validation {
+            set.train = in_folders(&train, &set.classes, &mut set.warnings)?;
+        }
     }
     let validation = ["val", "val_flat"].map(|split| root.join(split));
     if let Some(folder) = validation.iter().find(|folder| folder.is_dir()) {
         if set.classes.is_empty() {
             set.classes = class_folders(folder)?;
         }
-        set.validation = read_validation(root, folder, &set.classes, &mut set.warnings)?;
+        if wanted != Wanted::Train {
+            set.validation = read_validation(root, folder, &set.classes, &mut set.warnings)?;
+        }
     } else if !train.is_dir() {
         let problem = format!("neither `train` nor `val` is here; {LAYOUT}");
         return Err(DataError::new(root, problem));

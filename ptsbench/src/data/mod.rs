@@ -19,5 +19,8 @@ pub mod pickle;
 pub mod recipe;
 pub mod resize;
 pub mod sheet;
+pub mod source;
 pub mod synthetic;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 pub mod voc;

@@ -1,10 +1,14 @@
 //! From a picture to a network's input. A recipe belongs to a weight file: the same network under another recipe has
 //! another accuracy.
 
+use std::fmt;
+
+use model_zoo::catalog::Spec;
 use model_zoo::catalog::origin::{Interpolation, Preprocess};
 
 use crate::data::decode::{Rgb, Rotation};
-use crate::data::resize::{self, Filter};
+use crate::data::resize::{self, Filter, Window};
+use crate::data::synthetic;
 
 /// Mean and standard deviation of each channel, for values from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,7 +94,47 @@ impl From<&Preprocess> for Recipe {
     }
 }
 
+/// The recipe as records hold it: every number that can change a pixel.
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filter = match self.filter {
+            Filter::Bilinear => Interpolation::Bilinear,
+            Filter::Bicubic => Interpolation::Bicubic,
+        };
+        let Statistics { mean, std } = self.statistics;
+        write!(
+            f,
+            "shorter side {} {filter}, crop {}, mean {mean:?}, std {std:?}",
+            self.short, self.crop
+        )
+    }
+}
+
 impl Recipe {
+    /// The built-in images': as they are.
+    pub const MICRO: Self = Self {
+        short: synthetic::SIDE,
+        filter: Filter::Bilinear,
+        crop: synthetic::SIDE,
+        statistics: Statistics {
+            mean: synthetic::MEAN,
+            std: synthetic::STD,
+        },
+    };
+
+    /// The recipe of a network's weights: the one published with them or, for networks of the built-in images, the
+    /// network's own size and the built-in statistics.
+    pub fn of(spec: &Spec) -> Self {
+        match spec.origin() {
+            Some(origin) => Self::from(&origin.preprocess),
+            None => Self {
+                short: spec.input[1],
+                crop: spec.input[1],
+                ..Self::MICRO
+            },
+        }
+    }
+
     /// Width and height after resizing: the longer side is truncated, and never below the crop.
     pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let long =
@@ -112,7 +156,13 @@ impl Recipe {
     pub fn cropped(&self, picture: &Rgb) -> Rgb {
         let (width, height) = self.resized(picture.width, picture.height);
         let (left, top) = self.corner(width, height);
-        resize::pillow(picture, width, height, self.filter).crop(left, top, self.crop, self.crop)
+        let window = Window {
+            left,
+            top,
+            width: self.crop,
+            height: self.crop,
+        };
+        resize::pillow_window(picture, width, height, self.filter, window)
     }
 
     /// The network's input: channels, rows, columns.

@@ -1,6 +1,8 @@
 //! Resizing, each function equal to the program whose pictures a network was trained on: Pillow's antialiased 8-bit
 //! filters, OpenCV's 8-bit linear filter, and PyTorch's bilinear interpolation of floats.
 
+use std::ops::Range;
+
 use crate::data::decode::Rgb;
 
 /// Pillow's filters.
@@ -36,19 +38,27 @@ impl Filter {
 /// Fractional bits of a weight: 8 bits are the pixel's and 2 are room for overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 
-/// What one output pixel takes of the input: `weights[i]` of the pixel at `first + i`.
-struct Taps {
-    first: usize,
+/// One direction of a resize, for some of its output pixels.
+struct Pass {
+    /// Weights of an output pixel: as many for each, the missing ones zero.
+    count: usize,
+    /// For each output pixel the first input pixel.
+    first: Vec<usize>,
+    /// For each output pixel the weights of the input pixels from there on.
     weights: Vec<i32>,
 }
 
-/// The taps of a pass from `input` pixels to `output`. Weights are normalised in f64, then rounded half away from 0.
-fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
-    let scale = input as f64 / output as f64;
-    let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
-    (0..output)
-        .map(|at| {
+impl Pass {
+    /// The pixels `wanted` of a pass from `input` pixels to `output`; none where the pass changes nothing. Weights are
+    /// normalised in f64, then rounded half away from 0.
+    fn new(input: usize, output: usize, wanted: Range<usize>, filter: Filter) -> Option<Self> {
+        if input == output {
+            return None;
+        }
+        let scale = input as f64 / output as f64;
+        let stretch = scale.max(1.0);
+        let support = filter.support() * stretch;
+        let taps = wanted.map(|at| {
             let centre = (at as f64 + 0.5) * scale;
             // Casts truncate towards 0 and saturate there, which is the bound asked for.
             let first = (centre - support + 0.5) as usize;
@@ -56,78 +66,242 @@ fn taps(input: usize, output: usize, filter: Filter) -> Vec<Taps> {
             let weights: Vec<f64> = (first..end)
                 .map(|i| filter.weight((i as f64 - centre + 0.5) / stretch))
                 .collect();
-            let sum: f64 = weights.iter().sum();
+            (first, weights)
+        });
+        let taps: Vec<(usize, Vec<f64>)> = taps.collect();
+        let count = taps.iter().map(|(_, weights)| weights.len()).max()?;
+        let count = count.next_multiple_of(UNROLLED).min(input);
+        let mut pass = Self {
+            count,
+            first: Vec::with_capacity(taps.len()),
+            weights: Vec::with_capacity(taps.len() * count),
+        };
+        for (first, taps) in &taps {
+            // Near the end the surplus weights come first, so that all windows lie in the input.
+            let from = (*first).min(input - count);
+            let sum: f64 = taps.iter().sum();
             let fixed = |weight: &f64| {
                 let scaled = weight / sum * f64::from(1_u32 << PRECISION);
                 (scaled + 0.5_f64.copysign(scaled)) as i32
             };
-            Taps {
-                first,
-                weights: weights.iter().map(fixed).collect(),
-            }
-        })
-        .collect()
+            pass.first.push(from);
+            pass.weights.extend((from..*first).map(|_| 0));
+            pass.weights.extend(taps.iter().map(fixed));
+            pass.weights.resize(pass.first.len() * count, 0);
+        }
+        Some(pass)
+    }
+
+    /// Where the windows begin, and their weights.
+    fn taps(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        let first = self.first.iter().copied();
+        first.zip(self.weights.chunks_exact(self.count))
+    }
+
+    /// Input pixels that are looked at.
+    fn reach(&self) -> Range<usize> {
+        let first = self.first.first().copied().unwrap_or(0);
+        let last = self.first.last().map_or(0, |last| last + self.count);
+        first..last
+    }
 }
 
 const ROUND: i32 = 1 << (PRECISION - 1);
 
+#[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// A rectangle of a resized picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// First column.
+    pub left: usize,
+    /// First row.
+    pub top: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
 }
 
 /// Resizes as Pillow does: rows first, then columns, both passes rounding to 8 bits; a pass that changes nothing is left
 /// out. (Pillow 13 swaps the passes where the height shrinks much more than the width, which a resize that keeps the
 /// aspect never does.)
 pub fn pillow(picture: &Rgb, width: usize, height: usize, filter: Filter) -> Rgb {
-    let columns = (height != picture.height).then(|| taps(picture.height, height, filter));
-    let pixels;
-    let mut source = picture.pixels.as_slice();
-    if width != picture.width {
-        pixels = resize_rows(source, picture.width, &taps(picture.width, width, filter));
-        source = &pixels;
-    }
-    let pixels = match columns {
-        None => source.to_vec(),
-        Some(columns) => resize_columns(source, width * 3, &columns),
-    };
-    Rgb {
+    let whole = Window {
+        left: 0,
+        top: 0,
         width,
         height,
+    };
+    pillow_window(picture, width, height, filter, whole)
+}
+
+/// A part of what [`pillow`] gives. Only what the part depends on is computed, and each pixel is the same.
+pub fn pillow_window(
+    picture: &Rgb,
+    width: usize,
+    height: usize,
+    filter: Filter,
+    window: Window,
+) -> Rgb {
+    let (right, bottom) = (window.left + window.width, window.top + window.height);
+    assert!(
+        right <= width && bottom <= height,
+        "the part is of the picture"
+    );
+    let across = Pass::new(picture.width, width, window.left..right, filter);
+    let down = Pass::new(picture.height, height, window.top..bottom, filter);
+    let rows = down.as_ref().map_or(window.top..bottom, Pass::reach);
+    let stride = picture.width * 3;
+    let source = &picture.pixels[rows.start * stride..rows.end * stride];
+    let narrow = match across {
+        Some(pass) => pulp::Arch::new().dispatch(Rows {
+            pixels: source,
+            stride,
+            pass,
+        }),
+        None => cut_rows(source, stride, window.left * 3..right * 3),
+    };
+    let pixels = match down {
+        Some(pass) => pulp::Arch::new().dispatch(Columns {
+            pixels: narrow.as_flattened(),
+            stride: window.width * 4,
+            top: rows.start,
+            pass,
+        }),
+        None => without_fourth(&narrow),
+    };
+    Rgb {
+        width: window.width,
+        height: window.height,
         pixels,
     }
 }
 
-fn resize_rows(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(pixels.len() / width * taps.len());
-    for row in pixels.chunks_exact(width * 3) {
-        for tap in taps {
-            let mut sums = [ROUND; 3];
-            let window = &row[tap.first * 3..][..tap.weights.len() * 3];
-            for (pixel, weight) in window.as_chunks::<3>().0.iter().zip(&tap.weights) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            out.extend(sums.map(to_byte));
-        }
+fn cut_rows(pixels: &[u8], stride: usize, columns: Range<usize>) -> Vec<[u8; 4]> {
+    let rows = pixels.chunks_exact(stride);
+    let cut = rows.flat_map(|row| row[columns.clone()].as_chunks::<3>().0);
+    cut.map(|&[red, green, blue]| [red, green, blue, 0])
+        .collect()
+}
+
+#[inline(always)]
+fn without_fourth(pixels: &[[u8; 4]]) -> Vec<u8> {
+    let mut out = vec![0; pixels.len() * 3];
+    for (out, pixel) in out.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+        out.copy_from_slice(&pixel[..3]);
     }
     out
 }
 
-fn resize_columns(pixels: &[u8], stride: usize, taps: &[Taps]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(taps.len() * stride);
-    let mut sums = vec![0; stride];
-    for tap in taps {
-        sums.fill(ROUND);
-        let rows = pixels[tap.first * stride..].chunks_exact(stride);
-        for (row, weight) in rows.zip(&tap.weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
+/// Taps that are summed without a loop.
+const UNROLLED: usize = 4;
+/// Bytes of a row that are summed at a time: their sums stay in registers.
+const LANES: usize = 32;
+
+/// The pass along rows. Plain loops, which the dispatch compiles for the vectors of the processor. Pixels get a fourth
+/// byte, which is nothing, so that a pixel is a vector.
+struct Rows<'a> {
+    pixels: &'a [u8],
+    /// Bytes of a row.
+    stride: usize,
+    pass: Pass,
+}
+
+impl pulp::WithSimd for Rows<'_> {
+    type Output = Vec<[u8; 4]>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Self::Output {
+        let Self {
+            pixels,
+            stride,
+            pass,
+        } = self;
+        let wide = pass.first.len();
+        let mut out = vec![[0; 4]; pixels.len() / stride * wide];
+        let mut four = vec![[0; 4]; stride / 3];
+        for (row, out) in pixels.chunks_exact(stride).zip(out.chunks_exact_mut(wide)) {
+            for (four, pixel) in four.iter_mut().zip(row.as_chunks::<3>().0) {
+                four[..3].copy_from_slice(pixel);
+            }
+            for ((first, weights), out) in pass.taps().zip(out) {
+                let mut sums = [ROUND; 4];
+                let window = &four[first..][..weights.len()];
+                let (weights, last_weights) = weights.as_chunks::<UNROLLED>();
+                let (window, last) = window.as_chunks::<UNROLLED>();
+                for (pixels, weights) in window.iter().zip(weights) {
+                    for (pixel, &weight) in pixels.iter().zip(weights) {
+                        add(&mut sums, pixel, weight);
+                    }
+                }
+                for (pixel, &weight) in last.iter().zip(last_weights) {
+                    add(&mut sums, pixel, weight);
+                }
+                *out = sums.map(to_byte);
             }
         }
-        out.extend(sums.iter().map(|&sum| to_byte(sum)));
+        out
     }
-    out
+}
+
+#[inline(always)]
+fn add(sums: &mut [i32; 4], pixel: &[u8; 4], weight: i32) {
+    for (sum, &value) in sums.iter_mut().zip(pixel) {
+        *sum += i32::from(value) * weight;
+    }
+}
+
+/// The pass along columns, and the end of the fourth byte.
+struct Columns<'a> {
+    pixels: &'a [u8],
+    /// Bytes of a row.
+    stride: usize,
+    /// The row of the input that `pixels` starts with.
+    top: usize,
+    pass: Pass,
+}
+
+impl pulp::WithSimd for Columns<'_> {
+    type Output = Vec<u8>;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) -> Vec<u8> {
+        let Self {
+            pixels,
+            stride,
+            top,
+            pass,
+        } = self;
+        let mut out = vec![0; pass.first.len() * stride];
+        for ((first, weights), out) in pass.taps().zip(out.chunks_exact_mut(stride)) {
+            let rows = &pixels[(first - top) * stride..][..weights.len() * stride];
+            let (lanes, rest) = out.as_chunks_mut::<LANES>();
+            let mut at = 0;
+            for out in lanes {
+                let mut sums = [ROUND; LANES];
+                for (row, &weight) in rows.chunks_exact(stride).zip(weights) {
+                    for (sum, &value) in sums.iter_mut().zip(&row[at..at + LANES]) {
+                        *sum += i32::from(value) * weight;
+                    }
+                }
+                *out = sums.map(to_byte);
+                at += LANES;
+            }
+            for out in rest {
+                let column = rows.iter().skip(at).step_by(stride);
+                let products = column
+                    .zip(weights)
+                    .map(|(&v, weight)| i32::from(v) * weight);
+                *out = to_byte(ROUND + products.sum::<i32>());
+                at += 1;
+            }
+        }
+        without_fourth(out.as_chunks::<4>().0)
+    }
 }
 
 /// Fractional bits of OpenCV's weights.
@@ -293,6 +467,41 @@ mod tests {
                 }
                 let out = opencv_linear(&flat, width, height);
                 assert!(out.pixels.iter().all(|&pixel| pixel.abs_diff(value) <= 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_cut_out_of_the_whole() {
+        let mut stream = Seed(6).stream("windows");
+        for (from, to) in [
+            ((50, 37), (34, 25)),
+            ((50, 37), (50, 25)),
+            ((50, 37), (34, 37)),
+            ((50, 37), (50, 37)),
+            ((20, 31), (90, 140)),
+            ((9, 70), (3, 23)),
+        ] {
+            let picture = noise(from.0, from.1);
+            for filter in [Filter::Bilinear, Filter::Bicubic] {
+                let whole = pillow(&picture, to.0, to.1, filter);
+                let mut within = |side: usize| {
+                    let length = 1 + stream.below(side as u64) as usize;
+                    (stream.below((side - length) as u64 + 1) as usize, length)
+                };
+                let ((left, width), (top, height)) = (within(to.0), within(to.1));
+                let window = Window {
+                    left,
+                    top,
+                    width,
+                    height,
+                };
+                let part = pillow_window(&picture, to.0, to.1, filter, window);
+                assert_eq!(
+                    part,
+                    whole.crop(left, top, width, height),
+                    "{from:?} {window:?}"
+                );
             }
         }
     }

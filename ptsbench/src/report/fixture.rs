@@ -105,6 +105,8 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
             name: "micro".to_owned(),
             version: 1,
             samples: IMAGES,
+            data: None,
+            recipe: None,
         },
         sparsity,
     };
@@ -184,6 +186,7 @@ pub fn records() -> Vec<Record> {
                         images: 256,
                         batch: 64,
                         seed,
+                        list: None,
                     },
                     fit: Fit {
                         optimizer: Optimizer::Adam {
