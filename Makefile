@@ -5,11 +5,12 @@ RUST := 1.95
 OUT ?= out
 PLAN ?= micro
 DEVICE ?= wgpu
+PYTHON ?= python3
 # The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-metrics micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +49,10 @@ fuzz: rust ## 10^6 mutated files against every parser
 
 bench-kernels: build ## time the kernels beside stock Burn; GATE=1 fails if a goal is missed, ARGS="--filter conv" goes on
 	"$(PROGRAMS)/bench-kernels" $(if $(filter 1,$(GATE)),--gate) $(ARGS)
+
+bench-metrics: rust ## time COCO AP and the Frechet distance beside pycocotools and scipy; PYTHON=a python that has them
+	$(CARGO) build --release --workspace --examples
+	$(PYTHON) tests/peers/metric_peer.py --ours "$(PROGRAMS)/examples/metric_times" $(ARGS)
 
 micro-zoo: rust ## train the built-in networks again (an hour or more; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo

@@ -79,7 +79,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// How a picture becomes the network's input: as its weights were trained, or, for networks of the built-in images, as
 /// they are, in the network's own size.
-fn recipe(spec: &Spec) -> Recipe {
+pub(super) fn recipe(spec: &Spec) -> Recipe {
     match spec.origin() {
         Some(origin) => Recipe::from(&origin.preprocess),
         None => Recipe {
