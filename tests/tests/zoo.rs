@@ -6,8 +6,8 @@
 //! - `PTSBENCH_ZOO_ARCHS`: comma-separated globs over the golden files' names (default: all that the catalog has). A
 //!   glob that matches no file fails, and so does a network that a glob names and the catalog has not.
 //!
-//! Outputs are compared in every case; stages in the tiny networks, and elsewhere where the outputs fail, to say where
-//! the difference begins.
+//! Outputs are compared in every case; stages in the tiny networks and in FID's, and elsewhere where the outputs fail, to
+//! say where the difference begins.
 
 #[path = "zoo/formula.rs"]
 mod formula;
@@ -452,7 +452,8 @@ impl Check<'_> {
                 ));
             }
         }
-        if failed || self.golden.arch.starts_with("tiny_") {
+        let arch = &self.golden.arch;
+        if failed || arch.starts_with("tiny_") || arch == inception::NAME {
             self.check_stages(case, input, network, outcome);
         }
     }
