@@ -88,21 +88,13 @@ impl Extractor {
         })
     }
 
-    /// A network of the catalog, up to its classifier; `recipe` belongs to the weights.
+    /// A network of the catalog, up to its classifier.
     pub fn classifier(
         spec: &'static Spec,
-        recipe: Recipe,
         file: &Path,
         device: &Device,
     ) -> Result<Self, FeatureError> {
-        spec.open(
-            device,
-            UpToClassifier {
-                recipe,
-                file,
-                device,
-            },
-        )
+        spec.open(device, UpToClassifier { file, device })
     }
 
     /// The statistics of the features of `count` images, gathered batch by batch: memory does not grow with the images.
@@ -154,7 +146,6 @@ pub enum Seen {
 }
 
 struct UpToClassifier<'a> {
-    recipe: Recipe,
     file: &'a Path,
     device: &'a Device,
 }
@@ -187,7 +178,7 @@ impl Visit for UpToClassifier<'_> {
         Ok(Extractor {
             name: spec.name,
             width,
-            input: Input::Classifier(self.recipe),
+            input: Input::Classifier(Recipe::of(spec)),
             device: self.device.clone(),
             run: Box::new(run),
         })

@@ -3,6 +3,8 @@
 //! Where stderr is no terminal, plain lines instead: one per finished cell, and between them one every few seconds.
 //! Nothing here influences a result.
 
+pub mod counter;
+
 use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -329,76 +331,6 @@ fn left(elapsed: Duration, done: f64, total: f64) -> Option<Duration> {
         .flatten()
 }
 
-/// Progress of one pass over many equal things: a bar on a terminal, elsewhere a line every few seconds, on stderr.
-pub struct Count {
-    what: String,
-    total: usize,
-    started: Instant,
-    bar: Option<ProgressBar>,
-    out: Box<dyn Write + Send>,
-    last: Instant,
-}
-
-impl Count {
-    /// Of `total` things, called `what`.
-    pub fn new(what: &str, total: usize) -> Count {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total as u64);
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {wide_msg}");
-            bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Count::to_writer(what, total, bar, Box::new(io::stderr()))
-    }
-
-    fn to_writer(
-        what: &str,
-        total: usize,
-        bar: Option<ProgressBar>,
-        out: Box<dyn Write + Send>,
-    ) -> Count {
-        Count {
-            what: what.to_owned(),
-            total,
-            started: Instant::now(),
-            bar,
-            out,
-            last: Instant::now(),
-        }
-    }
-
-    /// So many are done.
-    pub fn done(&mut self, done: usize) {
-        let (what, total) = (&self.what, self.total);
-        let left = left(self.started.elapsed(), done as f64, total as f64)
-            .map_or(String::new(), |left| format!(", {} left", human(left)));
-        if let Some(bar) = &self.bar {
-            bar.set_position(done as u64);
-            bar.set_message(format!("{what}{left}"));
-        } else if self.last.elapsed() >= PAUSE {
-            let _ = writeln!(self.out, "{what}: {done}/{total}{left}");
-            self.last = Instant::now();
-        }
-    }
-
-    /// Says something that must not be lost under the bar.
-    pub fn note(&mut self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => {
-                let _ = writeln!(self.out, "{text}");
-            }
-        }
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
 /// A duration as people say it: `12 s`, `3 min 20 s`, `2 h 05 min`.
 pub fn human(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
@@ -572,23 +504,6 @@ mod tests {
         assert!(lines[0].starts_with("[1/2] a: top1 91.5; all: "), "{text}");
         assert_eq!(lines[1], "a note");
         assert_eq!(lines[2], "[2/2] b: top1 80");
-    }
-
-    #[test]
-    fn a_count_tells_the_time_left_every_few_seconds() {
-        let out = Shared::default();
-        let mut count = Count::to_writer("images", 100, None, Box::new(out.clone()));
-        count.done(1);
-        count.started -= Duration::from_secs(30);
-        count.last -= 2 * PAUSE;
-        count.done(25);
-        count.done(26);
-        count.note("a.png: not an image");
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(
-            text,
-            "images: 25/100, 1 min 30 s left\na.png: not an image\n"
-        );
     }
 
     #[test]

@@ -13,7 +13,6 @@ use model_zoo::weights::sha256;
 use serde::Serialize;
 
 use super::evaluate::weight_file;
-use super::infer::recipe;
 use crate::data::decode::Rgb;
 use crate::data::error::{DataError, counted, entries, is_image_name};
 use crate::data::lsun::Lsun;
@@ -23,7 +22,7 @@ use crate::features::{Extractor, Seen};
 use crate::interrupt;
 use crate::metric::fid::{self, Statistics};
 use crate::metric::npz;
-use crate::progress::Count;
+use crate::progress::counter::Counter;
 
 /// The built-in set of images.
 const BUILT_IN: &str = "micro:generation";
@@ -198,7 +197,7 @@ impl Set {
         let count = args
             .samples
             .map_or(available, |n| available.min(n as usize));
-        let mut progress = Count::new(name, count);
+        let mut progress = Counter::new("images", 0, count);
         let mut unreadable = 0;
         let statistics = network.chosen.guard(|| {
             network.extractor.statistics(
@@ -206,7 +205,7 @@ impl Set {
                 args.batch as usize,
                 |index| images.image(index),
                 |seen| match seen {
-                    Seen::Through(done) => progress.done(done),
+                    Seen::Through(done) => progress.at(done, &format!("; {name}")),
                     Seen::Unreadable(error) => {
                         unreadable += 1;
                         progress.note(&error.to_string());
@@ -247,7 +246,7 @@ impl Opened {
         let device = &chosen.device;
         let extractor = match spec {
             None => Extractor::inception(&weights, device)?,
-            Some(spec) => Extractor::classifier(spec, recipe(spec), &weights, device)?,
+            Some(spec) => Extractor::classifier(spec, &weights, device)?,
         };
         Ok(Opened {
             extractor,

@@ -15,8 +15,7 @@ use serde::Serialize;
 
 use super::evaluate::weight_file;
 use crate::data::decode::{self, Rotation};
-use crate::data::recipe::{Recipe, Statistics};
-use crate::data::resize::Filter;
+use crate::data::recipe::Recipe;
 use crate::data::synthetic;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
@@ -77,23 +76,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// How a picture becomes the network's input: as its weights were trained, or, for networks of the built-in images, as
-/// they are, in the network's own size.
-pub(super) fn recipe(spec: &Spec) -> Recipe {
-    match spec.origin() {
-        Some(origin) => Recipe::from(&origin.preprocess),
-        None => Recipe {
-            short: spec.input[1],
-            filter: Filter::Bilinear,
-            crop: spec.input[1],
-            statistics: Statistics {
-                mean: synthetic::MEAN,
-                std: synthetic::STD,
-            },
-        },
-    }
-}
-
 /// The names of the classes.
 fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String>> {
     let Some(file) = &args.labels else {
@@ -152,7 +134,7 @@ impl Visit for Infer<'_> {
         let device = &self.chosen.device;
         let network = open_dense(network, self.file)?;
         let classes = classes(&subject::census(spec, &network, device));
-        let (recipe, labels) = (recipe(spec), labels(self.args, spec, classes)?);
+        let (recipe, labels) = (Recipe::of(spec), labels(self.args, spec, classes)?);
         let mut unreadable = 0;
         for image in &self.args.images {
             interrupt::check()?;

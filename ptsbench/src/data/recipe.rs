@@ -1,10 +1,12 @@
 //! From a picture to a network's input. A recipe belongs to a weight file: the same network under another recipe has
 //! another accuracy.
 
+use model_zoo::catalog::Spec;
 use model_zoo::catalog::origin::{Interpolation, Preprocess};
 
 use crate::data::decode::{Rgb, Rotation};
 use crate::data::resize::{self, Filter};
+use crate::data::synthetic;
 
 /// Mean and standard deviation of each channel, for values from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +93,30 @@ impl From<&Preprocess> for Recipe {
 }
 
 impl Recipe {
+    /// The built-in images': as they are.
+    pub const MICRO: Self = Self {
+        short: synthetic::SIDE,
+        filter: Filter::Bilinear,
+        crop: synthetic::SIDE,
+        statistics: Statistics {
+            mean: synthetic::MEAN,
+            std: synthetic::STD,
+        },
+    };
+
+    /// The recipe of a network's weights: the one published with them or, for networks of the built-in images, the
+    /// network's own size and the built-in statistics.
+    pub fn of(spec: &Spec) -> Self {
+        match spec.origin() {
+            Some(origin) => Self::from(&origin.preprocess),
+            None => Self {
+                short: spec.input[1],
+                crop: spec.input[1],
+                ..Self::MICRO
+            },
+        }
+    }
+
     /// Width and height after resizing: the longer side is truncated, and never below the crop.
     pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let long =
