@@ -138,7 +138,7 @@ def contest(name, rounds, us, them, agree):
     ratio = statistics.median(b / a for a, b in zip(*seconds))
     ours_s, theirs_s = map(statistics.median, seconds)
     # Threads that wait do not count: what remains comparable on a busy machine.
-    ours_p, theirs_p = (statistics.median(run["processor_s"] for run in runs) for runs in (mine, theirs))
+    ours_p, theirs_p = (statistics.median(run["processor_s"] or float("nan") for run in runs) for runs in (mine, theirs))
     print(f"{name}: ours {ours_s:.2f} s ({ours_p:.2f} of processors), theirs {theirs_s:.2f} s ({theirs_p:.2f}), "
           f"{ratio:.1f} times as fast; other programs had {100 * max(others):.0f} % of the machine")
     return {"name": name, "ours": mine, "theirs": theirs, "ratio": ratio, "other_programs": others}

@@ -18,7 +18,7 @@ use crate::data::error::{DataError, counted, entries, is_image_name};
 use crate::data::lsun::Lsun;
 use crate::data::synthetic::generation;
 use crate::device::{self, Choice, Chosen};
-use crate::features::{Extractor, Seen};
+use crate::features::{Extractor, FeatureError, Seen};
 use crate::interrupt;
 use crate::metric::fid::{self, Statistics};
 use crate::metric::npz;
@@ -199,7 +199,7 @@ impl Set {
             .map_or(available, |n| available.min(n as usize));
         let mut progress = Counter::new("images", 0, count);
         let mut unreadable = 0;
-        let statistics = network.chosen.guard(|| {
+        let gathered = network.chosen.guard(|| {
             network.extractor.statistics(
                 count,
                 args.batch as usize,
@@ -212,7 +212,11 @@ impl Set {
                     }
                 },
             )
-        })??;
+        })?;
+        let statistics = gathered.map_err(|error| match error {
+            FeatureError::Interrupted(stop) => anyhow::Error::new(stop),
+            error => error.into(),
+        })?;
         Ok(Measured {
             statistics,
             told: Told {
