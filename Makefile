@@ -5,11 +5,12 @@ RUST := 1.95
 OUT ?= out
 PLAN ?= micro
 DEVICE ?= wgpu
+PYTHON ?= python3
 # The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-data micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-data bench-metrics micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +55,10 @@ bench-data: rust ## time reading, decoding and resizing of pictures; PEER=python
 	"$(PROGRAMS)/examples/bench_data" generate $(OUT)/bench-data --classes 10 --each 100
 	"$(PROGRAMS)/examples/bench_data" time $(OUT)/bench-data
 	$(if $(PEER),$(PEER) tests/peers/data_peer.py $(OUT)/bench-data)
+
+bench-metrics: rust ## time COCO AP and the Frechet distance beside pycocotools and scipy; PYTHON=a python that has them
+	$(CARGO) build --release --workspace --examples
+	$(PYTHON) tests/peers/metric_peer.py --ours "$(PROGRAMS)/examples/metric_times" $(ARGS)
 
 micro-zoo: rust ## train the built-in networks again (an hour or more; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo

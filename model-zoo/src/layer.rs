@@ -22,13 +22,24 @@ pub enum Pool {
     Three,
 }
 
+/// The zeros around a convolution's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Half the kernel on every side, which keeps the size at stride 1.
+    Half,
+    /// TensorFlow's "same": as many outputs as strides fit into the input, the odd zero behind.
+    Same,
+    /// None.
+    Valid,
+}
+
 /// Shape of a [`ConvNormAct`].
 #[derive(Debug, Clone)]
 pub struct ConvNormActConfig {
     /// Input and output channels.
     pub channels: [usize; 2],
-    /// Side of the square kernel; padding keeps the size at stride 1.
-    pub kernel: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
     /// Stride.
     pub stride: usize,
     /// Groups of the convolution.
@@ -41,23 +52,23 @@ pub struct ConvNormActConfig {
     pub bias: bool,
     /// The max-pool that ends the layer.
     pub pool: Option<Pool>,
-    /// Whether padding is TensorFlow's "same": as many outputs as strides fit into the input, the odd zero behind.
-    pub same: bool,
+    /// The zeros around the input.
+    pub padding: Padding,
 }
 
 impl ConvNormActConfig {
-    /// A layer with ReLU and no pooling.
+    /// A layer with a square kernel, ReLU and no pooling.
     pub fn new(channels: [usize; 2], kernel: usize, stride: usize) -> Self {
         Self {
             channels,
-            kernel,
+            kernel: [kernel; 2],
             stride,
             groups: 1,
             epsilon: Some(1e-5),
             activation: Activation::Relu,
             bias: false,
             pool: None,
-            same: false,
+            padding: Padding::Half,
         }
     }
 
@@ -94,7 +105,19 @@ impl ConvNormActConfig {
 
     /// The same with TensorFlow's "same" padding, or without.
     pub fn with_same_padding(mut self, same: bool) -> Self {
-        self.same = same;
+        self.padding = if same { Padding::Same } else { Padding::Half };
+        self
+    }
+
+    /// The same with this padding.
+    pub fn with_padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// The same with a kernel of this height and width.
+    pub fn with_kernel(mut self, kernel: [usize; 2]) -> Self {
+        self.kernel = kernel;
         self
     }
 
@@ -106,14 +129,14 @@ impl ConvNormActConfig {
 
     /// Initializes the layer.
     pub fn init(&self, device: &Device) -> ConvNormAct {
-        let pad = self.kernel / 2;
-        let padding = if self.same {
-            PaddingConfig2d::Same
-        } else {
-            PaddingConfig2d::Explicit(pad, pad, pad, pad)
+        let [rows, columns] = self.kernel.map(|side| side / 2);
+        let padding = match self.padding {
+            Padding::Half => PaddingConfig2d::Explicit(rows, columns, rows, columns),
+            Padding::Same => PaddingConfig2d::Same,
+            Padding::Valid => PaddingConfig2d::Valid,
         };
         ConvNormAct {
-            conv: Conv2dConfig::new(self.channels, [self.kernel; 2])
+            conv: Conv2dConfig::new(self.channels, self.kernel)
                 .with_stride([self.stride; 2])
                 .with_groups(self.groups)
                 .with_padding(padding)

@@ -8,6 +8,7 @@ pub mod diffusion;
 pub mod fold;
 pub mod frozen;
 pub mod graft;
+pub mod inception;
 pub mod inverted_residual;
 pub mod layer;
 pub mod mask;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::command::{
-    compare, completions, data, doctor, evaluate, export, fetch, figures, infer, inspect, latency,
-    list, micro_zoo, plan, report, run,
+    compare, completions, data, doctor, evaluate, export, fetch, fid, figures, infer, inspect,
+    latency, list, micro_zoo, plan, report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -47,6 +47,8 @@ pub enum Command {
     Evaluate(evaluate::Args),
     /// Say what a network takes images for.
     Infer(infer::Args),
+    /// Measure the Fréchet distance between two sets of images.
+    Fid(fid::Args),
     /// Write tables and the HTML report from records.
     Report(report::Args),
     /// Draw figures from records.
@@ -75,6 +77,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(args)?,
             Command::Latency(args) => latency::run(args)?,
             Command::Infer(args) => return infer::run(args),
+            Command::Fid(args) => return fid::run(args),
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
             Command::Data(args) => data::run(args)?,

@@ -11,6 +11,7 @@ pub mod criterion;
 pub mod data;
 pub mod device;
 pub mod export;
+pub mod features;
 pub mod fetch;
 pub mod interrupt;
 pub mod inventory;

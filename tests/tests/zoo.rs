@@ -1,4 +1,4 @@
-//! Every network of the catalog against the zoo's goldens: filled from a formula of its own keys, it must compute what
+//! Every network of the catalog, and the one that FID measures with, against the zoo's goldens: filled from a formula of its own keys, it must compute what
 //! the reference computed.
 //!
 //! - `PTSBENCH_ZOO_GOLDEN`: the folder of golden files (default `tests/golden/zoo`); relative paths start at the
@@ -6,8 +6,8 @@
 //! - `PTSBENCH_ZOO_ARCHS`: comma-separated globs over the golden files' names (default: all that the catalog has). A
 //!   glob that matches no file fails, and so does a network that a glob names and the catalog has not.
 //!
-//! Outputs are compared in every case; stages in the tiny networks, and elsewhere where the outputs fail, to say where
-//! the difference begins.
+//! Outputs are compared in every case; stages in the tiny networks and in FID's, and elsewhere where the outputs fail, to
+//! say where the difference begins.
 
 #[path = "zoo/formula.rs"]
 mod formula;
@@ -22,9 +22,11 @@ use std::time::Instant;
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::{self, Spec, Visit, wildcard};
+use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
+use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -265,6 +267,12 @@ impl Visit for Check<'_> {
         _: &'static Spec,
         network: N,
     ) -> Outcome {
+        self.network(network)
+    }
+}
+
+impl Check<'_> {
+    fn network<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(&self, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let formula = Formula {
             origin: format!("{}.json", self.golden.arch),
@@ -295,9 +303,7 @@ impl Visit for Check<'_> {
         }
         outcome
     }
-}
 
-impl Check<'_> {
     fn input(&self, case: &Case) -> Result<Tensor<4>, String> {
         let mut inputs = case.inputs.iter();
         let (Some((name, input)), None) = (inputs.next(), inputs.next()) else {
@@ -314,7 +320,15 @@ impl Check<'_> {
                 input.shape()
             ));
         };
-        let data = TensorData::new(input.values(&self.golden.salt, name), [n, c, h, w]);
+        let values = input.values(&self.golden.salt, name);
+        let data = if self.golden.arch == inception::NAME {
+            // The reference resizes by itself.
+            let pictures = values.chunks(c * h * w);
+            let resized = pictures.flat_map(|planes| fid::of_planes(planes, (w, h)));
+            TensorData::new(resized.collect(), [n, c, fid::SIDE, fid::SIDE])
+        } else {
+            TensorData::new(values, [n, c, h, w])
+        };
         Ok(Tensor::from_data(data, self.device))
     }
 
@@ -339,14 +353,19 @@ impl Check<'_> {
         let rows = census.layers();
 
         let infos = || rows.iter().filter_map(|row| row.layer.as_ref());
+        // A layer that never runs is announced to nobody; that it is there shows in `num_params`.
+        let unused = || self.golden.layers.iter().filter(|layer| layer.order < 0);
         outcome.expect(
             "num_weight_layers",
-            rows.len(),
+            rows.len() + unused().count(),
             self.golden.num_weight_layers,
         );
+        let unused_weights: usize = unused()
+            .map(|layer| layer.shape.iter().product::<usize>())
+            .sum();
         outcome.expect(
             "num_weights_in_layers",
-            infos().map(|info| info.len()).sum(),
+            infos().map(|info| info.len()).sum::<usize>() + unused_weights,
             self.golden.num_weights_in_layers,
         );
         let mut layers: Vec<&Layer> = self
@@ -433,7 +452,8 @@ impl Check<'_> {
                 ));
             }
         }
-        if failed || self.golden.arch.starts_with("tiny_") {
+        let arch = &self.golden.arch;
+        if failed || arch.starts_with("tiny_") || arch == inception::NAME {
             self.check_stages(case, input, network, outcome);
         }
     }
@@ -581,15 +601,17 @@ fn check_network(folder: &Path, name: &str, device: &Device) -> Outcome {
         Ok((golden, stored))
     };
     let check = read().and_then(|(golden, stored)| {
-        let spec = catalog::find(name).map_err(|error| error.to_string())?;
-        let mut outcome = spec.open(
+        let check = Check {
+            golden: &golden,
+            stored: &stored,
             device,
-            Check {
-                golden: &golden,
-                stored: &stored,
-                device,
-            },
-        );
+        };
+        let mut outcome = if name == inception::NAME {
+            check.network(Inception::init(device))
+        } else {
+            let spec = catalog::find(name).map_err(|error| error.to_string())?;
+            spec.open(device, check)
+        };
         outcome.expect("arch", golden.arch.as_str(), name);
         Ok(outcome)
     });
@@ -618,7 +640,7 @@ fn networks_give_the_golden_outputs() {
     let folder = golden_folder();
     let globs = std::env::var("PTSBENCH_ZOO_ARCHS").ok();
     let selection = select(&stems(&folder), globs.as_deref(), |stem| {
-        catalog::find(stem).is_ok()
+        stem == inception::NAME || catalog::find(stem).is_ok()
     });
     let selection = selection
         .unwrap_or_else(|failures| panic!("{}: {}", folder.display(), failures.join("; ")));

@@ -122,7 +122,7 @@ impl PackedFile {
     }
 
     /// The key behind a name that is a packed tensor's.
-    fn part_of(&self, key: &str) -> Option<(&str, bool)> {
+    fn part_of<'a>(&self, key: &'a str) -> Option<(&'a str, bool)> {
         let (tensor, first) = match (key.strip_suffix(BITMAP), key.strip_suffix(KEPT)) {
             (Some(tensor), _) => (tensor, true),
             (None, Some(tensor)) => (tensor, false),

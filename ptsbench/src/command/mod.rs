@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod export;
 pub mod fetch;
+pub mod fid;
 pub mod figures;
 pub mod infer;
 pub mod inspect;

@@ -310,20 +310,24 @@ pub mod retinanet {
 pub mod fid {
     use super::{Rgb, resize};
 
-    /// Side of the input.
-    pub const SIDE: usize = 299;
+    pub use model_zoo::inception::SIDE;
 
     /// The network's input: channels, rows, columns.
     pub fn apply(picture: &Rgb) -> Vec<f32> {
-        (0..3)
+        let planes: Vec<f32> = (0..3)
             .flat_map(|channel| {
                 let pixels = picture.pixels.as_chunks::<3>().0.iter();
-                let plane: Vec<f32> = pixels
-                    .map(|pixel| f32::from(pixel[channel]) / 255.0)
-                    .collect();
-                let from = (picture.width, picture.height);
-                resize::torch_bilinear(&plane, from, (SIDE, SIDE))
+                pixels.map(move |pixel| f32::from(pixel[channel]) / 255.0)
             })
+            .collect();
+        of_planes(&planes, (picture.width, picture.height))
+    }
+
+    /// The same for a picture given as channels, rows and columns of values from 0 to 1.
+    pub fn of_planes(planes: &[f32], (width, height): (usize, usize)) -> Vec<f32> {
+        planes
+            .chunks_exact((width * height).max(1))
+            .flat_map(|plane| resize::torch_bilinear(plane, (width, height), (SIDE, SIDE)))
             .map(|value| 2.0 * value - 1.0)
             .collect()
     }

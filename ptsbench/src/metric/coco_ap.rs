@@ -161,12 +161,36 @@ fn overlap(found: &[f64; 4], truth: &[f64; 4], crowd: bool) -> f64 {
     }
 }
 
+/// A detection of a scene: what every threshold and area range asks of it, side by side in memory.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Its place in the results.
+    index: usize,
+    score: f64,
+    area: f64,
+}
+
 /// Objects and detections of one category in one image; detections sorted and cut.
 struct Scene<'a> {
     truth: Vec<&'a Truth>,
-    found: Vec<(usize, &'a Found)>,
+    found: Vec<Candidate>,
     /// `overlaps[detection * truth.len() + object]`.
     overlaps: Vec<f64>,
+}
+
+/// A scene's objects in an area range.
+struct Objects {
+    bounds: [f64; 2],
+    /// Which count neither way.
+    ignored: Vec<bool>,
+    /// Countable objects before ignored ones, each group in file order.
+    order: Vec<usize>,
+}
+
+impl Objects {
+    fn countable(&self) -> usize {
+        self.ignored.iter().filter(|&&ignored| !ignored).count()
+    }
 }
 
 /// What became of a detection.
@@ -190,32 +214,50 @@ impl<'a> Scene<'a> {
                     .map(|truth| overlap(&found.bbox, &truth.bbox, truth.crowd))
             })
             .collect();
+        let candidate = |&(index, found): &(usize, &Found)| Candidate {
+            index,
+            score: found.score,
+            area: found.bbox[2] * found.bbox[3],
+        };
         Self {
             truth,
-            found,
+            found: found.iter().map(candidate).collect(),
             overlaps,
         }
     }
 
-    /// Which objects count neither way in an area range.
-    fn ignored(&self, [low, high]: [f64; 2]) -> Vec<bool> {
+    fn objects(&self, bounds: [f64; 2]) -> Objects {
+        let [low, high] = bounds;
         let ignored = |truth: &&Truth| truth.crowd || truth.area < low || truth.area > high;
-        self.truth.iter().map(ignored).collect()
+        let ignored: Vec<bool> = self.truth.iter().map(ignored).collect();
+        let mut order: Vec<usize> = (0..ignored.len()).collect();
+        order.sort_by_key(|&at| ignored[at]);
+        Objects {
+            bounds,
+            ignored,
+            order,
+        }
     }
 
-    /// Gives each detection, the surest first, the best object that is still free.
-    fn assign(&self, [low, high]: [f64; 2], ignored: &[bool], threshold: f64) -> Vec<Verdict> {
-        let objects = self.truth.len();
-        // Countable objects come before ignored ones, each group in file order.
-        let countable = (0..objects).filter(|&at| !ignored[at]);
-        let order: Vec<usize> = countable
-            .chain((0..objects).filter(|&at| ignored[at]))
-            .collect();
-        let mut taken = vec![false; objects];
-        let verdict = |(at, (_, found)): (usize, &(usize, &Found))| {
+    /// Gives each detection, the surest first, the best object that is still free, and appends the verdicts. `taken` is
+    /// room to work in.
+    fn assign(
+        &self,
+        objects: &Objects,
+        threshold: f64,
+        taken: &mut Vec<bool>,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        let count = self.truth.len();
+        let ignored = &objects.ignored;
+        let [low, high] = objects.bounds;
+        taken.clear();
+        taken.resize(count, false);
+        for (at, found) in self.found.iter().enumerate() {
+            let overlaps = &self.overlaps[at * count..][..count];
             let mut best = threshold.min(1.0 - 1e-10);
             let mut object: Option<usize> = None;
-            for &candidate in &order {
+            for &candidate in &objects.order {
                 if taken[candidate] && !self.truth[candidate].crowd {
                     continue;
                 }
@@ -224,9 +266,8 @@ impl<'a> Scene<'a> {
                     break;
                 }
                 // Among equals the later object wins.
-                let overlap = self.overlaps[at * objects + candidate];
-                if overlap >= best {
-                    best = overlap;
+                if overlaps[candidate] >= best {
+                    best = overlaps[candidate];
                     object = Some(candidate);
                 }
             }
@@ -236,14 +277,12 @@ impl<'a> Scene<'a> {
             }
             // pycocotools marks "unmatched" by id 0, so an object of that id is never found, though it is taken.
             let object = object.filter(|&object| self.truth[object].id != 0);
-            let area = found.bbox[2] * found.bbox[3];
-            let outside = area < low || area > high;
-            Verdict {
+            let outside = found.area < low || found.area > high;
+            verdicts.push(Verdict {
                 object,
                 ignored: ignores || (object.is_none() && outside),
-            }
-        };
-        self.found.iter().enumerate().map(verdict).collect()
+            });
+        }
     }
 }
 
@@ -299,36 +338,33 @@ struct CategoryCurves {
 
 fn category_curves(scenes: &[Scene]) -> CategoryCurves {
     // Images follow each other by ascending id and are sorted together, stably again.
-    let mut order: Vec<(usize, usize)> = scenes
+    let ranked = scenes
         .iter()
+        .flat_map(|scene| scene.found.iter().enumerate());
+    let mut order: Vec<(f64, usize, usize)> = ranked
         .enumerate()
-        .flat_map(|(scene, content)| (0..content.found.len()).map(move |rank| (scene, rank)))
+        .map(|(place, (rank, found))| (found.score, place, rank))
         .collect();
-    let score = |(scene, rank): (usize, usize)| scenes[scene].found[rank].1.score;
-    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+    order.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut recall_by_limit = [[None; THRESHOLDS]; LIMITS.len()];
+    let (mut taken, mut verdicts) = (Vec::new(), Vec::with_capacity(order.len()));
     let by_area = AREAS
         .iter()
         .enumerate()
         .map(|(area_index, &area)| {
-            let ignored: Vec<Vec<bool>> = scenes.iter().map(|scene| scene.ignored(area)).collect();
-            let countable = ignored
-                .iter()
-                .flatten()
-                .filter(|&&ignored| !ignored)
-                .count();
+            let objects: Vec<Objects> = scenes.iter().map(|scene| scene.objects(area)).collect();
+            let countable: usize = objects.iter().map(Objects::countable).sum();
             std::array::from_fn(|index| {
                 if countable == 0 {
                     return None;
                 }
-                let verdicts: Vec<Vec<Verdict>> = scenes
-                    .iter()
-                    .zip(&ignored)
-                    .map(|(scene, ignored)| scene.assign(area, ignored, threshold(index)))
-                    .collect();
+                verdicts.clear();
+                for (scene, objects) in scenes.iter().zip(&objects) {
+                    scene.assign(objects, threshold(index), &mut taken, &mut verdicts);
+                }
                 let up_to = |limit: usize| {
-                    let counted = order.iter().filter(move |(_, rank)| *rank < limit);
-                    counted.map(|&(scene, rank)| verdicts[scene][rank])
+                    let counted = order.iter().filter(move |(_, _, rank)| *rank < limit);
+                    counted.map(|&(_, place, _)| verdicts[place])
                 };
                 if area_index == 0 {
                     for (recalls, limit) in recall_by_limit.iter_mut().zip(LIMITS) {
@@ -515,14 +551,19 @@ pub fn matches(
         .enumerate()
         .filter(|(_, found)| found.image == image && found.category == category);
     let scene = Scene::new(truth.collect(), found.collect());
-    let ignored = scene.ignored(AREAS[0]);
-    let verdicts = scene.assign(AREAS[0], &ignored, threshold);
+    let mut verdicts = Vec::new();
+    scene.assign(
+        &scene.objects(AREAS[0]),
+        threshold,
+        &mut Vec::new(),
+        &mut verdicts,
+    );
     scene
         .found
         .iter()
         .zip(verdicts)
-        .map(|(&(found, _), verdict)| Match {
-            found,
+        .map(|(found, verdict)| Match {
+            found: found.index,
             truth: verdict.object.map(|object| scene.truth[object].id),
             ignored: verdict.ignored,
         })

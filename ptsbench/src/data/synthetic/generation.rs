@@ -3,6 +3,7 @@
 //! places and sizes it makes.
 
 use super::{CHANNELS, Colour, Frame, PIXELS, PX, SHAPES, SIDE, colour, within};
+use crate::data::decode::Rgb;
 use crate::seed::{Seed, Stream};
 
 /// Measurement version of the set: raised whenever a byte of it may change.
@@ -72,6 +73,19 @@ pub fn image(index: usize) -> [u8; PIXELS] {
         }
     }
     pixels
+}
+
+/// The same picture with its three bytes beside each other in every pixel.
+pub fn picture(index: usize) -> Rgb {
+    let planes = image(index);
+    let pixels = (0..SIDE * SIDE)
+        .flat_map(|at| [0, 1, 2].map(|channel| planes[channel * SIDE * SIDE + at]))
+        .collect();
+    Rgb {
+        width: SIDE,
+        height: SIDE,
+        pixels,
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,344 @@
+//! `ptsbench fid`: the Fréchet distance between two sets of images.
+//!
+//! It is called FID where the features are Inception's of 2015, and nowhere else. An image that cannot be read costs a
+//! line, not the run; the exit code says whether there were any.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use model_zoo::catalog;
+use model_zoo::inception;
+use model_zoo::weights::sha256;
+use serde::Serialize;
+
+use super::evaluate::weight_file;
+use crate::data::decode::Rgb;
+use crate::data::error::{DataError, counted, entries, is_image_name};
+use crate::data::lsun::Lsun;
+use crate::data::synthetic::generation;
+use crate::device::{self, Choice, Chosen};
+use crate::features::{Extractor, FeatureError, Seen};
+use crate::interrupt;
+use crate::metric::fid::{self, Statistics};
+use crate::metric::npz;
+use crate::progress::counter::Counter;
+
+/// The built-in set of images.
+const BUILT_IN: &str = "micro:generation";
+/// What `--features` calls Inception.
+const INCEPTION: &str = "inception";
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Images: a folder of them, an LSUN category, micro:generation, or a statistics file (.npz)
+    pub a: String,
+    /// What they are compared with, likewise
+    #[arg(required_unless_present = "save_stats")]
+    pub b: Option<String>,
+    /// The network's weight file [default: the built-in one, where there is one]
+    #[arg(long, value_name = "FILE")]
+    pub weights: Option<PathBuf>,
+    /// Whose features are compared: inception's (only that is FID), or those of a network of the catalog
+    #[arg(long, value_name = "NAME", default_value = INCEPTION)]
+    pub features: String,
+    /// Only the first N images of each set
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    pub samples: Option<u64>,
+    /// Images that go through the network together: no influence on the distance but rounding
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub batch: u64,
+    /// Write the statistics of the first set into this .npz file, which can stand for the set from then on
+    #[arg(long, value_name = "FILE")]
+    pub save_stats: Option<PathBuf>,
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Choice,
+    /// Folder of the built-in networks
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    pub assets: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.save_stats {
+        check_target(file)?;
+    }
+    let mut sets = vec![Set::open(&args.a)?];
+    if let Some(b) = &args.b {
+        sets.push(Set::open(b)?);
+    }
+    interrupt::install("nothing is written before a set is through")?;
+    // Statistics need none.
+    let mut network = None;
+    let mut measured = Vec::new();
+    for (set, name) in sets.iter().zip([Some(&args.a), args.b.as_ref()]) {
+        let name = name.map_or("", String::as_str);
+        let set = set
+            .measure(name, &args, &mut network)
+            .with_context(|| name.to_owned())?;
+        if let (Some(file), true) = (&args.save_stats, measured.is_empty()) {
+            npz::write(file, &set.statistics)?;
+            eprintln!("{}: statistics of {name}", file.display());
+        }
+        measured.push(set);
+    }
+    let unreadable: usize = measured.iter().map(|set| set.told.unreadable).sum();
+    if let [a, b] = &measured[..] {
+        report(&args, network.as_ref(), a, b)?;
+    }
+    if unreadable == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("{} could not be read", counted(unreadable, "image"));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Refuses a target for statistics before the long work, not after it.
+fn check_target(file: &Path) -> anyhow::Result<()> {
+    let name = file.display();
+    ensure!(
+        is_npz(file),
+        "{name}: statistics are read again by the ending .npz; name the file so"
+    );
+    let folder = file.parent().filter(|folder| *folder != Path::new(""));
+    ensure!(
+        folder.is_none_or(Path::is_dir),
+        "{name}: its folder does not exist; make it first"
+    );
+    Ok(())
+}
+
+fn is_npz(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "npz")
+}
+
+/// A set of images, or what is known of one.
+enum Set {
+    Statistics(Statistics),
+    Images(Images),
+}
+
+/// Where images come from.
+enum Images {
+    Generation,
+    Files(Lsun),
+}
+
+impl Images {
+    fn len(&self) -> usize {
+        match self {
+            Images::Generation => generation::LEN,
+            Images::Files(files) => files.len(),
+        }
+    }
+
+    fn image(&self, index: usize) -> Result<Rgb, DataError> {
+        match self {
+            Images::Generation => Ok(generation::picture(index)),
+            Images::Files(files) => files.image(index),
+        }
+    }
+}
+
+impl Set {
+    fn open(name: &str) -> anyhow::Result<Set> {
+        let path = Path::new(name);
+        if name == BUILT_IN {
+            return Ok(Set::Images(Images::Generation));
+        }
+        if path.is_dir() {
+            let files = entries(path)?;
+            ensure!(
+                files.iter().any(|file| is_image_name(file)) || path.join("data.mdb").is_file(),
+                "{name}: {} and no image among them (.jpg, .png, .webp); name the folder that holds the images themselves",
+                match files.len() {
+                    1 => "1 entry".to_owned(),
+                    count => format!("{count} entries"),
+                }
+            );
+            return Ok(Set::Images(Images::Files(Lsun::open(path)?)));
+        }
+        ensure!(
+            is_npz(path),
+            "{name}: no folder of images, no statistics file (.npz) and no built-in set ({BUILT_IN}); check the path"
+        );
+        Ok(Set::Statistics(npz::read(path)?))
+    }
+
+    fn measure(
+        &self,
+        name: &str,
+        args: &Args,
+        network: &mut Option<Opened>,
+    ) -> anyhow::Result<Measured> {
+        let images = match self {
+            Set::Images(images) => images,
+            Set::Statistics(statistics) => {
+                return Ok(Measured {
+                    statistics: statistics.clone(),
+                    told: Told {
+                        set: name.to_owned(),
+                        images: None,
+                        unreadable: 0,
+                    },
+                });
+            }
+        };
+        let network = match network {
+            Some(network) => network,
+            None => network.insert(Opened::new(args)?),
+        };
+        let available = images.len();
+        let count = args
+            .samples
+            .map_or(available, |n| available.min(n as usize));
+        let mut progress = Counter::new("images", 0, count);
+        let mut unreadable = 0;
+        let gathered = network.chosen.guard(|| {
+            network.extractor.statistics(
+                count,
+                args.batch as usize,
+                |index| images.image(index),
+                |seen| match seen {
+                    Seen::Through(done) => progress.at(done, &format!("; {name}")),
+                    Seen::Unreadable(error) => {
+                        unreadable += 1;
+                        progress.note(&error.to_string());
+                    }
+                },
+            )
+        })?;
+        let statistics = gathered.map_err(|error| match error {
+            FeatureError::Interrupted(stop) => anyhow::Error::new(stop),
+            error => error.into(),
+        })?;
+        Ok(Measured {
+            statistics,
+            told: Told {
+                set: name.to_owned(),
+                images: Some(count - unreadable),
+                unreadable,
+            },
+        })
+    }
+}
+
+/// The network whose features are compared.
+struct Opened {
+    extractor: Extractor,
+    chosen: Chosen,
+    weights: PathBuf,
+}
+
+impl Opened {
+    fn new(args: &Args) -> anyhow::Result<Opened> {
+        let of_inception = [INCEPTION, inception::NAME].contains(&args.features.as_str());
+        let (spec, weights) = if of_inception {
+            let weights = args.weights.clone().with_context(no_inception)?;
+            (None, weights)
+        } else {
+            let spec = catalog::find(&args.features)?;
+            let weights = weight_file(spec, args.weights.clone(), &args.assets)?;
+            (Some(spec), weights)
+        };
+        let chosen = device::choose(args.device)?;
+        let device = &chosen.device;
+        let extractor = match spec {
+            None => Extractor::inception(&weights, device)?,
+            Some(spec) => Extractor::classifier(spec, &weights, device)?,
+        };
+        Ok(Opened {
+            extractor,
+            chosen,
+            weights,
+        })
+    }
+}
+
+fn no_inception() -> String {
+    format!(
+        "FID is defined on Inception's weights of 2015, which are not built in: download {} (Apache-2.0) from {} and give it with --weights FILE; `--features micro_resnet20` compares the features of a built-in network instead, which is not FID",
+        inception::FILE,
+        inception::ADDRESS
+    )
+}
+
+struct Measured {
+    statistics: Statistics,
+    told: Told,
+}
+
+/// What is printed of a set.
+#[derive(Debug, Serialize)]
+struct Told {
+    set: String,
+    /// Images that count; none where only statistics are known.
+    images: Option<usize>,
+    unreadable: usize,
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    metric: &'static str,
+    distance: f64,
+    /// The network whose features were compared; none where only statistics were.
+    features: Option<&'static str>,
+    width: usize,
+    weights: Option<&'a Path>,
+    weights_sha256: Option<String>,
+    a: &'a Told,
+    b: &'a Told,
+}
+
+fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> anyhow::Result<()> {
+    // Below zero is round-off: the sets are equal.
+    let distance = fid::distance(&a.statistics, &b.statistics)?.max(0.0);
+    let width = a.statistics.width();
+    let features = network.map(|network| network.extractor.name);
+    let is_fid = features == Some(inception::NAME);
+    let smallest = [&a.told, &b.told]
+        .iter()
+        .filter_map(|told| told.images)
+        .min();
+    if smallest.is_some_and(|images| images <= width) {
+        eprintln!(
+            "note: no more images than features ({width}); the distance of so few is far above that of many"
+        );
+    }
+    if args.json {
+        let report = Report {
+            metric: if is_fid { "fid" } else { "frechet_distance" },
+            distance,
+            features,
+            width,
+            weights: network.map(|network| network.weights.as_path()),
+            weights_sha256: network
+                .map(|network| sha256(&network.weights))
+                .transpose()?,
+            a: &a.told,
+            b: &b.told,
+        };
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
+    match features {
+        _ if is_fid => println!("FID {distance:.4}"),
+        Some(name) => {
+            println!("Fréchet distance {distance:.6} of the {width} features of {name} (not FID)");
+        }
+        None => println!("Fréchet distance {distance:.6} of statistics of {width} features"),
+    }
+    for (side, told) in [("A", &a.told), ("B", &b.told)] {
+        let images = told
+            .images
+            .map_or("statistics".to_owned(), |images| counted(images, "image"));
+        println!("  {side}: {} ({images})", told.set);
+    }
+    Ok(())
+}
