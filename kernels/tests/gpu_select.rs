@@ -16,7 +16,7 @@ fn one_off_kernels_agree_with_the_cpu() {
         Err(why) => return println!("skipped: gpu_select: {why}"),
     };
     let mut failed = Vec::new();
-    for (name, test) in check::TESTS {
+    for (name, test) in check::tests(&client) {
         let start = std::time::Instant::now();
         match check::run(&client, test) {
             Ok(passed) => println!(

@@ -9,6 +9,8 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
+#[cfg(feature = "cuda")]
+use burn::tensor::Tensor;
 
 /// What `--device` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -129,26 +131,7 @@ impl Chosen {
         if self.name == "flex" {
             return Ok(work());
         }
-        // Threads of the device may panic as well, and the first panic is the one that says why.
-        let first = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&first);
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            let text = info
-                .payload()
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| info.payload().downcast_ref::<&str>().copied())
-                .unwrap_or("no reason given");
-            let mut first = told.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert_with(|| text.to_owned());
-        }));
-        let result = panic::catch_unwind(AssertUnwindSafe(work));
-        panic::set_hook(before);
-        result.map_err(|_| {
-            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.failure(&first.unwrap_or_default())
-        })
+        caught(work).map_err(|text| self.failure(&text))
     }
 
     fn failure(&self, text: &str) -> DeviceError {
@@ -160,12 +143,7 @@ impl Chosen {
             "too large",
             "alloc",
         ];
-        let reason = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let reason = match reason.char_indices().nth(300) {
-            Some((end, _)) => format!("{}...", &reason[..end]),
-            None => reason,
-        };
-        let name = self.name;
+        let (name, reason) = (self.name, one_line(text));
         if full.iter().any(|word| lower.contains(word)) {
             DeviceError::OutOfMemory { name, reason }
         } else {
@@ -176,6 +154,38 @@ impl Chosen {
     fn because(mut self, reason: &str) -> Self {
         self.why = format!("{reason}; {}", self.why);
         self
+    }
+}
+
+/// What `work` gives, or the text of the first panic: threads of the device may panic as well, and the first says why.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let first = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&first);
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info
+            .payload()
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| info.payload().downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        let mut first = told.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| text.to_owned());
+    }));
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    panic::set_hook(before);
+    result.map_err(|_| {
+        let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take().unwrap_or_default()
+    })
+}
+
+/// The beginning of what a device said, without line breaks.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
     }
 }
 
@@ -220,11 +230,27 @@ fn cuda() -> Result<Chosen, DeviceError> {
         return Err(missing("finds a driver but no device".to_owned()));
     }
     let line = version.lines().next().unwrap_or_default().trim().to_owned();
-    Ok(Chosen {
-        device: Device::cuda(0),
-        name: "cuda",
-        why: line,
-    })
+    let device = Device::cuda(0);
+    // A kernel is compiled on this machine: without NVRTC, the toolkit's headers or a driver as new as they are, the first
+    // one fails.
+    let sum = caught(|| {
+        let ones = Tensor::<1>::ones([4], &device);
+        (ones.clone() + ones).into_data().iter::<f32>().sum::<f32>()
+    });
+    match sum {
+        Ok(sum) if sum == 8.0 => Ok(Chosen {
+            device,
+            name: "cuda",
+            why: line,
+        }),
+        Ok(sum) => Err(missing(format!(
+            "finds {line}, but it adds eight ones to {sum}"
+        ))),
+        Err(text) => Err(missing(format!(
+            "finds {line}, but cannot run a kernel ({}); it needs NVRTC, the toolkit's headers (CUDA_PATH) and a driver no older than they are",
+            one_line(&text)
+        ))),
+    }
 }
 
 /// Which adapters may serve.
@@ -261,14 +287,11 @@ fn wgpu(adapters: Adapters) -> Result<Chosen, DeviceError> {
     }
     for (kind, what) in kinds {
         // The adapter is asked for on first use, and Burn panics where it is missing.
-        let quiet = panic::take_hook();
-        panic::set_hook(Box::new(|_| {}));
-        let found = panic::catch_unwind(|| {
+        let found = caught(|| {
             let device = Device::wgpu(kind);
             let name = device.identity().map(|identity| identity.name);
             device.sync().map(|()| (device, name))
         });
-        panic::set_hook(quiet);
         if let Ok(Ok((device, name))) = found {
             let name = name.unwrap_or_else(|| "without a name".to_owned());
             return Ok(Chosen {

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use model_zoo::catalog::{self, Weights};
+use model_zoo::catalog::{self, Spec, Weights};
 use model_zoo::weights::sha256;
 
+use crate::fetch::{FetchError, Settings, Wanted, cached};
 use crate::plan::{Lookup, Registry};
 use crate::{allocate, criterion, reconstruct, task};
 
@@ -15,7 +16,10 @@ use crate::{allocate, criterion, reconstruct, task};
 pub struct Zoo {
     files: HashMap<String, PathBuf>,
     assets: PathBuf,
+    cache: PathBuf,
     digests: Mutex<HashMap<PathBuf, String>>,
+    /// What the cache of fetched files had for a model: reading a file to check it takes a while.
+    fetched: Mutex<HashMap<&'static str, PathBuf>>,
 }
 
 /// A model whose weights are not at hand.
@@ -23,7 +27,7 @@ pub struct Zoo {
 pub enum NoWeights {
     /// The user must give the file.
     #[error(
-        "the weights of `{model}` are not built in (they are published by {source_name}); give the file: --weights {model}=FILE, or see `ptsbench fetch {model}`"
+        "the weights of `{model}` are not built in (they are published by {source_name}): `ptsbench fetch {model}` gets them, or give the file: --weights {model}=FILE"
     )]
     NotGiven {
         /// The model.
@@ -45,7 +49,7 @@ pub enum NoWeights {
 }
 
 impl Zoo {
-    /// With built-in weights in `assets` and the user's own files by model.
+    /// With built-in weights in `assets`, the user's own files by model, and what `ptsbench fetch` has brought.
     pub fn new(assets: &Path, files: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
         for model in files.keys() {
             catalog::find(model)?;
@@ -53,8 +57,27 @@ impl Zoo {
         Ok(Self {
             files,
             assets: assets.to_owned(),
-            digests: Mutex::default(),
+            cache: Settings::from_env().cache,
+            ..Self::default()
         })
+    }
+
+    /// The fetched file of a model, if there is one; its digest is checked once.
+    fn fetched(&self, model: &'static Spec) -> Result<Option<PathBuf>, FetchError> {
+        let mut fetched = self.fetched.lock().unwrap_or_else(|p| p.into_inner());
+        if let Some(file) = fetched.get(model.name) {
+            return Ok(Some(file.clone()));
+        }
+        let Some(wanted) = model.origin().and_then(Wanted::of) else {
+            return Ok(None);
+        };
+        let Some(found) = cached(wanted, &self.cache)? else {
+            return Ok(None);
+        };
+        let mut digests = self.digests.lock().unwrap_or_else(|p| p.into_inner());
+        digests.insert(found.path.clone(), found.sha256);
+        fetched.insert(model.name, found.path.clone());
+        Ok(Some(found.path))
     }
 
     /// The weight file of a model.
@@ -74,10 +97,13 @@ impl Zoo {
                 }
                 Ok(file)
             }
-            Weights::File { source } => Err(Box::new(NoWeights::NotGiven {
-                model: model.name.to_owned(),
-                source_name: source,
-            })),
+            Weights::File { source } => match self.fetched(model)? {
+                Some(file) => Ok(file),
+                None => Err(Box::new(NoWeights::NotGiven {
+                    model: model.name.to_owned(),
+                    source_name: source,
+                })),
+            },
             Weights::None => Err(Box::new(NoWeights::TestsOnly {
                 model: model.name.to_owned(),
             })),
@@ -117,5 +143,65 @@ impl Registry for Zoo {
 
     fn reconstruction_version(&self) -> u32 {
         reconstruct::VERSION
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model_zoo::catalog::origin::Digest;
+
+    use super::*;
+
+    /// A network of the hub, and the registry of an empty cache.
+    fn public() -> (&'static Spec, Wanted<'static>, tempfile::TempDir, Zoo) {
+        let cache = tempfile::tempdir().unwrap();
+        let zoo = Zoo {
+            cache: cache.path().to_owned(),
+            ..Zoo::default()
+        };
+        let found = catalog::matching("*")
+            .unwrap()
+            .into_iter()
+            .find_map(|spec| {
+                let wanted = Wanted::of(spec.origin()?)?;
+                matches!(wanted.sha256, Digest::Whole(_)).then_some((spec, wanted))
+            });
+        let (spec, wanted) = found.expect("a file of the hub whose digest is known");
+        (spec, wanted, cache, zoo)
+    }
+
+    #[test]
+    fn without_a_fetched_file_the_way_to_get_it_is_told() {
+        let (spec, _, _cache, zoo) = public();
+        let error = zoo.file(spec.name).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("`ptsbench fetch {}`", spec.name)),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_fetched_file_is_checked_before_it_is_taken() {
+        let (spec, wanted, cache, zoo) = public();
+        let path = wanted.path(cache.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "cut").unwrap();
+        let error = zoo.file(spec.name).unwrap_err().to_string();
+        assert!(error.contains("fetch it again"), "{error}");
+        assert!(error.contains(&path.display().to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_fetched_file_is_found_and_hashed_once() {
+        let (spec, wanted, cache, zoo) = public();
+        // As if it had been checked before: the catalog's digests are those of files of 100 MB.
+        let path = wanted.path(cache.path());
+        zoo.fetched.lock().unwrap().insert(spec.name, path.clone());
+        zoo.digests
+            .lock()
+            .unwrap()
+            .insert(path.clone(), "abc".to_owned());
+        assert_eq!(zoo.file(spec.name).unwrap(), path);
+        assert_eq!(zoo.weights(spec.name).unwrap(), "abc");
     }
 }

@@ -25,6 +25,8 @@ pub fn command() -> Command {
     command
         .current_dir(crate::workspace_root())
         .env("NO_COLOR", "1")
-        .env("COLUMNS", "100");
+        .env("COLUMNS", "100")
+        // Whatever was fetched on this machine is nothing to the tests.
+        .env("PTSBENCH_CACHE", "no-such-folder");
     command
 }

@@ -22,6 +22,7 @@ fn commands_print_what_they_should() {
         .register_bin("ptsbench", program::path())
         .env("NO_COLOR", "1")
         .env("COLUMNS", "100")
+        .env("PTSBENCH_CACHE", "no-such-folder")
         .case(workspace_root().join("tests/cli/*.trycmd"));
 }
 

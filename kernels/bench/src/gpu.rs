@@ -202,14 +202,9 @@ mod present {
             sets: usize,
             masks: &[(u32, BitMask)],
         ) -> Result<Vec<Contestant>> {
-            let values = |len: usize, scale: f32| -> Vec<f32> {
-                (0..len)
-                    .map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 * scale - 0.5)
-                    .collect()
-            };
-            let w = values(rows * cols, 2f32.powi(-24));
+            let w = values(rows * cols);
             let x: Result<Vec<Buffer>, _> = (0..sets)
-                .map(|_| Buffer::of_f32(&self.client, &values(positions * cols, 2f32.powi(-24))))
+                .map(|_| Buffer::of_f32(&self.client, &values(positions * cols)))
                 .collect();
             let x = x?;
             let mut contestants = Vec::new();
@@ -225,13 +220,8 @@ mod present {
                     ..contestant("bitmap", call)
                 });
             }
-            let scores = Stored {
-                values: &w,
-                magnitude: true,
-                divisor: 1.0,
-            };
             if cols % 4 == 0 {
-                let mask = kernels::nm_mask(&scores, &[rows, cols], 2, 4)?;
+                let mask = two_of_four(&w, [rows, cols])?;
                 let packed = Nm::from_dense(&w, &mask, [2, 4], ColOrder::Oihw)?;
                 let weight = NmWeight::upload(&self.client, &packed)?;
                 let client = self.client.clone();
@@ -242,6 +232,70 @@ mod present {
                 contestants.push(Contestant {
                     sparsity: 50,
                     ..contestant("nm24", call)
+                });
+            }
+            #[cfg(feature = "cuda")]
+            contestants.extend(self.tensor_cores([positions, rows, cols], sets, &w, masks)?);
+            Ok(contestants)
+        }
+
+        /// The tensor-core products of bf16 operands that this device and these sizes can have: the masked and the 2:4 one
+        /// at 50 %, the bitmap's at every sparsity.
+        #[cfg(feature = "cuda")]
+        fn tensor_cores(
+            &self,
+            [positions, rows, cols]: [usize; 3],
+            sets: usize,
+            w: &[f32],
+            masks: &[(u32, BitMask)],
+        ) -> Result<Vec<Contestant>> {
+            use kernels::gpu::cuda::launch::{Route, applies};
+            use kernels::gpu::cuda::weight::{Weight, upload_operand};
+            use kernels::gpu::cuda::{Activations, Operand};
+
+            let operand = Operand::Bf16;
+            let points = u32::try_from(positions)?;
+            let x: Vec<_> = (0..sets)
+                .map(|_| upload_operand(&self.client, operand, &values(positions * cols)))
+                .collect();
+            let half = masks.iter().filter(|(sparsity, _)| *sparsity == 50);
+            let mut entries: Vec<(&str, Route, u32, BitMask)> = Vec::new();
+            for (sparsity, mask) in half {
+                for (name, route) in [
+                    ("masked_bf16", Route::Masked),
+                    ("masked_bf16_warpgroup", Route::MaskedWarpgroup),
+                ] {
+                    entries.push((name, route, *sparsity, mask.clone()));
+                }
+            }
+            if cols % 4 == 0 {
+                let mask = two_of_four(w, [rows, cols])?;
+                for (name, route) in [
+                    ("sparse24_bf16", Route::Sparse24),
+                    ("sparse24_bf16_warpgroup", Route::Sparse24Warpgroup),
+                ] {
+                    entries.push((name, route, 50, mask.clone()));
+                }
+            }
+            for (sparsity, mask) in masks {
+                entries.push(("bitmap_bf16", Route::Bitmap, *sparsity, mask.clone()));
+            }
+            let mut contestants = Vec::new();
+            for (name, route, sparsity, mask) in entries {
+                let weight = Weight::upload(&self.client, route, operand, w, &mask)?;
+                let product = weight.product(points, 1, Activations::Tokens);
+                if let Err(why) = applies(route, self.client.properties(), &product) {
+                    eprintln!("{name}: {why}");
+                    continue;
+                }
+                let (client, x) = (self.client.clone(), x.clone());
+                let call = move |index: usize| {
+                    let y = weight.multiply(&client, &x[index], points, 1, Activations::Tokens);
+                    drop(black_box(y.expect("the product applies")));
+                };
+                contestants.push(Contestant {
+                    sparsity,
+                    ..contestant(name, call)
                 });
             }
             Ok(contestants)
@@ -306,7 +360,7 @@ mod present {
                 tell(&outcome);
                 outcomes.push(outcome);
             };
-            for (name, test) in check::TESTS {
+            for (name, test) in check::tests(&self.client) {
                 run(name, &mut || {
                     let passed = check::run(&self.client, test)?;
                     Ok((passed.cases, passed.worst))
@@ -324,6 +378,23 @@ mod present {
             }
             outcomes
         }
+    }
+
+    /// Numbers in [-0.5, 0.5) without a pattern that matters.
+    fn values(len: usize) -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 8) as f32 * 2f32.powi(-24) - 0.5)
+            .collect()
+    }
+
+    /// The two of every four weights that are largest.
+    fn two_of_four(w: &[f32], shape: [usize; 2]) -> Result<BitMask> {
+        let scores = Stored {
+            values: w,
+            magnitude: true,
+            divisor: 1.0,
+        };
+        Ok(kernels::nm_mask(&scores, &shape, 2, 4)?)
     }
 
     fn burn_device(route: Route) -> Option<Device> {

@@ -1,4 +1,4 @@
-//! Every CUDA kernel in every form that a launcher can ask for.
+//! Every tensor-core kernel in every form that a launcher can ask for.
 
 // Arguments of launches that never happen.
 #![allow(unsafe_code)]
@@ -24,10 +24,12 @@ pub struct Entry {
     pub instructions: Vec<String>,
     /// Architectures that it is for.
     pub architectures: &'static [&'static str],
+    /// Whether it is launched with bound checks.
+    pub checked: bool,
 }
 
 /// What every kernel but the warpgroups' must compile for.
-const ANY: &[&str] = &["sm_80", "sm_90a"];
+pub(crate) const ANY: &[&str] = &["sm_80", "sm_90a"];
 /// What the warpgroup instruction exists on.
 const HOPPER: &[&str] = &["sm_90a"];
 
@@ -103,6 +105,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
             units: masked::UNITS,
             instructions,
             architectures: ANY,
+            checked: false,
         });
     }
     for (operand, activations, aligned) in forms(&[Operand::Bf16, Operand::F16]) {
@@ -140,6 +143,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                 "cp.async.wait_group".into(),
             ],
             architectures: ANY,
+            checked: false,
         });
         entries.push(Entry {
             name: format!("bitmap {form}"),
@@ -170,6 +174,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                 "cp.async.cg.shared.global".into(),
             ],
             architectures: ANY,
+            checked: false,
         });
         if activations == Activations::Tokens {
             entries.push(Entry {
@@ -198,6 +203,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                     "ldmatrix.sync.aligned.m8n8.x4.shared.b16".into(),
                 ],
                 architectures: HOPPER,
+                checked: false,
             });
             entries.push(Entry {
                 name: format!("2:4 warpgroup {form}"),
@@ -225,6 +231,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
                     "cp.async.cg.shared.global".into(),
                 ],
                 architectures: HOPPER,
+                checked: false,
             });
         }
     }
@@ -243,6 +250,7 @@ pub fn entries(device: &Arc<DeviceProperties>, target: &Arc<TargetProperties>) -
         units: 256,
         instructions: vec![],
         architectures: ANY,
+        checked: false,
     });
     entries
 }
@@ -264,7 +272,7 @@ fn form(operand: Operand, activations: Activations, aligned: bool) -> String {
 }
 
 /// Some buffer: lowering looks at none.
-fn buffer() -> BufferArg {
+pub(crate) fn buffer() -> BufferArg {
     let device = DeviceId {
         type_id: 0,
         index_id: 0,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::catalog::Entry;
 use cubecl::Compiler;
 use cubecl::ir::features::Features;
 use cubecl::ir::{
@@ -70,10 +71,16 @@ pub fn device() -> (Arc<DeviceProperties>, Arc<TargetProperties>) {
 }
 
 /// The text of a kernel, or the compiler's complaint.
-pub fn lower(kernel: &dyn CubeKernel) -> Result<Text, String> {
-    let mut definition = cubecl::define_kernel(kernel).map_err(|e| e.to_string())?;
-    // As the launchers launch: without bound checks, which would cost registers.
-    definition.settings.execution_mode = ExecutionMode::Unchecked;
+pub fn lower(entry: &Entry) -> Result<Text, String> {
+    let complaint = |error: String| format!("{}: {error}", entry.name);
+    let definition = cubecl::define_kernel(&*entry.kernel);
+    let mut definition = definition.map_err(|error| complaint(error.to_string()))?;
+    // As the launchers launch; bound checks cost registers.
+    definition.settings.execution_mode = if entry.checked {
+        ExecutionMode::Checked
+    } else {
+        ExecutionMode::Unchecked
+    };
     let options = CompilationOptions {
         supports_features: CppSupportedFeatures {
             grid_constants: true,
@@ -86,7 +93,7 @@ pub fn lower(kernel: &dyn CubeKernel) -> Result<Text, String> {
         ..Default::default()
     };
     let compiled = Compiler::compile(&mut CppCompiler::<Cuda>::default(), definition, &options)
-        .map_err(|e| e.to_string())?;
+        .map_err(|error| complaint(error.to_string()))?;
     Ok(Text {
         source: compiled.source,
         shared: compiled.shared_memory_size,

@@ -209,7 +209,7 @@ impl Bench {
             .iter()
             .find(|e| e.name == name)
             .unwrap_or_else(|| panic!("no {name}"));
-        let text = lower(&*entry.kernel).unwrap();
+        let text = lower(entry).unwrap();
         Program::build(
             &self.compiler,
             self.folder.path(),

@@ -1,15 +1,23 @@
 //! Every kernel becomes CUDA text with the instructions that it is about, and machine code without spills.
 
-use cuda_text::catalog::entries;
+use cuda_text::catalog::{self, Entry};
 use cuda_text::lower::{device, lower};
 use cuda_text::nvrtc::Nvrtc;
+use cuda_text::portable;
+
+/// The tensor-core kernels, then the portable ones.
+fn entries() -> Vec<Entry> {
+    let (device, target) = device();
+    let mut entries = catalog::entries(&device, &target);
+    entries.extend(portable::entries(&device, &target));
+    entries
+}
 
 #[test]
 fn instructions() {
-    let (device, target) = device();
-    let entries = entries(&device, &target);
+    let entries = entries();
     for entry in &entries {
-        let text = lower(&*entry.kernel).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+        let text = lower(entry).unwrap_or_else(|e| panic!("{e}"));
         for instruction in &entry.instructions {
             assert!(
                 text.source.contains(instruction),
@@ -39,10 +47,9 @@ fn machine_code() {
         Ok(nvrtc) => nvrtc,
         Err(why) => return println!("skipped: nvrtc: {why}"),
     };
-    let (device, target) = device();
     let mut compiled = 0;
-    for entry in entries(&device, &target) {
-        let text = lower(&*entry.kernel).unwrap_or_else(|e| panic!("{}: {e}", entry.name));
+    for entry in &entries() {
+        let text = lower(entry).unwrap_or_else(|e| panic!("{e}"));
         for architecture in entry.architectures {
             let usage = nvrtc
                 .compile(&text.source, architecture)

@@ -158,9 +158,9 @@ pub fn linear(
     Ok(y)
 }
 
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn product(
+pub(crate) fn product(
     x: &[f32],
     words: &[u32],
     values: &[f32],

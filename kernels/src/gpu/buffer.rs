@@ -12,7 +12,7 @@ use crate::KernelError;
 use crate::error::expect_len;
 
 /// Units of a cube; every device takes as many.
-pub(super) const UNITS: usize = 256;
+pub(crate) const UNITS: usize = 256;
 /// Cubes along one axis of a launch; more than WebGPU promises nowhere.
 const AXIS: usize = 65_535;
 
@@ -157,8 +157,8 @@ pub(super) fn units() -> CubeDim {
     CubeDim::new_1d(UNITS as u32)
 }
 
-#[cube(launch)]
-fn fill(out: &mut [u32], bits: u32) {
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn fill(out: &mut [u32], bits: u32) {
     if ABSOLUTE_POS < out.len() {
         out[ABSOLUTE_POS] = bits;
     }

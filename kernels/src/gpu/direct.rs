@@ -3,10 +3,11 @@
 
 use cubecl::prelude::*;
 
-use super::tile::{Sizes, UNITS, Window, kept};
+use super::blueprint::{Sizes, UNITS, Window};
+use super::tile::kept;
 
 /// The output: a unit per element.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn forward(
     x: &[f32],
@@ -58,7 +59,7 @@ pub(crate) fn forward(
 }
 
 /// The gradient of the input: a unit per element.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn input_grad(
     g: &[f32],
@@ -112,7 +113,7 @@ pub(crate) fn input_grad(
 }
 
 /// The gradient of the weight: a cube per element, whose units share the positions.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn weight_grad(
     x: &[f32],

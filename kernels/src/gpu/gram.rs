@@ -181,8 +181,15 @@ fn gather(
     }
 }
 
-#[cube(launch)]
-fn add_tiles(x: &[f32], geometry: &[u32], high: &mut [f32], low: &mut [f32], cols: u32, zero: u32) {
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn add_tiles(
+    x: &[f32],
+    geometry: &[u32],
+    high: &mut [f32],
+    low: &mut [f32],
+    cols: u32,
+    zero: u32,
+) {
     let cols = cols as usize;
     let positions = geometry[0] as usize;
     let groups = geometry[2] as usize;

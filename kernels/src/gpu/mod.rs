@@ -4,6 +4,7 @@
 #![allow(unsafe_code)] // Kernels check their own bounds; each launch says why that suffices.
 
 pub mod bitmap;
+mod blueprint;
 pub mod buffer;
 pub mod check;
 pub mod client;

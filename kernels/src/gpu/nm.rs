@@ -67,9 +67,9 @@ pub fn nm_mask(
     })
 }
 
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn rank(
+pub(crate) fn rank(
     scores: &[u32],
     words: &mut [u32],
     nans: &[Atomic<u32>],

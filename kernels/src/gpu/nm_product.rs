@@ -83,9 +83,9 @@ pub fn linear(
     Ok(y)
 }
 
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn product(
+pub(crate) fn product(
     x: &[f32],
     values: &[f32],
     indices: &[u32],

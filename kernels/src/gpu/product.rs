@@ -7,9 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::AddressType;
 use cubecl::prelude::*;
 
-use super::tile::{
-    Along, Axis, Blueprint, DEPTH, Factor, Read, Sizes, SizesLaunch, Store, UNITS, Window,
-};
+use super::blueprint::{Along, Blueprint, DEPTH, Sizes, Store, UNITS, Window};
 use super::{direct, sums, tile};
 use crate::ConvShape;
 use crate::reference::LinearShape;
@@ -71,122 +69,6 @@ struct Product {
     result: Shape,
     blueprint: Blueprint,
     sizes: Sizes,
-}
-
-impl Sizes {
-    /// Of a matrix product; `words` are those of a mask's row.
-    fn matrix([rows, columns, depth]: [usize; 3], words: usize) -> Self {
-        Self {
-            rows,
-            columns,
-            depth,
-            groups: 1,
-            parts: 1,
-            part: depth.next_multiple_of(DEPTH),
-            words,
-            left_index: 0,
-            left_depth: 0,
-            right_index: 0,
-            right_depth: 0,
-            inputs: 0,
-            outputs: 0,
-            height: 0,
-            width: 0,
-            out_height: 0,
-            out_width: 0,
-            top: 0,
-            before: 0,
-            plane: 1,
-        }
-    }
-
-    /// Of a convolution, whose result per group is rows by columns.
-    fn images(shape: &ConvShape, product: [usize; 3]) -> Self {
-        let [out_height, out_width] = shape.out_size();
-        Self {
-            groups: shape.groups,
-            inputs: shape.inputs,
-            outputs: shape.outputs,
-            height: shape.size[0],
-            width: shape.size[1],
-            out_height,
-            out_width,
-            top: shape.padding[0][0],
-            before: shape.padding[1][0],
-            ..Self::matrix(product, shape.weight_cols().div_ceil(32))
-        }
-    }
-
-    fn launch(self) -> SizesLaunch {
-        SizesLaunch::new(
-            self.rows,
-            self.columns,
-            self.depth,
-            self.groups,
-            self.parts,
-            self.part,
-            self.words,
-            self.left_index,
-            self.left_depth,
-            self.right_index,
-            self.right_depth,
-            self.inputs,
-            self.outputs,
-            self.height,
-            self.width,
-            self.out_height,
-            self.out_width,
-            self.top,
-            self.before,
-            self.plane,
-        )
-    }
-}
-
-impl Window {
-    fn of(shape: &ConvShape) -> Self {
-        Self {
-            kernel: shape.kernel,
-            stride: shape.stride,
-            dilation: shape.dilation,
-        }
-    }
-
-    const NONE: Self = Self {
-        kernel: [1; 2],
-        stride: [1; 2],
-        dilation: [1; 2],
-    };
-}
-
-impl Factor {
-    /// Read along the summed axis.
-    const fn along(index: Axis, depth: Axis, read: Read) -> Self {
-        Self {
-            index,
-            depth,
-            read,
-            along_depth: true,
-        }
-    }
-
-    /// Read along the axis that the result has.
-    const fn across(index: Axis, depth: Axis, read: Read) -> Self {
-        Self {
-            index,
-            depth,
-            read,
-            along_depth: false,
-        }
-    }
-
-    /// With what a mask prunes read as 0.
-    fn kept_if(self, masked: bool) -> Self {
-        Self {
-            read: if masked { Read::Kept } else { self.read },
-            ..self
-        }
-    }
 }
 
 /// The side of a tile that holds `size` in as few and as full tiles as there are.
@@ -275,11 +157,6 @@ impl Product {
     }
 }
 
-/// Outputs in rows where a mask is kept, else none.
-fn along(masked: bool, along: Along) -> Along {
-    if masked { along } else { Along::Nothing }
-}
-
 /// `x w + bias`.
 pub(crate) fn linear(
     x: CubeTensor,
@@ -300,15 +177,7 @@ pub(crate) fn linear(
         right_depth: rows,
         ..Sizes::matrix([positions, rows, cols], cols.div_ceil(32))
     };
-    let blueprint = Blueprint {
-        left: Factor::along(Axis::Plain, Axis::Plain, Read::Plain),
-        right: Factor::across(Axis::Outputs, Axis::Inputs, Read::Plain).kept_if(mask.is_some()),
-        store: Store::Matrix,
-        bias: along(bias.is_some(), Along::Columns),
-        kept: Along::Nothing,
-        tile: [0; 2],
-        window: Window::NONE,
-    };
+    let blueprint = Blueprint::linear(mask.is_some(), bias.is_some());
     Product {
         left: into_contiguous(x),
         right: into_contiguous(w),
@@ -340,15 +209,7 @@ pub(crate) fn linear_input_grad(
         right_depth: 1,
         ..Sizes::matrix([positions, cols, rows], cols.div_ceil(32))
     };
-    let blueprint = Blueprint {
-        left: Factor::along(Axis::Plain, Axis::Plain, Read::Plain),
-        right: Factor::along(Axis::Inputs, Axis::Outputs, Read::Plain).kept_if(mask.is_some()),
-        store: Store::Matrix,
-        bias: Along::Nothing,
-        kept: Along::Nothing,
-        tile: [0; 2],
-        window: Window::NONE,
-    };
+    let blueprint = Blueprint::linear_input_grad(mask.is_some());
     Product {
         left: into_contiguous(g),
         right: into_contiguous(w),
@@ -380,15 +241,7 @@ pub(crate) fn linear_weight_grad(
         right_depth: rows,
         ..Sizes::matrix([cols, rows, positions], cols.div_ceil(32))
     };
-    let blueprint = Blueprint {
-        left: Factor::across(Axis::Plain, Axis::Plain, Read::Plain),
-        right: Factor::across(Axis::Plain, Axis::Plain, Read::Plain),
-        store: Store::Matrix,
-        bias: Along::Nothing,
-        kept: along(mask.is_some(), Along::Columns),
-        tile: [0; 2],
-        window: Window::NONE,
-    };
+    let blueprint = Blueprint::linear_weight_grad(mask.is_some());
     Product {
         left: into_contiguous(x),
         right: into_contiguous(g),
@@ -454,16 +307,7 @@ pub(crate) fn conv(
         }
         return out;
     }
-    let blueprint = Blueprint {
-        left: Factor::along(Axis::KernelRow, Axis::KernelColumn, Read::Plain)
-            .kept_if(mask.is_some()),
-        right: Factor::across(Axis::Window, Axis::WindowTap, Read::Padded),
-        store: Store::Images,
-        bias: along(bias.is_some(), Along::Rows),
-        kept: Along::Nothing,
-        tile: [0; 2],
-        window: Window::of(shape),
-    };
+    let blueprint = Blueprint::conv(Window::of(shape), mask.is_some(), bias.is_some());
     Product {
         left: w,
         right: x,
@@ -522,16 +366,7 @@ pub(crate) fn conv_input_grad(
         }
         return out;
     }
-    let blueprint = Blueprint {
-        left: Factor::along(Axis::KernelChannel, Axis::KernelTap, Read::Plain)
-            .kept_if(mask.is_some()),
-        right: Factor::across(Axis::Source, Axis::SourceTap, Read::Strided),
-        store: Store::Images,
-        bias: Along::Nothing,
-        kept: Along::Nothing,
-        tile: [0; 2],
-        window: Window::of(shape),
-    };
+    let blueprint = Blueprint::conv_input_grad(Window::of(shape), mask.is_some());
     Product {
         left: w,
         right: g,
@@ -590,15 +425,7 @@ pub(crate) fn conv_weight_grad(
         }
         return out;
     }
-    let blueprint = Blueprint {
-        left: Factor::along(Axis::Channel, Axis::Pixel, Read::Plain),
-        right: Factor::along(Axis::WindowTap, Axis::Window, Read::Padded),
-        store: Store::Matrix,
-        bias: Along::Nothing,
-        kept: along(mask.is_some(), Along::Rows),
-        tile: [0; 2],
-        window: Window::of(shape),
-    };
+    let blueprint = Blueprint::conv_weight_grad(Window::of(shape), mask.is_some());
     Product {
         left: g,
         right: x,

@@ -20,7 +20,7 @@ const BUCKETS: usize = 1 << 11;
 /// Where NaNs are counted: after the buckets.
 const NANS: usize = BUCKETS;
 /// Lowest bit and width of each pass's digit.
-const DIGITS: [(u32, u32); 3] = [(21, 11), (10, 11), (0, 10)];
+pub(crate) const DIGITS: [(u32, u32); 3] = [(21, 11), (10, 11), (0, 10)];
 /// Scores that a unit counts, so that adding up a cube's buckets costs little beside reading them.
 const SCORES_PER_UNIT: usize = 64;
 
@@ -162,7 +162,7 @@ pub(super) fn ballots(client: &Client) -> bool {
     client
         .features()
         .plane
-        .contains(cubecl::features::Plane::Ops)
+        .contains(cubecl::ir::features::Plane::Ops)
         && hardware.plane_size_min == word
         && hardware.plane_size_max == word
 }
@@ -278,8 +278,8 @@ fn tiles(layer: &Layer) -> usize {
 }
 
 /// Adds the digits of all scores whose higher digits are the known ones to the buckets.
-#[cube(launch)]
-fn count(
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn count(
     scores: &[u32],
     state: &[u32],
     counts: &[Atomic<u32>],
@@ -334,8 +334,8 @@ fn count(
 }
 
 /// Finds the bucket of the wanted rank, and empties the buckets for the next pass. One cube.
-#[cube(launch)]
-fn choose(counts: &mut [u32], state: &mut [u32], #[comptime] width: u32) {
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn choose(counts: &mut [u32], state: &mut [u32], #[comptime] width: u32) {
     let mut sums = Shared::<[u32]>::new_slice(UNITS);
     let unit = UNIT_POS as usize;
     let each = comptime!(BUCKETS / UNITS);
@@ -362,9 +362,9 @@ fn choose(counts: &mut [u32], state: &mut [u32], #[comptime] width: u32) {
 }
 
 /// Two words for every 32 scores, below the k-th and equal to it, and each tile's number of equal ones.
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn classify(
+pub(crate) fn classify(
     scores: &[u32],
     state: &[u32],
     below: &mut [u32],
@@ -438,8 +438,8 @@ fn classify(
 }
 
 /// Replaces every count by the sum of those before it. One cube.
-#[cube(launch)]
-fn exclusive_sums(counts: &mut [u32]) {
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn exclusive_sums(counts: &mut [u32]) {
     let mut sums = Shared::<[u32]>::new_slice(UNITS);
     let each = counts.len().div_ceil(UNITS);
     let first = UNIT_POS as usize * each;
@@ -460,9 +460,9 @@ fn exclusive_sums(counts: &mut [u32]) {
 }
 
 /// Mask words: below the k-th goes, and of its equals all but the first `keep` of all layers.
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn finish(
+pub(crate) fn finish(
     below: &[u32],
     equal: &[u32],
     counts: &[u32],

@@ -14,7 +14,7 @@ use crate::{KernelError, MaskGrad, SoftMode};
 
 /// The rule as the kernels see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Rule {
+pub(crate) enum Rule {
     Hard,
     HardThreshold,
     HardBoth,
@@ -122,8 +122,8 @@ fn survives(w: u32, t: u32) -> bool {
     is_nan(w) || w & MAGNITUDE > t & MAGNITUDE
 }
 
-#[cube(launch)]
-fn mask_rows(
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn mask_rows(
     w: &[u32],
     t: &[u32],
     out: &mut [u32],
@@ -165,9 +165,9 @@ fn mask_rows(
     }
 }
 
-#[cube(launch)]
+#[cube(launch, create_dummy_kernel)]
 #[allow(clippy::too_many_arguments)]
-fn gradient_rows(
+pub(crate) fn gradient_rows(
     w: &[u32],
     t: &[u32],
     g: &[f32],

@@ -163,8 +163,8 @@ fn moments(
 }
 
 /// [`RESULTS`] of each row, of all its weights or of what the mask keeps; the rest is read but enters no sum.
-#[cube(launch)]
-fn rows_of(
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn rows_of(
     weights: &[f32],
     words: &[u32],
     out: &mut [u32],
@@ -249,8 +249,8 @@ fn stays(words: &[u32], row: usize, col: usize, cols: usize, #[comptime] masked:
     stays
 }
 
-#[cube(launch)]
-fn dot_rows(a: &[f32], b: &[f32], out: &mut [f32], cols: u32, zero: u32) {
+#[cube(launch, create_dummy_kernel)]
+pub(crate) fn dot_rows(a: &[f32], b: &[f32], out: &mut [f32], cols: u32, zero: u32) {
     let mut high = Shared::<[f32]>::new_slice(UNITS);
     let mut low = Shared::<[f32]>::new_slice(UNITS);
     let cols = cols as usize;

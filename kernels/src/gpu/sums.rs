@@ -2,14 +2,14 @@
 
 use cubecl::prelude::*;
 
+use super::blueprint::UNITS;
 use super::direct::sum_of_cube;
-use super::tile::UNITS;
 
 /// Channels that neighbouring units take where they are neighbours in memory too.
 pub(crate) const BESIDE: usize = 16;
 
 /// Sums of images: a cube per channel.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 pub(crate) fn images(g: &[f32], out: &mut [f32], count: usize, pixels: usize) {
     let channel = CUBE_POS;
     if channel >= out.len() {
@@ -29,7 +29,7 @@ pub(crate) fn images(g: &[f32], out: &mut [f32], count: usize, pixels: usize) {
 }
 
 /// Sums of a matrix's columns: a cube per 16 of them, each summed by 4 units.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 pub(crate) fn columns(g: &[f32], out: &mut [f32], count: usize) {
     let first = CUBE_POS * BESIDE;
     if first >= out.len() {

@@ -1,162 +1,14 @@
 //! One loop for every product: a tile of the result per cube, slices of both factors in shared memory, a block of the
 //! tile in each unit's registers.
 //!
-//! A product is described by data, a [`Blueprint`]: how each factor is addressed along its two axes, how it is read, and
-//! where results go. The factors of a convolution are addressed as if im2col had written them; nothing is written.
+//! A product is described by data, a [`Blueprint`].
 //! Sums run in one order whatever the device, so equal inputs give equal bits on one device.
 
 use cubecl::prelude::*;
 
-/// How many terms of the sum a slice in shared memory holds.
-pub(crate) const DEPTH: usize = 16;
-/// Units along each side of a cube.
-pub(crate) const SIDE: usize = 8;
-/// Units of a cube.
-pub(crate) const UNITS: usize = SIDE * SIDE;
-
-/// What one axis of a factor runs over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Axis {
-    /// A matrix's axis that no mask is kept over.
-    Plain,
-    /// A weight matrix's axis of outputs, the mask's rows.
-    Outputs,
-    /// A weight matrix's axis of inputs, the mask's columns.
-    Inputs,
-    /// Output channels of a group, in the weight.
-    KernelRow,
-    /// Input channels of a group and taps, in the weight.
-    KernelColumn,
-    /// Input channels of a group, in the weight.
-    KernelChannel,
-    /// Output channels of a group and taps, in the weight.
-    KernelTap,
-    /// Images and output positions, in the input.
-    Window,
-    /// Input channels of a group and taps, in the input.
-    WindowTap,
-    /// Images and input positions, in the gradient of the output.
-    Source,
-    /// Output channels of a group and taps, in the gradient of the output.
-    SourceTap,
-    /// Output channels of a group, in the gradient of the output.
-    Channel,
-    /// Images and output positions, in the gradient of the output.
-    Pixel,
-}
-
-/// What the coordinates that both axes of a factor add up to mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Read {
-    /// Nothing: every element exists.
-    Plain,
-    /// Row and column in the mask: what it does not keep reads as 0, whatever is stored.
-    Kept,
-    /// Height and width in the input: what lies outside reads as 0.
-    Padded,
-    /// Height and width in the output, times the stride: what lies between or outside reads as 0.
-    Strided,
-}
-
-/// How a factor is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Factor {
-    /// The axis that the result has too.
-    pub index: Axis,
-    /// The axis that is summed over.
-    pub depth: Axis,
-    /// What the coordinates mean.
-    pub read: Read,
-    /// Whether neighbouring units read along the summed axis; where memory runs along it.
-    pub along_depth: bool,
-}
-
-/// The order of the result in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Store {
-    /// A matrix, or a stack of them by group.
-    Matrix,
-    /// Columns are images and pixels, rows are channels: NCHW.
-    Images,
-}
-
-/// To what a bias is added, or a mask applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Along {
-    /// To none.
-    Nothing,
-    /// Outputs are rows of the result.
-    Rows,
-    /// Outputs are columns of the result.
-    Columns,
-}
-
-/// What is fixed when the kernel is compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Blueprint {
-    /// The left factor: rows of the result.
-    pub left: Factor,
-    /// The right factor: columns of the result.
-    pub right: Factor,
-    /// Where results go.
-    pub store: Store,
-    /// Where the bias goes.
-    pub bias: Along,
-    /// Which results a mask keeps.
-    pub kept: Along,
-    /// Rows and columns of a cube's tile: multiples of 8 up to 64.
-    pub tile: [usize; 2],
-    /// The window, 1 by 1 for matrices.
-    pub window: Window,
-}
-
-/// A convolution's window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Window {
-    /// Height and width.
-    pub kernel: [usize; 2],
-    /// Strides.
-    pub stride: [usize; 2],
-    /// Distances between taps.
-    pub dilation: [usize; 2],
-}
-
-/// What is known when the kernel is launched. Sizes of images are 0 for matrices.
-#[derive(CubeLaunch, CubeType, Clone, Copy)]
-pub(crate) struct Sizes {
-    /// Rows of a group's result.
-    pub rows: usize,
-    /// Columns of a group's result.
-    pub columns: usize,
-    /// Terms of each sum.
-    pub depth: usize,
-    /// Groups.
-    pub groups: usize,
-    /// Parts into which each sum is cut, and how many terms a part has: a multiple of the slice's.
-    pub parts: usize,
-    pub part: usize,
-    /// Words of a mask's row.
-    pub words: usize,
-    /// Elements between neighbours along the left matrix's axes: result, sum.
-    pub left_index: usize,
-    pub left_depth: usize,
-    /// The same of the right.
-    pub right_index: usize,
-    pub right_depth: usize,
-    /// Channels of all groups.
-    pub inputs: usize,
-    pub outputs: usize,
-    /// Height and width.
-    pub height: usize,
-    pub width: usize,
-    pub out_height: usize,
-    pub out_width: usize,
-    /// Zeros before the input.
-    pub top: usize,
-    pub before: usize,
-    /// Pixels of an image of the result.
-    pub plane: usize,
-}
+use super::blueprint::{
+    Along, Axis, Blueprint, DEPTH, Factor, Read, SIDE, Sizes, Store, UNITS, Window,
+};
 
 /// One axis' share of an address and of the coordinates.
 #[derive(CubeType, Clone, Copy)]
@@ -401,7 +253,7 @@ fn load(
 
 /// `out = left right`, tile by tile. With more than one part, each part's sums go to its own copy of the result, without
 /// bias or mask.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn tiles(
     left: &[f32],
@@ -550,7 +402,7 @@ pub(crate) fn tiles(
 }
 
 /// The sum of the parts' copies, first to last, of what the mask keeps.
-#[cube(launch_unchecked, address_type = "dynamic")]
+#[cube(launch_unchecked, create_dummy_kernel, address_type = "dynamic")]
 pub(crate) fn gather(
     copies: &[f32],
     words: &[u32],

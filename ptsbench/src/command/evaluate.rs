@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::catalog::{self, Spec, Visit};
 use serde::Serialize;
 
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::pipeline::{check_fit, open_dense};
-use crate::registry::Zoo;
+use crate::registry::{NoWeights, Zoo};
 use crate::subject;
 use crate::task::{self, Task};
 
@@ -40,22 +40,22 @@ pub struct Args {
     pub json: bool,
 }
 
-/// The model's weight file: the user's, or the built-in one.
+/// The model's weight file: the user's, the built-in one, or what was fetched.
 pub(super) fn weight_file(
     spec: &Spec,
     weights: Option<PathBuf>,
     assets: &Path,
 ) -> anyhow::Result<PathBuf> {
-    match (weights, spec.weights) {
-        (Some(file), _) => Ok(file),
-        (None, Weights::File { source }) => anyhow::bail!(
-            "the weights of `{0}` are not built in ({source}); give the file: --weights FILE (`ptsbench fetch {0}` gets it, or says where it is)",
-            spec.name
-        ),
-        (None, _) => Zoo::new(assets, HashMap::new())?
-            .file(spec.name)
-            .map_err(anyhow::Error::from_boxed),
+    if let Some(file) = weights {
+        return Ok(file);
     }
+    let found = Zoo::new(assets, HashMap::new())?.file(spec.name);
+    found.map_err(|error| match error.downcast_ref() {
+        Some(NoWeights::NotGiven { model, source_name }) => anyhow::anyhow!(
+            "the weights of `{model}` are not built in ({source_name}); give the file: --weights FILE (`ptsbench fetch {model}` gets it, or says where it is)"
+        ),
+        _ => anyhow::Error::from_boxed(error),
+    })
 }
 
 /// Runs the command.

@@ -13,6 +13,7 @@ pub mod ptx;
 pub mod sparse24;
 pub mod tile;
 pub mod warpgroup;
+pub mod weight;
 
 /// What the tensor cores multiply; sums are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
