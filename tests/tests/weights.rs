@@ -428,7 +428,7 @@ fn a_transformer_of_other_numbers_is_refused_with_them() {
                 width: 32,
                 ..size
             },
-            ["expected [72, 24]", "found [96, 32]"],
+            ["cls_token expected [1, 1, 24]", "found [1, 1, 32]"],
         ),
         (vit::Size { depth: 3, ..size }, ["no place", "blocks.2."]),
         (vit::Size { depth: 1, ..size }, ["missing", "blocks.1."]),
