@@ -1,0 +1,436 @@
+//! Training a network on the micro set from scratch: what made the files under `assets/micro`.
+//!
+//! The usual recipe of small residual networks (He et al. 2015, section 4.2): SGD with momentum and decay, random mirrors
+//! and shifts; the rate rises over one epoch and falls along a cosine, where the paper has steps.
+//!
+//! Every draw comes from a stream named by purpose and epoch, and a checkpoint holds all that the next epoch depends on.
+//! On one machine and number of threads, a run that was killed and resumed therefore ends with the same bytes.
+
+mod augment;
+mod init;
+mod recipe;
+mod step;
+#[cfg(test)]
+mod stored;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use model_zoo::Network;
+use model_zoo::graft::{read_params, write_params};
+use model_zoo::tap::Bare;
+use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use serde::{Deserialize, Serialize};
+
+use crate::data::synthetic::{self, CHANNELS, MicroSet, PIXELS, SIDE};
+use crate::interrupt::{self, Interrupted};
+use crate::metric::top_k::{self, TopKError};
+use crate::seed::Seed;
+
+use augment::{View, augmented};
+use step::{AdamW, Descent};
+
+pub use recipe::{Recipe, Transformer};
+
+/// Images in an evaluation batch; has no influence on any number.
+const EVALUATION_BATCH: usize = 500;
+
+/// What an epoch came to: a line of the training log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochLog {
+    /// From 1.
+    pub epoch: usize,
+    /// Learning rate of its last step.
+    pub lr: f64,
+    /// Mean cross-entropy of its steps.
+    pub loss: f64,
+    /// Percent of its training images, as augmented, that were classified correctly when their turn came.
+    pub train_top1: f64,
+    /// Percent of the test split classified correctly at its end.
+    pub test_top1: f64,
+    /// Wall time, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// Why training stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] WeightError),
+    /// The user asked to stop.
+    #[error("training stopped")]
+    Interrupted(#[from] Interrupted),
+    /// The logits are no numbers any more.
+    #[error(transparent)]
+    Score(#[from] TopKError),
+    /// A checkpoint of another run.
+    #[error(
+        "{file}: the checkpoint is of another run: its {field} is {found}, expected {expected}; delete it, or name another work folder"
+    )]
+    Foreign {
+        /// The checkpoint.
+        file: String,
+        /// What differs.
+        field: &'static str,
+        /// In the file.
+        found: String,
+        /// In this run.
+        expected: String,
+    },
+    /// The loss is no number any more.
+    #[error(
+        "the loss is {loss} in step {step} of epoch {epoch}; lower the learning rate and start again"
+    )]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step in it, from 1.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+}
+
+/// A network in training.
+#[derive(Debug)]
+pub struct Training<N> {
+    /// The catalog's name of the network.
+    name: String,
+    recipe: Recipe,
+    device: Device,
+    /// On the gradient tape.
+    network: N,
+    /// Momentum by the parameter's path, flat, off the tape.
+    velocity: HashMap<String, Tensor<1>>,
+    /// Second moments likewise, for AdamW.
+    square: HashMap<String, Tensor<1>>,
+    log: Vec<EpochLog>,
+    /// The training images: drawing them anew in each epoch took a sixth of a small network's time.
+    bytes: Vec<u8>,
+}
+
+impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
+    /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
+    pub fn start(name: &str, network: N, recipe: Recipe, device: &Device) -> Self {
+        let network = init::fresh(network, recipe, device);
+        Self {
+            name: name.to_owned(),
+            recipe,
+            device: device.clone().autodiff(),
+            network: network.train(),
+            velocity: HashMap::new(),
+            square: HashMap::new(),
+            log: Vec::new(),
+            bytes: drawn(recipe),
+        }
+    }
+
+    /// Takes up a run where its checkpoint left it.
+    pub fn resume(
+        name: &str,
+        network: N,
+        recipe: Recipe,
+        device: &Device,
+        checkpoint: &Path,
+    ) -> Result<Self, TrainError> {
+        let file = Container::open(checkpoint)?;
+        let foreign = |field, found: Option<&str>, expected: &str| TrainError::Foreign {
+            file: checkpoint.display().to_string(),
+            field,
+            found: found.unwrap_or("absent").to_owned(),
+            expected: expected.to_owned(),
+        };
+        for (field, expected) in [("model", name.to_owned()), ("recipe", json(&recipe))] {
+            let found = file.metadata().get(field).map(String::as_str);
+            if found != Some(&expected) {
+                return Err(foreign(field, found, &expected));
+            }
+        }
+        let log = file.metadata().get("log").map(String::as_str);
+        let log: Vec<EpochLog> = log
+            .and_then(|log| serde_json::from_str(log).ok())
+            .ok_or_else(|| foreign("log", log, "a list of epochs"))?;
+
+        let mut weights = HashMap::new();
+        let mut velocity = HashMap::new();
+        let mut square = HashMap::new();
+        let shapes: HashMap<String, Vec<usize>> = read_params(&network)
+            .into_iter()
+            .map(|(path, data)| (path, data.shape().to_vec()))
+            .collect();
+        for key in file.keys() {
+            let found = file.shape(&key).unwrap_or_default();
+            let (kind, path) = key.split_once(':').unwrap_or_default();
+            let expected = shapes.get(path);
+            let shape = match kind {
+                "weight" => expected.cloned(),
+                "momentum" | "square" => expected.map(|shape| vec![shape.iter().product()]),
+                _ => None,
+            };
+            if shape.as_ref() != Some(&found) {
+                let (found, expected) = (format!("{key} {found:?}"), format!("{shape:?}"));
+                return Err(foreign("tensor", Some(&found), &expected));
+            }
+            let data = TensorData::new(file.read(&key)?, found);
+            match kind {
+                "weight" => {
+                    weights.insert(path.to_owned(), data);
+                }
+                "momentum" => {
+                    velocity.insert(path.to_owned(), Tensor::from_data(data, device));
+                }
+                _ => {
+                    square.insert(path.to_owned(), Tensor::from_data(data, device));
+                }
+            }
+        }
+        if weights.len() != shapes.len() {
+            let (found, expected) = (weights.len().to_string(), shapes.len().to_string());
+            return Err(foreign("number of weights", Some(&found), &expected));
+        }
+        let (network, _) = write_params(network, weights, device);
+        Ok(Self {
+            name: name.to_owned(),
+            recipe,
+            device: device.clone().autodiff(),
+            network: network.train(),
+            velocity,
+            square,
+            log,
+            bytes: drawn(recipe),
+        })
+    }
+
+    /// Writes all that the next epoch depends on; the file changes at once or not at all.
+    pub fn checkpoint(&self, file: &Path) -> Result<(), TrainError> {
+        let mut tensors: Vec<Named> = read_params(&self.network.valid())
+            .into_iter()
+            .map(|(path, data)| Named {
+                key: format!("weight:{path}"),
+                shape: data.shape().to_vec(),
+                values: floats(data),
+            })
+            .collect();
+        for (kind, state) in [("momentum", &self.velocity), ("square", &self.square)] {
+            tensors.extend(state.iter().map(|(path, state)| Named {
+                key: format!("{kind}:{path}"),
+                shape: state.dims().to_vec(),
+                values: floats(state.to_data()),
+            }));
+        }
+        let metadata = BTreeMap::from([
+            ("model".to_owned(), self.name.clone()),
+            ("recipe".to_owned(), json(&self.recipe)),
+            ("log".to_owned(), json(&self.log)),
+        ]);
+        Ok(write(file, &tensors, &metadata)?)
+    }
+
+    /// Epochs done.
+    pub fn log(&self) -> &[EpochLog] {
+        &self.log
+    }
+
+    /// Notes how long the last epoch took. It stands in the log alone and decides nothing.
+    pub fn took(&mut self, seconds: f64) {
+        if let Some(last) = self.log.last_mut() {
+            last.seconds = Some(seconds);
+        }
+    }
+
+    /// Whether all epochs are done.
+    pub fn is_done(&self) -> bool {
+        self.log.len() >= self.recipe.epochs
+    }
+
+    /// The network as trained so far, off the tape.
+    pub fn network(&self) -> N {
+        self.network.valid()
+    }
+
+    /// Trains for one epoch and evaluates.
+    pub fn epoch(mut self) -> Result<Self, TrainError> {
+        let (recipe, set) = (self.recipe, MicroSet::TRAIN);
+        let epoch = self.log.len() + 1;
+        let mut order: Vec<usize> = (0..recipe.images).collect();
+        let seed = Seed(recipe.seed);
+        seed.stream(&format!("train.order.{epoch}"))
+            .shuffle(&mut order);
+        let mut augment = seed.stream(&format!("train.augment.{epoch}"));
+        let smoothing = recipe.transformer.map(|t| t.smoothing).filter(|&s| s > 0.0);
+        let criterion = CrossEntropyLossConfig::new()
+            .with_smoothing(smoothing.map(|s| s as f32))
+            .init(&self.device);
+        let erasing = recipe.transformer.map_or(0.0, |t| t.erasing);
+
+        let (mut losses, mut right, mut lr) = (0.0, 0, 0.0);
+        for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
+            interrupt::check()?;
+            let views: Vec<View> = batch
+                .iter()
+                .map(|_| View::draw(&mut augment, erasing))
+                .collect();
+            let bytes: Vec<u8> = batch
+                .iter()
+                .flat_map(|&index| &self.bytes[index * PIXELS..][..PIXELS])
+                .copied()
+                .collect();
+            let pixels = augmented(&synthetic::normalize(&bytes), &views);
+            let labels = set.labels(batch);
+            let logits = self.network.run(images(pixels, &self.device), &mut Bare);
+            let answers = logits.clone().inner();
+            let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
+            let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
+            let loss = criterion.forward(logits, targets);
+            let value: f32 = loss.clone().into_scalar();
+            if !value.is_finite() {
+                return Err(TrainError::Diverged {
+                    epoch,
+                    step: step + 1,
+                    loss: value,
+                });
+            }
+            right += correct(answers, &labels)?;
+            let done = (epoch - 1) * recipe.steps() + step;
+            lr = recipe.rate(done);
+            let gradients = loss.backward();
+            self.network = match recipe.transformer {
+                None => self.network.map(&mut Descent {
+                    path: Vec::new(),
+                    gradients,
+                    velocity: &mut self.velocity,
+                    recipe,
+                    lr,
+                }),
+                Some(Transformer { beta2, .. }) => self.network.map(&mut AdamW {
+                    path: Vec::new(),
+                    gradients,
+                    moments: [&mut self.velocity, &mut self.square],
+                    betas: [recipe.momentum, beta2],
+                    decay: recipe.decay,
+                    lr,
+                    step: done + 1,
+                }),
+            };
+            losses += f64::from(value);
+        }
+
+        let seen = recipe.steps() * recipe.batch;
+        self.log.push(EpochLog {
+            epoch,
+            lr,
+            loss: losses / recipe.steps() as f64,
+            train_top1: 100.0 * right as f64 / seen as f64,
+            test_top1: top1(&self.network.valid(), &self.device.clone().inner())?,
+            seconds: None,
+        });
+        Ok(self)
+    }
+}
+
+/// The images of a recipe.
+fn drawn(recipe: Recipe) -> Vec<u8> {
+    let indices: Vec<usize> = (0..recipe.images).collect();
+    MicroSet::TRAIN.bytes(&indices)
+}
+
+/// Percent of the test split that a network off the tape classifies correctly.
+fn top1<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+    network: &N,
+    device: &Device,
+) -> Result<f64, TrainError> {
+    let set = MicroSet::TEST;
+    let indices: Vec<usize> = (0..set.len()).collect();
+    let mut right = 0;
+    for batch in indices.chunks(EVALUATION_BATCH) {
+        interrupt::check()?;
+        let logits = network.run(images(set.normalized(batch), device), &mut Bare);
+        right += correct(logits, &set.labels(batch))?;
+    }
+    Ok(100.0 * right as f64 / set.len() as f64)
+}
+
+fn correct(logits: Tensor<2>, labels: &[u8]) -> Result<u64, TopKError> {
+    let classes = logits.dims()[1];
+    let labels: Vec<usize> = labels.iter().copied().map(usize::from).collect();
+    top_k::correct(&floats(logits.into_data()), classes, &labels)
+}
+
+/// # Shapes
+/// `[images, 3, 32, 32]`
+fn images(pixels: Vec<f32>, device: &Device) -> Tensor<4> {
+    let count = pixels.len() / PIXELS;
+    Tensor::from_data(
+        TensorData::new(pixels, [count, CHANNELS, SIDE, SIDE]),
+        device,
+    )
+}
+
+fn floats(data: TensorData) -> Vec<f32> {
+    data.try_into_vec()
+        .expect("the networks here compute in f32")
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and lists have a JSON form")
+}
+
+#[cfg(test)]
+mod tests {
+    use model_zoo::catalog::{self, Spec, Visit};
+
+    use super::*;
+
+    /// Resuming: one epoch, checkpoint, a new process's worth of nothing but the file, one more epoch.
+    struct Resume(Recipe);
+
+    impl Visit for Resume {
+        type Out = ();
+
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+            self,
+            spec: &'static Spec,
+            network: N,
+        ) {
+            let device = Device::flex();
+            let folder = tempfile::tempdir().unwrap();
+            let [first, whole, resumed] =
+                ["first", "whole", "resumed"].map(|name| folder.path().join(name));
+            // Weights come from the seed: what the given network holds has no influence.
+            let short = self.0;
+            let training = Training::start(spec.name, network.clone(), short, &device);
+            let training = training.epoch().unwrap();
+            training.checkpoint(&first).unwrap();
+            training.epoch().unwrap().checkpoint(&whole).unwrap();
+
+            let other = Training::start(spec.name, network.clone(), short, &device).network();
+            let again = Training::resume(spec.name, other, short, &device, &first).unwrap();
+            assert_eq!(again.log().len(), 1);
+            again.epoch().unwrap().checkpoint(&resumed).unwrap();
+            assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap());
+
+            let changed = Recipe { seed: 1, ..short };
+            let error = Training::resume(spec.name, network, changed, &device, &first).unwrap_err();
+            assert!(error.to_string().contains("its recipe is"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_resumed_run_ends_with_the_same_bytes() {
+        let spec = catalog::find("micro_resnet8").unwrap();
+        // The second recipe has a second moment to keep, and images to erase from.
+        for name in ["micro_resnet8", "micro_deit_tiny"] {
+            let recipe = Recipe {
+                epochs: 3,
+                images: 300,
+                ..Recipe::micro(name)
+            };
+            spec.open(&Device::flex(), Resume(recipe));
+        }
+    }
+}

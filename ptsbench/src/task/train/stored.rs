@@ -1,0 +1,125 @@
+//! The files under `assets/micro` against what they say of themselves and what `docs/micro-zoo.md` says of them.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::weights::Container;
+
+use super::recipe::EPOCHS;
+use super::{EpochLog, Recipe, json, top1};
+
+/// Built-in networks below 85 %: `docs/micro-zoo.md` has the reasons.
+const BELOW: &[&str] = &["micro_mobilenetv3_050", "micro_vit_nano"];
+
+/// What the files of a built-in network say.
+struct Stored {
+    top1: f64,
+    bytes: u64,
+    /// Its row in `docs/micro-zoo.md`.
+    row: String,
+}
+
+/// Loads a built-in network's file, compares score, recipe and log.
+struct Check<'a>(&'a Path);
+
+impl Visit for Check<'_> {
+    type Out = Stored;
+
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> Stored {
+        let file = self.0.join(format!("{}.safetensors", spec.name));
+        let source = Container::open(&file).unwrap();
+        let names = network.clone();
+        let network = model_zoo::weights::load(network, |path| names.key(path), &source).unwrap();
+        let score = top1(&network, &Device::flex()).unwrap();
+        let metadata = source.metadata();
+        let said: f64 = metadata["test_top1"].parse().unwrap();
+        // Four images of 4,000: other processors round differently, and some logits are nearly equal.
+        assert!(
+            (score - said).abs() <= 0.1,
+            "{}: {score}, not {said}",
+            spec.name
+        );
+        assert_eq!(metadata["model"], spec.name);
+        assert_eq!(metadata["recipe"], json(&Recipe::micro(spec.name)));
+
+        let log = self.0.join(format!("{}.log.jsonl", spec.name));
+        let log: Vec<EpochLog> = std::fs::read_to_string(log)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(log.len(), Recipe::micro(spec.name).epochs);
+        assert_eq!(log.last().unwrap().test_top1, said);
+        let bytes = std::fs::metadata(file).unwrap().len();
+        let weights: usize = crate::pipeline::layers_of(spec.name)
+            .unwrap()
+            .iter()
+            .map(crate::inventory::Layer::len)
+            .sum();
+        let seconds: Option<f64> = log.iter().map(|epoch| epoch.seconds).sum();
+        let time = seconds.map_or("-".to_owned(), |s| format!("{:.1} min", s / 60.0));
+        Stored {
+            top1: score,
+            bytes,
+            row: format!(
+                "| {} | `{}` | {weights} | {said:.2} | {} | {time} | {} |",
+                spec.family,
+                spec.name,
+                log.len(),
+                bytes.div_ceil(1000)
+            ),
+        }
+    }
+}
+
+/// The table of the built-in networks in `docs/micro-zoo.md`; `PTSBENCH_UPDATE_SNAPSHOTS=1` writes it again.
+fn check_table(stored: &[Stored]) {
+    const HEAD: &str = "| Family | Network | Prunable weights | Top-1, % | Epochs | Training | File, kB |\n\
+                        | --- | --- | ---: | ---: | ---: | ---: | ---: |\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/micro-zoo.md");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let rows: String = stored.iter().map(|one| format!("{}\n", one.row)).collect();
+    let table = format!("{HEAD}{rows}");
+    if std::env::var_os("PTSBENCH_UPDATE_SNAPSHOTS").is_some() {
+        let begin = text.find("| Family |").unwrap();
+        let length = text[begin..]
+            .find("\n\n")
+            .map_or(text.len() - begin, |at| at + 1);
+        let new = format!("{}{table}{}", &text[..begin], &text[begin + length..]);
+        std::fs::write(&file, new).unwrap();
+        return;
+    }
+    assert!(
+        text.contains(&table),
+        "docs/micro-zoo.md has another table; PTSBENCH_UPDATE_SNAPSHOTS=1 writes it again:\n{table}"
+    );
+}
+
+#[test]
+fn stored_networks_score_what_their_files_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/micro");
+    let built_in = catalog::all()
+        .iter()
+        .filter(|spec| spec.weights == catalog::Weights::BuiltIn);
+    let mut stored = Vec::new();
+    for spec in built_in {
+        let one = spec.open(&Device::flex(), Check(&folder));
+        assert_eq!(
+            one.top1 < 85.0,
+            BELOW.contains(&spec.name),
+            "{}: {} %",
+            spec.name,
+            one.top1
+        );
+        stored.push(one);
+    }
+    assert_eq!(stored.len(), EPOCHS.len());
+    assert!(stored.iter().map(|one| one.bytes).sum::<u64>() < 20_000_000);
+    check_table(&stored);
+}
