@@ -13,8 +13,13 @@ limit=480
 results=$PWD/results
 mkdir -p "$results" programs
 [ -n "${XDG_RUNTIME_DIR:-}" ] || { XDG_RUNTIME_DIR=$results/runtime; mkdir -p -m 700 "$XDG_RUNTIME_DIR"; export XDG_RUNTIME_DIR; }
-if [ ! -x programs/bench-kernels ] || [ programs.tar.gz -nt programs/bench-kernels ]; then
-  tar -xzf programs.tar.gz -C programs || exit 2
+packed=programs.tar.gz
+[ -f "$packed" ] || packed=programs.tar.xz
+if [ ! -x programs/bench-kernels ] || [ "$packed" -nt programs/bench-kernels ]; then
+  case $packed in
+    *.gz) tar -xzf "$packed" -C programs || exit 2 ;;
+    *) xz -dc "$packed" | tar -xf - -C programs || { echo "$packed needs xz" >&2; exit 2; } ;;
+  esac
   touch programs/bench-kernels programs/ptsbench
 fi
 self=$PWD/run.sh

@@ -56,7 +56,7 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize, gpu: Option<&Gpu>) -> Resu
         None => Box::new(|| {}) as Box<dyn Fn()>,
         Some(gpu) => gpu.waiter(),
     };
-    let contestants = match &row.op {
+    let mut contestants = match &row.op {
         Op::Conv(conv) => stage.conv(conv)?,
         Op::Linear(linear) => stage.linear(linear)?,
         Op::Matmul(matmul) => stage.matmul(matmul),
@@ -66,6 +66,12 @@ pub fn prepare(row: &Row, seed: u64, l2_bytes: usize, gpu: Option<&Gpu>) -> Resu
         Op::Nm(nm) => stage.nm(nm)?,
         Op::Block(block) => stage.block(block)?,
     };
+    if gpu.is_some() {
+        // Paths are the CPU's.
+        contestants
+            .iter_mut()
+            .for_each(|contestant| contestant.path = None);
+    }
     Ok(Contest {
         sets,
         contestants,
@@ -302,7 +308,8 @@ impl Stage<'_> {
             &self.device,
         );
         let keep = uniform.greater_equal_elem(sparsity).into_data();
-        let keep: Vec<bool> = keep.try_into_vec().context("reading a mask")?;
+        // GPUs keep flags as 32-bit words.
+        let keep: Vec<bool> = keep.iter::<bool>().collect();
         Ok(BitMask::from_keep(rows, cols, &keep)?)
     }
 

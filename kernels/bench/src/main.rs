@@ -217,13 +217,16 @@ fn run(args: &Args, rows: &[Row], old: Option<&Report>) -> Result<bool> {
         Some(path) => path.clone(),
         None => default_path(&machine)?,
     };
+    let peak = match machine.accelerator {
+        Some(_) => String::new(),
+        None => format!(", f32 peak {:.0} GFLOP/s", machine.peak_gflops),
+    };
     say!(
-        "{}, {}, {} threads on {} processors, f32 peak {:.0} GFLOP/s",
+        "{}, {}, {} threads on {} processors{peak}",
         machine.cpu,
         machine.isa,
         machine.threads,
         machine.cores,
-        machine.peak_gflops
     );
     if let Some(gpu) = &machine.accelerator {
         say!("{}: {}, {}", gpu.route, gpu.device, gpu.compiler);

@@ -173,6 +173,8 @@ impl Measured {
         for e in &self.entrants {
             let rate = match self.flops {
                 0.0 => format!("{:32}", ""),
+                // A GPU's peak is not measured.
+                _ if e.of_peak == 0.0 => format!("{:8.1} GFLOP/s {:15}", e.gflops, ""),
                 _ => format!(
                     "{:8.1} GFLOP/s {:5.1} % of peak",
                     e.gflops,
