@@ -18,6 +18,8 @@ use crate::ConvShape;
 const DEPTH: usize = 320;
 /// Tiles of positions that are gathered together in place: a few lines of a page at a time.
 const GATHER: usize = 4;
+/// Fewer tiles of positions than this do not repay packing the weight.
+const REPAY: usize = 16;
 /// Floats of a plane: about half of a second-level cache of 512 KiB.
 const PLANE: usize = 96 * 1024;
 
@@ -117,16 +119,35 @@ struct Product<'a> {
     in_place: bool,
 }
 
-/// A weight as tiles read it: for each chunk of channels, for each panel of rows, `[channel, tap][row]`.
-struct Packed {
+/// A weight as tiles read it: for each chunk of channels, for each panel of rows, `[channel, tap][row]`. For few positions
+/// it is not turned into that order but read row by row.
+struct Packed<'a> {
     data: Scratch,
+    /// The weight itself, where it is read as it lies.
+    raw: Option<&'a [f32]>,
     panels: Vec<Range<usize>>,
     chunks: Vec<Range<usize>>,
     rows: usize,
     taps: usize,
 }
 
-impl Packed {
+impl Packed<'_> {
+    /// Where a panel begins, and how far its rows are apart: 0 where it is packed.
+    fn panel(
+        &self,
+        group: usize,
+        chunk: &Range<usize>,
+        panel: &Range<usize>,
+    ) -> (*const f32, usize) {
+        let Some(w) = self.raw else {
+            let at = self.at(group, chunk, panel);
+            return (self.data.as_ptr().wrapping_add(at), 0);
+        };
+        let columns = self.chunks.last().map_or(0, |last| last.end) * self.taps;
+        let at = (group * self.rows + panel.start) * columns + chunk.start * self.taps;
+        (w.as_ptr().wrapping_add(at), columns)
+    }
+
     fn at(&self, group: usize, chunk: &Range<usize>, panel: &Range<usize>) -> usize {
         let channels = self.chunks.last().map_or(0, |last| last.end);
         group * self.rows * channels * self.taps
@@ -162,7 +183,7 @@ impl Product<'_> {
         unsafe { result.written() }
     }
 
-    fn pack(&self, sub: &Sub, w: &[f32], mask: Option<Mask>, depth: usize) -> Packed {
+    fn pack<'w>(&self, sub: &Sub, w: &'w [f32], mask: Option<Mask>, depth: usize) -> Packed<'w> {
         let taps = sub.taps.len();
         let panels: Vec<_> = split(self.rows, self.kernels.rows).collect();
         let mut chunks: Vec<_> = split(self.channels, depth).collect();
@@ -172,13 +193,25 @@ impl Product<'_> {
             chunks.push(0..0);
         }
         let groups = self.shape.groups;
+        let whole = taps == self.shape.taps() && sub.taps.iter().enumerate().all(|(i, t)| t.0 == i);
+        let tiles = self.shape.batch * sub.count[0] * sub.count[1] / self.kernels.columns();
+        let raw =
+            (self.roles == Roles::Forward && mask.is_none() && whole && tiles < REPAY).then_some(w);
         let mut packed = Packed {
-            data: Scratch::take(groups * self.rows * self.channels * taps),
+            data: Scratch::take(if raw.is_some() {
+                0
+            } else {
+                groups * self.rows * self.channels * taps
+            }),
+            raw,
             panels,
             chunks,
             rows: self.rows,
             taps,
         };
+        if raw.is_some() {
+            return packed;
+        }
         let to = Shared::new(packed.data.as_mut_ptr());
         let all = self.shape.taps();
         let words = mask.map(|mask| mask.words);
@@ -212,7 +245,6 @@ impl Product<'_> {
                     }
                 }
                 Roles::InputGrad => {
-                    let whole = taps == all && sub.taps.iter().enumerate().all(|(i, t)| t.0 == i);
                     let mut every = (!whole).then(|| Scratch::take(all * n));
                     for (i, channel) in chunk.clone().enumerate() {
                         let row = group * self.channels + channel;
@@ -357,11 +389,13 @@ impl Product<'_> {
                         }
                     }
                     let finish = self.finish(group, panel, epilogue, first, last);
-                    // SAFETY: the caller's, and the panel lies in the packed weight.
+                    let (weight, lda) = packed.panel(group, channels, panel);
+                    // SAFETY: the caller's, and the panel lies in the weight.
                     unsafe {
                         (self.kernels.tile[panel.len() - 1][1])(
                             channels.len(),
-                            packed.data.as_ptr().add(packed.at(group, channels, panel)),
+                            weight,
+                            lda,
                             gathered.as_ptr().add(tile * channels.len() * columns),
                             offsets.as_ptr(),
                             result,
@@ -489,10 +523,10 @@ impl Product<'_> {
                     if keep {
                         at += panel.len();
                     }
-                    // SAFETY: the panel lies in the packed weight; tiles lie in the plane, or run over its end into its
-                    // slack; rows of `sums` have room for whole tiles.
+                    let (weight, lda) = packed.panel(group, channels, panel);
+                    // SAFETY: the panel lies in the weight; tiles lie in the plane, or run over its end into its slack; rows
+                    // of `sums` have room for whole tiles.
                     unsafe {
-                        let weight = packed.data.as_ptr().add(packed.at(group, channels, panel));
                         let tile = &self.kernels.tile[panel.len() - 1];
                         let depth = channels.len() * packed.taps;
                         for s in 0..if segments == 1 { 1 } else { rows } {
@@ -509,6 +543,7 @@ impl Product<'_> {
                                 tile[vectors - 1](
                                     depth,
                                     weight,
+                                    lda,
                                     from.add(done),
                                     offsets.as_ptr(),
                                     sums.add(done),

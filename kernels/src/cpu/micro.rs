@@ -24,8 +24,10 @@ pub struct Finish {
     pub relu: bool,
 }
 
-/// `c[i][j] (+)= sum over k of a[k][i] x[offsets[k] + j]`: `(k, a, x, offsets, c, ldc, finish)`.
-pub type Tile = unsafe fn(usize, *const f32, *const f32, *const u32, *mut f32, usize, Finish);
+/// `c[i][j] (+)= sum over k of a[i][k] x[offsets[k] + j]`, where `a` lies at `i lda + k`, or packed at `k rows + i` where
+/// `lda` is 0: `(k, a, lda, x, offsets, c, ldc, finish)`.
+pub type Tile =
+    unsafe fn(usize, *const f32, usize, *const f32, *const u32, *mut f32, usize, Finish);
 
 /// `c[i ldc + j] (+)= sum over rows, columns t of x[i xs + row xrow + t] g[row columns + t][j]`, with `g` as wide as the
 /// tile: `(rows, columns, x, xs, xrow, g, c, ldc, resume)`.
@@ -158,9 +160,11 @@ macro_rules! kernels {
             use super::*;
 
             $(#[$feature])*
+            #[allow(clippy::too_many_arguments)]
             unsafe fn tile<const MR: usize, const NV: usize>(
                 k: usize,
                 a: *const f32,
+                lda: usize,
                 x: *const f32,
                 offsets: *const u32,
                 c: *mut f32,
@@ -168,7 +172,7 @@ macro_rules! kernels {
                 finish: Finish,
             ) {
                 // SAFETY: this function's caller keeps the body's conditions.
-                unsafe { body::tile::<$simd, MR, NV>(k, a, x, offsets, c, ldc, finish) }
+                unsafe { body::tile::<$simd, MR, NV>(k, a, lda, x, offsets, c, ldc, finish) }
             }
 
             $(#[$feature])*

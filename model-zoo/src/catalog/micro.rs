@@ -74,17 +74,17 @@ const fn shufflenet_v2(name: &'static str, stem: usize, width: usize) -> Spec {
     row(name, "ShuffleNetV2", Size::ShuffleNetV2(size))
 }
 
-/// Patches of 4 x 4: 64 tokens and the class's.
-const fn vit(name: &'static str, [width, depth, heads]: [usize; 3]) -> Spec {
+/// Patches of 4 x 4: 64 tokens and the class's. Heads of 8 channels, one for each wave of positions with which training begins.
+const fn vit(name: &'static str, family: &'static str, [width, depth]: [usize; 2]) -> Spec {
     let size = vit::Size {
         image: 32,
         patch: 4,
         width,
         depth,
-        heads,
+        heads: width / 8,
         classes: CLASSES,
     };
-    row(name, "ViT", Size::Vit(size))
+    row(name, family, Size::Vit(size))
 }
 
 const VGG9: vgg::Size = vgg::Size {
@@ -96,7 +96,7 @@ const VGG9: vgg::Size = vgg::Size {
 };
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 17] = [
+pub(super) const ROWS: [Spec; 22] = [
     resnet("micro_resnet8", &[1, 1, 1], 10),
     resnet("micro_resnet14", &[2, 2, 2], 14),
     resnet("micro_resnet20", &[3, 3, 3], 16),
@@ -113,5 +113,10 @@ pub(super) const ROWS: [Spec; 17] = [
     shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
     shufflenet_v2("micro_shufflenet_v2_x1_5", 16, 48),
     row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
-    vit("micro_vit_nano", [32, 2, 2]),
+    vit("micro_vit_nano", "ViT", [48, 3]),
+    vit("micro_vit_tiny", "ViT", [64, 3]),
+    vit("micro_vit_small", "ViT", [64, 4]),
+    vit("micro_deit_nano", "DeiT", [48, 3]),
+    vit("micro_deit_tiny", "DeiT", [64, 3]),
+    vit("micro_deit_small", "DeiT", [64, 4]),
 ];

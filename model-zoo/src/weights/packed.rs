@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
 
-use super::container::{Container, Dtype, Stored, as_f32, check_finite};
+use super::container::{Container, check_finite};
+use super::dtype::{Dtype, as_f32};
 use super::error::{Fault, WeightError};
 use super::source::Source;
+use super::write::Stored;
 
 /// The metadata entry that names packed tensors and their shapes.
 pub const PACKED: &str = "ptsbench.packed";

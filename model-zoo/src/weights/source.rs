@@ -10,10 +10,12 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::container::{Container, Dtype, Named, write};
+use super::container::Container;
+use super::dtype::Dtype;
 use super::error::{NotFinite, WeightError, WrongShape};
 use super::packed::PackedFile;
 use super::torch::TorchFile;
+use super::write::{Named, write};
 
 /// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";

@@ -8,7 +8,7 @@ use model_zoo::catalog::{self, Weights};
 use serde_json::{Value, json};
 
 use crate::plan::{PRESETS, Plan};
-use crate::{allocate, criterion, data, pipeline, task};
+use crate::{allocate, criterion, data, task};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             families.join(", ")
         );
     }
-    let mut rows = rows(args.what, &args.pattern, args.family.as_deref())?;
+    let mut rows = rows(args.what, args.family.as_deref())?;
     let column = rows.0[0];
     rows.1
         .retain(|row| catalog::wildcard(&args.pattern, &row[0]));
@@ -102,8 +102,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 type Rows = (Vec<&'static str>, Vec<Vec<String>>);
 
-/// All rows, but of networks only those that match: counting a large one takes a second.
-fn rows(what: What, pattern: &str, family: Option<&str>) -> anyhow::Result<Rows> {
+/// All rows, but of networks only those of the family.
+fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
     Ok(match what {
         What::Models => {
             let mut rows = Vec::new();
@@ -111,22 +111,17 @@ fn rows(what: What, pattern: &str, family: Option<&str>) -> anyhow::Result<Rows>
             let of_family = |spec: &&catalog::Spec| {
                 family.is_none_or(|family| spec.family.eq_ignore_ascii_case(family))
             };
-            for spec in all
-                .filter(of_family)
-                .filter(|spec| catalog::wildcard(pattern, spec.name))
-            {
-                let layers = pipeline::layers_of(spec.name)?;
-                let weights: usize = layers.iter().map(|layer| layer.len()).sum();
-                let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
+            for spec in all.filter(of_family) {
+                let counts = spec.counts();
                 let [c, h, w] = spec.input;
                 rows.push(vec![
                     spec.name.to_owned(),
                     spec.family.to_owned(),
                     spec.paper.unwrap_or("-").to_owned(),
                     format!("{c}x{h}x{w}"),
-                    layers.len().to_string(),
-                    weights.to_string(),
-                    macs.to_string(),
+                    counts.layers.to_string(),
+                    counts.weights.to_string(),
+                    counts.macs.to_string(),
                     match spec.weights {
                         Weights::BuiltIn => "built in".to_owned(),
                         Weights::File { source } => source.to_owned(),

@@ -4,10 +4,65 @@ use std::mem::MaybeUninit;
 
 use super::{Bits, Entry, Finish, MAX_COLUMNS, Simd};
 
+/// Steps of a sum between two tests for its end: what a loop costs besides its products counts where two threads share a
+/// core.
+const UNROLL: usize = 4;
+
+/// `sum[i][j] += sum over t < k of a(t, i) b(t)[j]`.
+///
+/// # Safety
+/// The caller has S's instructions; below `k` and `MR`, each `a` is a value and each `b` are NV vectors.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const MR: usize, const NV: usize>(
+    sum: &mut [[S::V; NV]; MR],
+    k: usize,
+    a: impl Fn(usize, usize) -> *const f32,
+    b: impl Fn(usize) -> *const f32,
+) {
+    let whole = k - k % UNROLL;
+    // SAFETY: the caller's. Not a closure: it would not have the caller's instructions.
+    unsafe {
+        for t in (0..whole).step_by(UNROLL) {
+            for u in 0..UNROLL {
+                add_product::<S, MR, NV>(sum, |i| a(t + u, i), b(t + u));
+            }
+        }
+        for t in whole..k {
+            add_product::<S, MR, NV>(sum, |i| a(t, i), b(t));
+        }
+    }
+}
+
+/// `sum[i][j] += a(i) b[j]`.
+///
+/// # Safety
+/// As [`add_products`].
+#[inline(always)]
+unsafe fn add_product<S: Simd, const MR: usize, const NV: usize>(
+    sum: &mut [[S::V; NV]; MR],
+    a: impl Fn(usize) -> *const f32,
+    b: *const f32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut columns = [S::zero(); NV];
+        for (j, v) in columns.iter_mut().enumerate() {
+            *v = S::load(b.add(j * S::LANES));
+        }
+        for (i, row) in sum.iter_mut().enumerate() {
+            let w = S::splat(*a(i));
+            for (v, &b) in row.iter_mut().zip(&columns) {
+                *v = S::fma(w, b, *v);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     k: usize,
-    mut a: *const f32,
+    a: *const f32,
+    lda: usize,
     x: *const f32,
     offsets: *const u32,
     c: *mut f32,
@@ -29,19 +84,11 @@ pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
                 *row = [S::splat(*finish.bias.add(i)); NV];
             }
         }
-        for step in 0..k {
-            let at = x.add(*offsets.add(step) as usize);
-            let mut columns = [S::zero(); NV];
-            for (j, v) in columns.iter_mut().enumerate() {
-                *v = S::load(at.add(j * S::LANES));
-            }
-            for (i, row) in sum.iter_mut().enumerate() {
-                let w = S::splat(*a.add(i));
-                for (v, &b) in row.iter_mut().zip(&columns) {
-                    *v = S::fma(w, b, *v);
-                }
-            }
-            a = a.add(MR);
+        let b = |t| x.wrapping_add(*offsets.add(t) as usize);
+        if lda == 0 {
+            add_products::<S, MR, NV>(&mut sum, k, |t, i| a.wrapping_add(t * MR + i), b);
+        } else {
+            add_products::<S, MR, NV>(&mut sum, k, |t, i| a.wrapping_add(i * lda + t), b);
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
@@ -60,7 +107,7 @@ pub unsafe fn outer<S: Simd, const MR: usize>(
     x: *const f32,
     xs: usize,
     xrow: usize,
-    mut g: *const f32,
+    g: *const f32,
     c: *mut f32,
     ldc: usize,
     resume: bool,
@@ -71,15 +118,13 @@ pub unsafe fn outer<S: Simd, const MR: usize>(
         let mut sum = [[S::zero(); 2]; MR];
         for row in 0..rows {
             let at = x.add(row * xrow);
-            for t in 0..columns {
-                let b = [S::load(g), S::load(g.add(S::LANES))];
-                for (i, v) in sum.iter_mut().enumerate() {
-                    let w = S::splat(*at.add(i * xs + t));
-                    v[0] = S::fma(w, b[0], v[0]);
-                    v[1] = S::fma(w, b[1], v[1]);
-                }
-                g = g.add(2 * S::LANES);
-            }
+            let g = g.add(row * columns * 2 * S::LANES);
+            add_products::<S, MR, 2>(
+                &mut sum,
+                columns,
+                |t, i| at.wrapping_add(i * xs + t),
+                |t| g.wrapping_add(t * 2 * S::LANES),
+            );
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
@@ -94,9 +139,9 @@ pub unsafe fn outer<S: Simd, const MR: usize>(
 #[allow(clippy::too_many_arguments)]
 pub unsafe fn gemm<S: Simd, const MR: usize, const NV: usize>(
     k: usize,
-    mut a: *const f32,
+    a: *const f32,
     strides: [isize; 2],
-    mut b: *const f32,
+    b: *const f32,
     ldb: usize,
     c: *mut f32,
     ldc: usize,
@@ -116,19 +161,21 @@ pub unsafe fn gemm<S: Simd, const MR: usize, const NV: usize>(
                 }
             }
         }
-        for _ in 0..k {
-            let mut columns = [S::zero(); NV];
-            for (j, v) in columns.iter_mut().enumerate() {
-                *v = S::load(b.add(j * S::LANES));
+        // Constant distances are no instructions.
+        let packed = |t: usize| b.wrapping_add(t * NV * S::LANES);
+        match strides {
+            [1, next] if next == MR as isize && ldb == NV * S::LANES => {
+                let a = |t, i| a.wrapping_add(t * MR + i);
+                add_products::<S, MR, NV>(&mut sum, k, a, packed);
             }
-            for (i, row) in sum.iter_mut().enumerate() {
-                let w = S::splat(*a.wrapping_offset(i as isize * strides[0]));
-                for (v, &b) in row.iter_mut().zip(&columns) {
-                    *v = S::fma(w, b, *v);
-                }
+            [lda, 1] if ldb == NV * S::LANES => {
+                let a = |t, i| a.wrapping_offset(i as isize * lda).wrapping_add(t);
+                add_products::<S, MR, NV>(&mut sum, k, a, packed);
             }
-            a = a.wrapping_offset(strides[1]);
-            b = b.wrapping_add(ldb);
+            [row, next] => {
+                let a = |t, i| a.wrapping_offset(i as isize * row + t as isize * next);
+                add_products::<S, MR, NV>(&mut sum, k, a, |t| b.wrapping_add(t * ldb));
+            }
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {

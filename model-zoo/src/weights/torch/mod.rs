@@ -20,7 +20,8 @@ use std::sync::{Mutex, PoisonError};
 
 use indexmap::IndexMap;
 
-use super::container::{Dtype, as_f32, check_finite, open_regular};
+use super::container::{check_finite, open_regular};
+use super::dtype::{Dtype, as_f32};
 use super::error::WeightError;
 use super::source::Source;
 use pickle::{Id, Pickle, Strided, Value};

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::super::container::Dtype;
+use super::super::dtype::Dtype;
 use super::TorchFault;
 
 /// Index of a value in the arena.

@@ -1,0 +1,387 @@
+//! Plans that make sense, and those that are refused.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A registry of three networks and one task.
+pub(crate) struct Fake;
+
+impl Registry for Fake {
+    fn weights(&self, model: &str) -> Lookup<String> {
+        Ok(format!("{:064x}", model.len()))
+    }
+    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
+        let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
+        let found: Vec<String> = all
+            .iter()
+            .filter(|name| match glob.strip_suffix('*') {
+                Some(start) => name.starts_with(start),
+                None => **name == glob,
+            })
+            .map(|name| name.to_string())
+            .collect();
+        if found.is_empty() {
+            return Err(format!("no model `{glob}`").into());
+        }
+        Ok(found)
+    }
+    fn task(&self, name: &str) -> Lookup<TaskFacts> {
+        let facts = |data| TaskFacts {
+            version: 3,
+            available: 2000,
+            data,
+        };
+        match name {
+            "micro" => Ok(facts(None)),
+            "files" => Ok(facts(Some("cd".repeat(32)))),
+            _ => Err(format!("no task `{name}`").into()),
+        }
+    }
+    fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
+        Ok((task == "files").then(|| format!("as {model} likes it")))
+    }
+    fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
+        Ok((task == "files").then(|| format!("{:064x}", images as u64 + seed)))
+    }
+    fn allocator_version(&self, _: &str) -> Lookup<u32> {
+        Ok(1)
+    }
+    fn criterion_version(&self, _: &str) -> Lookup<u32> {
+        Ok(1)
+    }
+    fn reconstruction_version(&self) -> u32 {
+        1
+    }
+}
+
+const SMALL: &str = r#"name = "small"
+title = "Small"
+
+[task]
+name = "micro"
+samples = 100
+
+[calibration]
+images = 8
+batch = 4
+
+[fit.few]
+optimizer = "adam"
+lr = 0.001
+steps = 3
+
+[[grid]]
+name = "first"
+track = "allocation"
+models = ["micro_resnet8"]
+rates = [0.5, "2:4"]
+allocators = ["uniform", "erk"]
+"#;
+
+/// What a folder of pictures holds is part of each cell; of the built-in images nothing is said.
+#[test]
+fn cells_name_their_data() {
+    let text = SMALL.replace("\"micro\"", "\"files\"").replace(
+        "allocators = [\"uniform\", \"erk\"]",
+        "allocators = [\"uniform\"]\ngranularity = [\"layer\"]\nseeds = [1, 5]",
+    );
+    let mut lists = Vec::new();
+    for planned in parse(&text).unwrap().expand(&Fake).unwrap() {
+        assert_eq!(planned.cell.task.data, Some("cd".repeat(32)));
+        let recipe = "as micro_resnet8 likes it";
+        assert_eq!(planned.cell.task.recipe.as_deref(), Some(recipe));
+        let settings = planned.cell.sparsity.and_then(|s| s.reconstruction);
+        lists.extend(settings.and_then(|settings| settings.calibration.list));
+    }
+    let [a, b] = [8 + 1, 8 + 5].map(|sum| format!("{sum:064x}"));
+    assert_eq!(lists, [&a, &b, &a, &b].map(String::clone));
+    for planned in parse(SMALL).unwrap().expand(&Fake).unwrap() {
+        assert_eq!(
+            (planned.cell.task.data, planned.cell.task.recipe),
+            (None, None)
+        );
+    }
+}
+
+fn parse(text: &str) -> Result<Plan, PlanError> {
+    Plan::parse(text, "small.toml", &[])
+}
+
+fn error(text: &str) -> String {
+    parse(text)
+        .and_then(|plan| plan.expand(&Fake).map(|_| ()))
+        .unwrap_err()
+        .to_string()
+}
+
+fn set(set: &str) -> Result<Plan, String> {
+    Plan::parse(SMALL, "small.toml", &[set.to_string()]).map_err(|error| error.to_string())
+}
+
+fn labels(plan: &Plan) -> Vec<String> {
+    let cells = plan.expand(&Fake).unwrap();
+    cells
+        .iter()
+        .map(|planned| planned.cell.to_string())
+        .collect()
+}
+
+#[test]
+fn a_grid_is_a_product_with_its_dense_reference() {
+    assert_eq!(
+        labels(&parse(SMALL).unwrap()),
+        [
+            "micro_resnet8 dense",
+            "micro_resnet8 uniform 0.5",
+            "micro_resnet8 erk 0.5",
+            "micro_resnet8 2:4",
+        ]
+    );
+}
+
+#[test]
+fn the_micro_preset_has_the_tables_cells_once() {
+    let plan = Plan::load("micro", &[]).unwrap();
+    let cells = plan.expand(&Fake).unwrap();
+    let reconstructed = cells.iter().filter(|planned| {
+        let sparsity = planned.cell.sparsity.as_ref();
+        sparsity.is_some_and(|s| s.reconstruction.is_some())
+    });
+    // Five distinct configurations of Table 4's seven rows, two rates, two seeds.
+    assert_eq!(reconstructed.count(), 5 * 2 * 2);
+    // Three networks: dense, and three allocators at five rates.
+    assert_eq!(cells.len(), 3 + 3 * 3 * 5 + 20);
+    // (layer, sparse, corrected) stands in all three comparisons.
+    let shared = cells.iter().filter(|planned| {
+        let of_track_2 = |m: &&Member| m.track == Track::Reconstruction;
+        planned
+            .cell
+            .to_string()
+            .contains("layer sparse-input corrected")
+            && planned.grids.iter().filter(of_track_2).count() == 3
+    });
+    assert_eq!(shared.count(), 4);
+    assert!(
+        cells
+            .iter()
+            .all(|planned| planned.key == planned.cell.key())
+    );
+}
+
+#[test]
+fn the_smoke_preset_has_three_cells() {
+    assert_eq!(
+        labels(&Plan::load("smoke", &[]).unwrap()),
+        [
+            "micro_resnet8 dense",
+            "micro_resnet8 uniform 0.7",
+            "micro_resnet8 uniform 0.7 layer sparse-input corrected seed 0",
+        ]
+    );
+}
+
+#[test]
+fn seeds_multiply_reconstructed_cells_only() {
+    let free = SMALL.to_string() + "seeds = [0, 1, 2]\n";
+    assert_eq!(labels(&parse(&free).unwrap()).len(), 4);
+    let fitted = free + "granularity = [\"block\"]\n";
+    assert_eq!(labels(&parse(&fitted).unwrap()).len(), 4 + 3 * 3);
+}
+
+#[test]
+fn a_misspelt_key_has_its_place_and_the_key_meant() {
+    for (right, wrong, place) in [
+        (
+            "samples",
+            "smaples",
+            "small.toml:6:1: unknown key `smaples`, did you mean `samples`?",
+        ),
+        (
+            "title",
+            "titel",
+            "small.toml:2:1: unknown key `titel`, did you mean `title`?",
+        ),
+        (
+            "rates",
+            "rate",
+            "small.toml:21:1: unknown key `rate`, did you mean `rates`?",
+        ),
+        (
+            "batch",
+            "bacth",
+            "small.toml:10:1: unknown key `bacth`, did you mean `batch`?",
+        ),
+        (
+            "steps",
+            "step",
+            "small.toml:15:1: unknown key `step`, did you mean `steps`?",
+        ),
+        (
+            "[task]",
+            "[tasks]",
+            "small.toml:4:2: unknown key `tasks`, did you mean `task`?",
+        ),
+        (
+            "\"adam\"",
+            "\"adm\"",
+            "small.toml:13:13: unknown value `adm`, did you mean `adam`?",
+        ),
+    ] {
+        let message = error(&SMALL.replacen(right, wrong, 1));
+        assert!(message.starts_with(place), "{wrong}: {message}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_remedy() {
+    let with = |right: &str, wrong: &str| error(&SMALL.replacen(right, wrong, 1));
+    for (message, says) in [
+        (with("0.5", "1.5"), "21:10: rate 1.5 is not between 0 and 1"),
+        (with("0.5", "0"), "21:10: rate 0 is not between 0 and 1"),
+        (with("0.5", "nan"), "rate NaN is not between 0 and 1"),
+        (with("2:4", "4:2"), "4:2 is no pattern"),
+        (with("0.5", "0.5, 0.5"), "twice"),
+        (with("[0.5, \"2:4\"]", "[]"), "rates is empty"),
+        (with("[\"micro_resnet8\"]", "[]"), "models is empty"),
+        (
+            with("[\"uniform\", \"erk\"]", "[]"),
+            "rate 0.5 needs an allocator",
+        ),
+        (with("samples = 100", "samples = 0"), "task.samples is 0"),
+        (
+            with("samples = 100", "samples = 2001"),
+            "the set of task `micro` holds 2000",
+        ),
+        (
+            with("batch = 4", "batch = 9"),
+            "batch must lie between 1 and images",
+        ),
+        (with("steps = 3", "steps = 0"), "[fit.few] steps = 0"),
+        (with("lr = 0.001", "lr = -1"), "[fit.few] lr = -1"),
+        (with("\"small\"", "\"a/b\""), "becomes part of file names"),
+        (
+            with("micro_resnet8", "resnot"),
+            "[[grid]] `first`: no model `resnot`",
+        ),
+        (with("\"micro\"", "\"macro\""), "[task]: no task `macro`"),
+        (
+            error(&(SMALL.to_string() + "inputs = [\"dense\"]\n")),
+            "needs granularity",
+        ),
+        (
+            error(&(SMALL.to_string() + "granularity = [\"layer\"]\nfit = \"fwe\"\n")),
+            "did you mean `few`?",
+        ),
+        (
+            error(&(SMALL.to_string() + "granularity = [\"layer\"]\nseeds = []\n")),
+            "seeds is empty",
+        ),
+        (
+            error(&(SMALL.to_string() + "dense = true\n")),
+            "dense = true",
+        ),
+        (error("name = "), "small.toml:1:"),
+    ] {
+        assert!(message.contains(says), "expected {says}: {message}");
+    }
+    let (head, grid) = SMALL.split_at(SMALL.find("[[grid]]").unwrap());
+    assert!(error(head).contains("no [[grid]]"));
+    let twice = format!("{SMALL}\n{grid}");
+    assert!(error(&twice).contains("two [[grid]] are named `first`"));
+    let renamed = format!("{SMALL}\n{}", grid.replace("first", "second"));
+    assert!(error(&renamed).contains("[[grid]] `second` repeats `first`"));
+}
+
+#[test]
+fn one_value_can_be_overridden() {
+    assert_eq!(set("task.samples=7").unwrap().task.samples, 7);
+    assert_eq!(
+        set("title=Plain words, no quotes").unwrap().title,
+        "Plain words, no quotes"
+    );
+    assert_eq!(set("fit.few.lr = 0.5").unwrap().fit["few"].lr, 0.5);
+    let rates = Some(vec![Amount(Pattern::Unstructured { rate: 0.9 })]);
+    assert_eq!(set("grid.0.rates=[0.9]").unwrap().grid[0].rates, rates);
+    assert_eq!(set("grid.first.rates=[0.9]").unwrap().grid[0].rates, rates);
+}
+
+#[test]
+fn an_override_that_fits_nothing_is_refused_with_the_nearest() {
+    for (given, says) in [
+        (
+            "task.smaples=7",
+            "unknown key `smaples`, did you mean `samples`?",
+        ),
+        ("taks.samples=7", "unknown key `taks`, did you mean `task`?"),
+        ("fit.fwe.steps=7", "no [fit.fwe], did you mean `few`?"),
+        ("grid.1.rates=[0.5]", "`grid` has no entry `1`"),
+        ("grid.fisrt.rates=[0.5]", "did you mean `first`?"),
+        (
+            "grid.rates=[0.5]",
+            "name one of its 1 entries, such as grid.0.rates",
+        ),
+        ("grid.0.rates=[0.5", "is not a TOML value"),
+        ("grid.0.rates=[1.5]", "rate 1.5 is not between 0 and 1"),
+        ("title.x=1", "`title` is a string"),
+        ("task.samples", "expected KEY=VALUE"),
+        ("task..samples=1", "empty part"),
+        ("task.samples=many", "invalid type"),
+    ] {
+        let message = set(given).unwrap_err();
+        assert!(
+            message.starts_with(&format!("--set {given}: ")),
+            "{message}"
+        );
+        assert!(message.contains(says), "expected {says}: {message}");
+    }
+}
+
+#[test]
+fn an_unknown_plan_names_the_presets() {
+    let message = Plan::load("mirco", &[]).unwrap_err().to_string();
+    assert!(
+        message.contains("micro, smoke, did you mean `micro`?"),
+        "{message}"
+    );
+    let message = Plan::load(".", &[]).unwrap_err().to_string();
+    assert!(message.starts_with("cannot read the plan"), "{message}");
+}
+
+#[test]
+fn footnotes_follow_overrides() {
+    let lines = set("fit.few.steps=9").unwrap().footnotes().join("\n");
+    assert!(
+        lines.contains("Fit `few`: Adam, 9 steps per unit"),
+        "{lines}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn expansion_repeats_itself_and_lists_each_cell_once(
+        rates in prop::collection::btree_set(1u32..100, 1..5),
+        seeds in prop::collection::btree_set(0u64..9, 1..4),
+        grains in prop::sample::subsequence(vec!["single", "layer", "block"], 0..=3),
+        allocators in prop::sample::subsequence(vec!["uniform", "l2norm", "erk"], 1..=3),
+    ) {
+        let rates: Vec<String> = rates.iter().map(|r| format!("{}", f64::from(*r) / 100.0)).collect();
+        let seeds: Vec<u64> = seeds.into_iter().collect();
+        let (head, _) = SMALL.split_at(SMALL.find("[[grid]]").unwrap());
+        let grid = |name: &str, glob: &str| format!(
+            "[[grid]]\nname = \"{name}\"\ntrack = \"size\"\nmodels = [\"{glob}\"]\nrates = [{}]\n\
+             allocators = {allocators:?}\ngranularity = {grains:?}\nseeds = {seeds:?}\n",
+            rates.join(", ")
+        );
+        let text = format!("{head}{}{}", grid("all", "micro_*"), grid("one", "micro_resnet14"));
+        let cells = parse(&text).unwrap().expand(&Fake).unwrap();
+        prop_assert_eq!(&cells, &parse(&text).unwrap().expand(&Fake).unwrap());
+
+        let distinct: std::collections::HashSet<&Key> = cells.iter().map(|planned| &planned.key).collect();
+        prop_assert_eq!(distinct.len(), cells.len());
+        let per_model = 1 + rates.len() * allocators.len() * (1 + grains.len() * seeds.len());
+        prop_assert_eq!(cells.len(), 3 * per_model);
+        let shared = cells.iter().filter(|planned| planned.grids.len() == 2).count();
+        prop_assert_eq!(shared, per_model);
+    }
+}
