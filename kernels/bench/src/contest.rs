@@ -5,14 +5,15 @@ use std::hint::black_box;
 use anyhow::{Context, Result};
 use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Distribution, Gradients, IndexingUpdateOp, activation};
+use burn::tensor::{DType, Distribution, IndexingUpdateOp};
 use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
 use kernels::plan::{
     self, FrozenWeight, KernelPolicy, Path, PathChoice, Problem, auto_forward, explain,
 };
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
-use crate::engine::{self, Engine, Entry, Keep, Weight};
+use crate::block::{Part, State, run};
+use crate::engine::{self, Engine, Entry, Keep, Weight, tracked};
 use crate::gpu::Gpu;
 use crate::shapes::{Block, Conv, Input, Linear, Matmul, Nm, Op, Pass, Row, Rows, Select, Step};
 
@@ -598,165 +599,7 @@ fn options(stride: usize, padding: usize, groups: usize) -> ConvOptions<2> {
     ConvOptions::new([stride; 2], [padding; 2], [1; 2], groups)
 }
 
-fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    x.autodiff().require_grad()
-}
-
 fn to_vecs<const D: usize>(tensors: &[Tensor<D>]) -> Result<Vec<Vec<f32>>> {
     let vecs = tensors.iter().map(|t| t.to_data().try_into_vec());
     vecs.collect::<Result<_, _>>().context("reading scores")
-}
-
-impl<const D: usize> Weight<D> {
-    fn tracked(&self) -> Self {
-        Self {
-            value: tracked(self.value.clone()),
-            mask: self.mask.clone().map(|mask| Keep {
-                ones: mask.ones.autodiff(),
-                words: mask.words,
-            }),
-        }
-    }
-}
-
-/// A step with its weights.
-#[derive(Clone)]
-enum Part {
-    Plain(Step),
-    Conv(Weight<4>, ConvOptions<2>),
-    Linear(Weight<2>),
-    LayerNorm(Tensor<1>, Tensor<1>),
-    GroupNorm(usize),
-    Attention(usize),
-}
-
-/// A value inside a block.
-#[derive(Clone)]
-enum State {
-    Image(Tensor<4>),
-    Tokens(Tensor<3>),
-}
-
-impl Part {
-    fn tracked(&self) -> Self {
-        match self {
-            Self::Conv(w, options) => Self::Conv(w.tracked(), options.clone()),
-            Self::Linear(w) => Self::Linear(w.tracked()),
-            Self::LayerNorm(gamma, beta) => {
-                Self::LayerNorm(tracked(gamma.clone()), tracked(beta.clone()))
-            }
-            other => other.clone(),
-        }
-    }
-
-    fn take_grad(&self, grads: &Gradients) {
-        match self {
-            Self::Conv(w, _) => drop(black_box(w.value.grad(grads))),
-            Self::Linear(w) => drop(black_box(w.value.grad(grads))),
-            _ => {}
-        }
-    }
-}
-
-impl State {
-    fn tracked(self) -> Self {
-        match self {
-            Self::Image(x) => Self::Image(tracked(x)),
-            Self::Tokens(x) => Self::Tokens(tracked(x)),
-        }
-    }
-
-    fn backward(&self) -> Gradients {
-        match self {
-            Self::Image(x) => x.backward(),
-            Self::Tokens(x) => x.backward(),
-        }
-    }
-
-    fn grad(&self, grads: &Gradients) -> bool {
-        match self {
-            Self::Image(x) => x.grad(grads).is_some(),
-            Self::Tokens(x) => x.grad(grads).is_some(),
-        }
-    }
-}
-
-fn run(engine: &dyn Engine, parts: &[Part], mut state: State) -> State {
-    let mut saved = None;
-    for part in parts {
-        state = match (part, state) {
-            (Part::Plain(Step::Save), state) => {
-                saved = Some(state.clone());
-                state
-            }
-            (Part::Plain(step), State::Image(x)) => State::Image(match (step, saved.clone()) {
-                (Step::Add, Some(State::Image(kept))) => x + kept,
-                _ => pointwise(*step, x),
-            }),
-            (Part::Plain(Step::Gelu), State::Tokens(x)) => State::Tokens(engine.gelu(x)),
-            (Part::Plain(step), State::Tokens(x)) => State::Tokens(match (step, saved.clone()) {
-                (Step::Add, Some(State::Tokens(kept))) => x + kept,
-                _ => pointwise(*step, x),
-            }),
-            (Part::Conv(w, options), State::Image(x)) => State::Image(engine.conv2d(x, w, options)),
-            (Part::GroupNorm(groups), State::Image(x)) => {
-                State::Image(group_norm(engine, x, *groups))
-            }
-            (Part::Linear(w), State::Tokens(x)) => State::Tokens(engine.linear(x, w)),
-            (Part::LayerNorm(gamma, beta), State::Tokens(x)) => {
-                State::Tokens(engine.layer_norm(x, gamma.clone(), beta.clone()))
-            }
-            (Part::Attention(heads), State::Tokens(x)) => {
-                State::Tokens(attention(engine, x, *heads))
-            }
-            _ => unreachable!("the shape file was checked"),
-        };
-    }
-    state
-}
-
-fn pointwise<const D: usize>(step: Step, x: Tensor<D>) -> Tensor<D> {
-    match step {
-        Step::Relu => activation::relu(x),
-        Step::Relu6 => x.clamp(0.0, 6.0),
-        Step::Gelu => activation::gelu(x),
-        Step::Silu => activation::silu(x),
-        other => unreachable!("{other:?} is not pointwise"),
-    }
-}
-
-/// Each group of channels is a row of a layer norm without scale and shift.
-fn group_norm(engine: &dyn Engine, x: Tensor<4>, groups: usize) -> Tensor<4> {
-    let shape = x.dims();
-    let width = shape.iter().product::<usize>() / (shape[0] * groups);
-    let (ones, zeros) = (
-        Tensor::ones([width], &x.device()),
-        Tensor::zeros([width], &x.device()),
-    );
-    let rows = x.reshape([1, shape[0] * groups, width]);
-    engine.layer_norm(rows, ones, zeros).reshape(shape)
-}
-
-/// Scaled dot-product attention of `[batch, tokens, 3 * heads * size]`.
-fn attention(engine: &dyn Engine, x: Tensor<3>, heads: usize) -> Tensor<3> {
-    let [batch, tokens, width] = x.dims();
-    let size = width / 3 / heads;
-    let parts = x
-        .reshape([batch, tokens, 3, heads * size])
-        .permute([2, 0, 1, 3]);
-    let part = |index: usize| {
-        parts
-            .clone()
-            .narrow(0, index, 1)
-            .reshape([batch, tokens, heads, size])
-            .swap_dims(1, 2)
-            .reshape([batch * heads, tokens, size])
-    };
-    let (queries, keys, values) = (part(0), part(1), part(2));
-    let scores = engine.matmul(queries, keys.swap_dims(1, 2)) / (size as f64).sqrt();
-    engine
-        .matmul(engine.softmax(scores), values)
-        .reshape([batch, heads, tokens, size])
-        .swap_dims(1, 2)
-        .reshape([batch, tokens, heads * size])
 }

@@ -2,8 +2,8 @@
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Int, Tensor, activation, module};
-use kernels::WeightGrad;
 use kernels::cpu::Isa;
+use kernels::{Activation, WeightGrad};
 
 use crate::shapes::{Op, Pass};
 
@@ -23,6 +23,24 @@ pub struct Keep<const D: usize> {
     pub ones: Tensor<D>,
     /// Words of `kernels::BitMask`: a row per output.
     pub words: Tensor<2, Int>,
+}
+
+impl<const D: usize> Weight<D> {
+    /// On the tape.
+    pub fn tracked(&self) -> Self {
+        Self {
+            value: tracked(self.value.clone()),
+            mask: self.mask.clone().map(|mask| Keep {
+                ones: mask.ones.autodiff(),
+                words: mask.words,
+            }),
+        }
+    }
+}
+
+/// On the tape.
+pub fn tracked<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.autodiff().require_grad()
 }
 
 /// The products of the rows. The bodies here are stock Burn; an engine overrides what it computes itself.
@@ -66,6 +84,20 @@ pub trait Engine {
     /// With the error function itself.
     fn gelu(&self, x: Tensor<3>) -> Tensor<3> {
         activation::gelu(x)
+    }
+
+    /// ReLU or ReLU6.
+    fn activate(&self, x: Tensor<4>, what: Activation) -> Tensor<4> {
+        match what {
+            Activation::Relu => activation::relu(x),
+            Activation::Relu6 => activation::relu6(x),
+            _ => x,
+        }
+    }
+
+    /// An activation of a sum.
+    fn join(&self, x: Tensor<4>, skip: Tensor<4>, what: Activation) -> Tensor<4> {
+        self.activate(x + skip, what)
     }
 
     /// Which path was taken, where there is a choice.
@@ -136,6 +168,14 @@ impl Engine for Ours {
 
     fn gelu(&self, x: Tensor<3>) -> Tensor<3> {
         kernels::gelu(x)
+    }
+
+    fn activate(&self, x: Tensor<4>, what: Activation) -> Tensor<4> {
+        kernels::activate(x, what)
+    }
+
+    fn join(&self, x: Tensor<4>, skip: Tensor<4>, what: Activation) -> Tensor<4> {
+        kernels::join(x, skip, what)
     }
 
     fn path(&self) -> Option<String> {

@@ -3,6 +3,7 @@
 //! A package of its own, so that the library depends neither on a command line nor on file formats, and no other program
 //! gets the counting allocator.
 
+mod block;
 mod check;
 mod contest;
 mod engine;

@@ -59,6 +59,7 @@ unsafe fn add_product<S: Simd, const MR: usize, const NV: usize>(
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     k: usize,
     a: *const f32,

@@ -11,7 +11,15 @@ use super::recipe::EPOCHS;
 use super::{EpochLog, Recipe, json, top1};
 
 /// Built-in networks below 85 %: `docs/micro-zoo.md` has the reasons.
-const BELOW: &[&str] = &["micro_mobilenetv3_050", "micro_vit_nano"];
+const BELOW: &[&str] = &[
+    "micro_mobilenetv3_050",
+    "micro_vit_nano",
+    "micro_vit_tiny",
+    "micro_vit_small",
+    "micro_deit_nano",
+    "micro_deit_tiny",
+    "micro_deit_small",
+];
 
 /// What the files of a built-in network say.
 struct Stored {
