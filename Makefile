@@ -60,7 +60,7 @@ bench-metrics: rust ## time COCO AP and the Frechet distance beside pycocotools 
 	$(CARGO) build --release --workspace --examples
 	$(PYTHON) tests/peers/metric_peer.py --ours "$(PROGRAMS)/examples/metric_times" $(ARGS)
 
-micro-zoo: rust ## train the built-in networks again (an hour or more; an interrupted run goes on)
+micro-zoo: rust ## train the built-in networks again (several hours; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo
 
 check-gpu: rust ## compile-check the GPU builds

@@ -177,7 +177,7 @@ fn bad_arguments_are_explained() {
     );
     bad(
         "inspect resnet18 --rate 0.9 --allocator l2norm",
-        &["needs weights", "--weights"],
+        &["`resnet18`", "not built in", "--weights FILE"],
     );
     bad(
         "inspect cifar_resnet32 --rate 0.9 --max-rate 0.5",

@@ -86,12 +86,13 @@ pub trait Engine {
         activation::gelu(x)
     }
 
-    /// ReLU or ReLU6.
+    /// ReLU, ReLU6 or nothing.
     fn activate(&self, x: Tensor<4>, what: Activation) -> Tensor<4> {
         match what {
             Activation::Relu => activation::relu(x),
             Activation::Relu6 => activation::relu6(x),
-            _ => x,
+            Activation::Identity => x,
+            other => unreachable!("no block has {other:?}"),
         }
     }
 

@@ -4,16 +4,21 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
+use burn::tensor::{Device, Tensor};
 use indexmap::IndexMap;
 use kernels::nm_applies;
-use model_zoo::weights::{Container, Source};
+use model_zoo::Network;
+use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::weights::WeightError;
 use serde::Serialize;
 
+use super::evaluate::weight_file;
 use crate::allocate::{Allocation, Options, Rate, find};
 use crate::cell::{Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
-use crate::pipeline::layers_of;
+use crate::pipeline::{layers_of, open_dense};
+use crate::subject;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -38,9 +43,12 @@ pub struct Args {
     /// Gamma in the density of ERK.
     #[arg(long, value_name = "GAMMA", default_value_t = 1.0, requires = "rate")]
     pub erk_power: f64,
-    /// A safetensors checkpoint, for allocators that look at weights.
+    /// The model's weight file, for allocators that look at weights [default: the built-in one].
     #[arg(long, value_name = "FILE", requires = "rate")]
     pub weights: Option<PathBuf>,
+    /// Folder of the built-in networks.
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    pub assets: PathBuf,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -82,23 +90,24 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The layers with the weights that `file` holds under `<path>.weight`.
-fn load(file: &Path, layers: Vec<Layer>) -> anyhow::Result<Loaded> {
-    let container = Container::open(file)?;
-    let mut loaded = Vec::with_capacity(layers.len());
-    for layer in layers {
-        let key = format!("{}.weight", layer.path);
-        let weight = container.read(&key)?;
-        let found = container.shape(&key).unwrap_or_default();
-        ensure!(
-            found == layer.shape,
-            "{}: `{key}` has shape {found:?}, the model needs {:?}; name the checkpoint of this model",
-            file.display(),
-            layer.shape
-        );
-        loaded.push((layer, weight));
+/// The model's weights as a run sees them, with batch norms folded.
+fn load(args: &Args) -> anyhow::Result<Loaded> {
+    struct Open<'a>(&'a Path);
+    impl Visit for Open<'_> {
+        type Out = Result<Loaded, WeightError>;
+        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+            self,
+            spec: &'static Spec,
+            network: N,
+        ) -> Self::Out {
+            let network = open_dense(network, self.0)?;
+            let census = subject::census(spec, &network, &Device::flex());
+            Ok(subject::weights(&network, &census))
+        }
     }
-    Ok(Loaded::new(loaded)?)
+    let spec = catalog::find(&args.model)?;
+    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    Ok(spec.open(&Device::flex(), Open(&file))?)
 }
 
 fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Allocation> {
@@ -116,13 +125,10 @@ fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Alloc
             None => options.max_rate = cap.rate,
         }
     }
-    let weights: Box<dyn Weights> = match &args.weights {
-        Some(file) => Box::new(load(file, layers)?),
-        None if allocator.needs_weights() => bail!(
-            "allocator `{}` needs weights; add --weights FILE, or use uniform or erk",
-            allocator.name()
-        ),
-        None => Box::new(layers),
+    let weights: Box<dyn Weights> = if allocator.needs_weights() || args.weights.is_some() {
+        Box::new(load(args)?)
+    } else {
+        Box::new(layers)
     };
     allocator
         .allocate(weights.as_ref(), rate, Rule::Exact, &options)

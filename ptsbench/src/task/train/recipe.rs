@@ -157,9 +157,9 @@ mod tests {
         assert_eq!(recipe, Recipe::MICRO);
         assert_eq!(serde_json::to_string(&recipe).unwrap(), plain);
 
-        let adamw = r#"{"data":1,"seed":0,"images":20000,"epochs":40,"batch":40,"lr":0.0015,"momentum":0.9,"decay":0.05,"transformer":{"beta2":0.999,"warm_up":2,"smoothing":0.0,"erasing":0.0}}"#;
+        let adamw = r#"{"data":1,"seed":0,"images":20000,"epochs":24,"batch":64,"lr":0.0015,"momentum":0.9,"decay":0.05,"transformer":{"beta2":0.99,"warm_up":1,"smoothing":0.0,"erasing":0.0}}"#;
         let recipe: Recipe = serde_json::from_str(adamw).unwrap();
-        assert_eq!(recipe.transformer.unwrap().warm_up, 2);
+        assert_eq!(recipe, Recipe::micro("micro_vit_nano"));
         assert_eq!(serde_json::to_string(&recipe).unwrap(), adamw);
     }
 }
