@@ -5,8 +5,9 @@
 ///
 /// Networks allocate and free the same sizes in every step. By default each large block comes from the system anew, and
 /// its pages are cleared and mapped again one fault at a time, which takes longer than many of the operations on it. A
-/// program that does such work calls this first; memory then stays at its highest use until the end. Does nothing
-/// where the C library is not glibc.
+/// program that does such work calls this first, before it starts threads; memory then stays at its highest use until
+/// the end. Threads share one heap: in one of its own, no block is larger than 64 MiB, and what is larger would come
+/// from the system after all. Does nothing where the C library is not glibc.
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: the options are glibc's own, and it checks their values.
@@ -14,5 +15,6 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }

@@ -149,6 +149,9 @@ fn gradients_agree_with_f64() {
                     let want = f64::from(g[at]) * slope(activation, f64::from(case.x[at]));
                     close(&name, dx[at], want, 16.0 * UNIT);
                 }
+                let mut there = g.clone();
+                pointwise::activation_grad_in_place(isa, kept, &mut there, activation);
+                assert_eq!(there, dx, "{name}, in the gradient's place");
 
                 let Some(line) = case.line() else { continue };
                 let grad = pointwise::line_grad(isa, case.planes, &case.x, line, &g, activation);

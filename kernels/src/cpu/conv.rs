@@ -351,17 +351,16 @@ impl Product<'_> {
             let from = begin.wrapping_add(channels.start * positions);
             // Every channel is another page: gathered once, all rows of weights read it from the first cache.
             for channel in 0..channels.len() {
-                for tile in 0..tiles {
-                    // SAFETY: the caller's, and the scratch has room for so many tiles of a chunk.
-                    unsafe {
-                        gathered
-                            .as_mut_ptr()
-                            .add((tile * channels.len() + channel) * columns)
-                            .copy_from_nonoverlapping(
-                                from.add(channel * positions + tile * columns),
-                                columns,
-                            );
-                    }
+                // SAFETY: the caller's, and the scratch has room for so many tiles of a chunk.
+                unsafe {
+                    (self.kernels.copy)(
+                        from.add(channel * positions),
+                        columns,
+                        tiles,
+                        columns,
+                        gathered.as_mut_ptr().add(channel * columns),
+                        channels.len() * columns,
+                    );
                 }
             }
             // No prefetcher of the processor's follows from page to page: while rows are summed, the lines to gather next

@@ -145,20 +145,32 @@ fn each_plane(
 /// `kept` is what [`Activation::keeps_input`] says: the input, or the result.
 pub fn activation_grad(isa: Isa, kept: &[f32], g: &[f32], activation: Activation) -> Vec<f32> {
     assert_eq!(kept.len(), g.len(), "a gradient has the size of its value");
-    let table = table(isa);
     let mut dx = output(g.len());
     let to = Shared::new(dx.as_mut_ptr());
-    let pieces: Vec<_> = split(g.len(), PIECE).collect();
-    parallel(pieces.len(), g.len() as u64 * WORTH, |piece| {
+    each_slope(isa, kept, Some(g), activation, to);
+    // SAFETY: every piece was written.
+    unsafe { dx.written() }
+}
+
+/// As [`activation_grad`], in the place of `g`.
+pub fn activation_grad_in_place(isa: Isa, kept: &[f32], g: &mut [f32], activation: Activation) {
+    assert_eq!(kept.len(), g.len(), "a gradient has the size of its value");
+    each_slope(isa, kept, None, activation, Shared::new(g.as_mut_ptr()));
+}
+
+/// Gradients into `to`, which holds as many as are kept: of `g`, or of what is in their place.
+fn each_slope(isa: Isa, kept: &[f32], g: Option<&[f32]>, activation: Activation, to: Shared) {
+    let table = table(isa);
+    let pieces: Vec<_> = split(kept.len(), PIECE).collect();
+    parallel(pieces.len(), kept.len() as u64 * WORTH, |piece| {
         let range = pieces[piece].clone();
         // SAFETY: the processor has the table's instructions, and this range is this thread's alone.
         unsafe {
             let to = std::slice::from_raw_parts_mut(to.at(range.start), range.len());
-            (table.activation_grad)(&kept[range.clone()], &g[range], activation, to);
+            let g = g.map(|g| &g[range.clone()]);
+            (table.activation_grad)(&kept[range], g, activation, to);
         }
     });
-    // SAFETY: every piece was written.
-    unsafe { dx.written() }
 }
 
 /// The gradients of `activation(line(x))` from that of its result.
@@ -214,7 +226,7 @@ pub fn line_grad(
 struct Table {
     apply: unsafe fn(&[f32], [f32; 3], Option<&[f32]>, Activation, &mut [f32]),
     apply_in_place: unsafe fn(&mut [f32], [f32; 3], Option<&[f32]>, Activation),
-    activation_grad: unsafe fn(&[f32], &[f32], Activation, &mut [f32]),
+    activation_grad: unsafe fn(&[f32], Option<&[f32]>, Activation, &mut [f32]),
     line_grad: unsafe fn(&[f32], &[f32], [f32; 3], Activation, &mut [f32], &mut [Sum; 2]),
 }
 
@@ -359,17 +371,35 @@ mod body {
     }
 
     #[inline(always)]
-    fn slopes(kept: &[f32], g: &[f32], to: &mut [f32], slope: impl Fn(f32) -> f32) {
-        for ((to, &kept), &g) in to.iter_mut().zip(kept).zip(g) {
-            *to = g * slope(kept);
+    fn slopes(kept: &[f32], g: Option<&[f32]>, to: &mut [f32], slope: impl Fn(f32) -> f32) {
+        match g {
+            Some(g) => {
+                for ((to, &kept), &g) in to.iter_mut().zip(kept).zip(g) {
+                    *to = g * slope(kept);
+                }
+            }
+            None => {
+                for (to, &kept) in to.iter_mut().zip(kept) {
+                    *to *= slope(kept);
+                }
+            }
         }
     }
 
     /// From what the activation keeps, which for all but hard swish is its result.
     #[inline(always)]
-    pub fn activation_grad(kept: &[f32], g: &[f32], activation: Activation, to: &mut [f32]) {
+    pub fn activation_grad(
+        kept: &[f32],
+        g: Option<&[f32]>,
+        activation: Activation,
+        to: &mut [f32],
+    ) {
         match activation {
-            Activation::Identity => to.copy_from_slice(g),
+            Activation::Identity => {
+                if let Some(g) = g {
+                    to.copy_from_slice(g);
+                }
+            }
             Activation::Relu => slopes(kept, g, to, above_zero),
             Activation::Relu6 => slopes(kept, g, to, |y| inside(y, 0.0, 6.0, 1.0)),
             Activation::HardSigmoid => slopes(kept, g, to, |y| inside(y, 0.0, 1.0, 1.0 / 6.0)),
@@ -449,7 +479,12 @@ macro_rules! table {
             }
 
             $(#[$feature])*
-            unsafe fn activation_grad(kept: &[f32], g: &[f32], activation: Activation, to: &mut [f32]) {
+            unsafe fn activation_grad(
+                kept: &[f32],
+                g: Option<&[f32]>,
+                activation: Activation,
+                to: &mut [f32],
+            ) {
                 body::activation_grad(kept, g, activation, to)
             }
 

@@ -1,8 +1,9 @@
 //! Convolution: the gradient of the weight, `dw[r, c, tap] = sum over positions of g[r, p] plane[c, p + tap]`.
 //!
-//! Channels of the input are broadcast from a plane (or in place) against a transposed piece of `g`, `[position][row]`, a
-//! few hundred positions at a time. Threads own channels or rows of the weight, and go through all images in order: no
-//! partial sums, the same bits at every number of threads.
+//! Channels of the input are broadcast from a plane against a transposed piece of `g`, `[position][row]`, a few hundred
+//! positions at a time; in a 1x1 convolution both lie in place, and the side with fewer channels is the transposed one.
+//! Threads own channels or rows of the weight, and go through all images in order: no partial sums, the same bits at every
+//! number of threads.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -39,6 +40,7 @@ pub fn weight_grad(
         view: View::forward(shape),
         rows: shape.outputs / shape.groups,
         channels: shape.inputs / shape.groups,
+        exchanged: shape.is_pointwise() && shape.inputs < shape.outputs,
     };
     let blocks = product.blocks();
     parallel(blocks.len(), shape.macs(), |i| {
@@ -51,8 +53,19 @@ pub fn weight_grad(
 /// A piece of the weight that one thread computes.
 struct Block {
     group: usize,
-    rows: Range<usize>,
-    channels: Range<usize>,
+    /// Channels of the input that are broadcast, or rows where the sides are exchanged.
+    broadcast: Range<usize>,
+    /// Rows that are transposed, or channels of the input.
+    turned: Range<usize>,
+}
+
+/// A factor whose channels lie in place.
+struct Side<'a> {
+    data: &'a [f32],
+    /// Channels of an image.
+    channels: usize,
+    /// First channel of the block.
+    first: usize,
 }
 
 struct Product<'a> {
@@ -61,28 +74,35 @@ struct Product<'a> {
     view: View,
     rows: usize,
     channels: usize,
+    /// Whether the input is transposed, and `g` broadcast.
+    exchanged: bool,
 }
 
 impl Product<'_> {
-    /// Whole panels of channels if there are enough of them, else also blocks of rows.
+    /// Whole panels of what is broadcast if there are enough of them, else also blocks of what is transposed.
     fn blocks(&self) -> Vec<Block> {
+        let (broadcast, turned) = if self.exchanged {
+            (self.rows, self.channels)
+        } else {
+            (self.channels, self.rows)
+        };
         let threads = rayon::current_num_threads();
         let wanted = if threads == 1 { 1 } else { 2 * threads };
         let wanted = wanted.div_ceil(self.shape.groups);
-        let panels = self.channels.div_ceil(self.kernels.rows);
-        let by_channel = wanted.min(panels).max(1);
-        let vectors = self.rows.div_ceil(self.kernels.columns());
-        let by_row = wanted.div_ceil(by_channel).min(vectors).max(1);
+        let panels = broadcast.div_ceil(self.kernels.rows);
+        let by_panel = wanted.min(panels).max(1);
         let columns = self.kernels.columns();
+        let vectors = turned.div_ceil(columns);
+        let by_vector = wanted.div_ceil(by_panel).min(vectors).max(1);
         let mut blocks = Vec::new();
         for group in 0..self.shape.groups {
-            for rows in split(vectors, vectors.div_ceil(by_row)) {
-                let rows = rows.start * columns..(rows.end * columns).min(self.rows);
-                for channels in split(self.channels, self.channels.div_ceil(by_channel)) {
+            for vectors in split(vectors, vectors.div_ceil(by_vector)) {
+                let turned = vectors.start * columns..(vectors.end * columns).min(turned);
+                for broadcast in split(broadcast, broadcast.div_ceil(by_panel)) {
                     blocks.push(Block {
                         group,
-                        rows: rows.clone(),
-                        channels,
+                        broadcast,
+                        turned: turned.clone(),
                     });
                 }
             }
@@ -93,47 +113,83 @@ impl Product<'_> {
     fn run(&self, block: &Block, x: &[f32], g: &[f32], mask: Option<Mask>, to: Shared) {
         let taps = self.shape.taps();
         let columns = self.kernels.columns();
-        let row_blocks: Vec<_> = split(block.rows.len(), columns).collect();
-        // [row block][channel, tap][row]
-        let cell = block.channels.len() * taps * columns;
-        let mut sums = Scratch::take(row_blocks.len() * cell);
-        sums[..row_blocks.len() * cell].fill(0.0);
+        let vectors: Vec<_> = split(block.turned.len(), columns).collect();
+        // [block of what is turned][what is broadcast, tap][turned]
+        let cell = block.broadcast.len() * taps * columns;
+        let mut sums = Scratch::take(vectors.len() * cell);
+        sums[..vectors.len() * cell].fill(0.0);
         if self.shape.is_pointwise() {
-            self.sum_in_place(block, &row_blocks, x, g, &mut sums);
+            let (inputs, outputs) = (
+                (x, self.shape.inputs, self.channels),
+                (g, self.shape.outputs, self.rows),
+            );
+            let side = |(data, channels, of_group), part: &Range<usize>| Side {
+                data,
+                channels,
+                first: block.group * of_group + part.start,
+            };
+            let (broadcast, turned) = if self.exchanged {
+                (outputs, inputs)
+            } else {
+                (inputs, outputs)
+            };
+            let broadcast = side(broadcast, &block.broadcast);
+            let turned = side(turned, &block.turned);
+            self.sum_in_place(
+                block.broadcast.len(),
+                &vectors,
+                &broadcast,
+                &turned,
+                &mut sums,
+            );
         } else {
             // As many channels at a time as leave a plane of a few rows in the second-level cache.
             let lanes = lanes(self.kernels, self.shape.batch, self.view.count);
             let row = Layout::new(&self.view, 1, lanes).channel * lanes;
             let most = (PLANE / row.max(1)).clamp(self.kernels.rows, 64);
-            for channels in split(block.channels.len(), most) {
-                self.sum_planes(block, &row_blocks, &channels, lanes, x, g, &mut sums);
+            for channels in split(block.broadcast.len(), most) {
+                self.sum_planes(block, &vectors, &channels, lanes, x, g, &mut sums);
             }
         }
-        // Turn the sums into the weight's order.
+        for (i, part) in vectors.iter().enumerate() {
+            let turned = block.turned.start + part.start..block.turned.start + part.end;
+            self.store(block, &turned, &sums[i * cell..], mask, to);
+        }
+    }
+
+    /// Sums of one vector block into the weight's order, masked.
+    fn store(
+        &self,
+        block: &Block,
+        turned: &Range<usize>,
+        sums: &[f32],
+        mask: Option<Mask>,
+        to: Shared,
+    ) {
+        let taps = self.shape.taps();
+        let columns = self.kernels.columns();
         let all = self.channels * taps;
-        for (i, rows) in row_blocks.iter().enumerate() {
-            let first = block.group * self.rows + block.rows.start + rows.start;
-            let at = block.channels.start * taps;
-            let n = block.channels.len() * taps;
-            // SAFETY: these rows and channels of the weight are this block's alone.
-            unsafe {
-                let to = to.at(first * all + at);
-                (self.kernels.transpose)(
-                    sums.as_ptr().add(i * cell),
-                    columns,
-                    n,
-                    rows.len(),
-                    to,
-                    all,
-                );
-                if let Some(mask) = mask {
-                    for row in 0..rows.len() {
-                        let words = &mask.words[(first + row) * mask.words_per_row()..];
-                        for j in 0..n {
-                            if words[(at + j) / 32] >> ((at + j) % 32) & 1 == 0 {
-                                *to.add(row * all + j) = 0.0;
-                            }
-                        }
+        let (rows, channels) = if self.exchanged {
+            (&block.broadcast, turned)
+        } else {
+            (turned, &block.broadcast)
+        };
+        let first = block.group * self.rows + rows.start;
+        let (at, n) = (channels.start * taps, channels.len() * taps);
+        // SAFETY: these rows and channels of the weight are this block's alone, and their sums were computed.
+        unsafe {
+            let to = to.at(first * all + at);
+            if self.exchanged {
+                (self.kernels.copy)(sums.as_ptr(), columns, rows.len(), n, to, all);
+            } else {
+                (self.kernels.transpose)(sums.as_ptr(), columns, n, rows.len(), to, all);
+            }
+            let Some(mask) = mask else { return };
+            for row in 0..rows.len() {
+                let words = &mask.words[(first + row) * mask.words_per_row()..];
+                for j in 0..n {
+                    if words[(at + j) / 32] >> ((at + j) % 32) & 1 == 0 {
+                        *to.add(row * all + j) = 0.0;
                     }
                 }
             }
@@ -143,10 +199,10 @@ impl Product<'_> {
     /// 1x1, stride 1: channels are broadcast from where they lie.
     fn sum_in_place(
         &self,
-        block: &Block,
-        row_blocks: &[Range<usize>],
-        x: &[f32],
-        g: &[f32],
+        lines: usize,
+        vectors: &[Range<usize>],
+        broadcast: &Side,
+        turned: &Side,
         sums: &mut [f32],
     ) {
         let positions = self.view.count[0] * self.view.count[1];
@@ -154,42 +210,42 @@ impl Product<'_> {
             return;
         }
         let columns = self.kernels.columns();
-        let (inputs, outputs) = (self.shape.inputs, self.shape.outputs);
-        let cell = block.channels.len() * columns;
-        let mut turned = Scratch::take(POSITIONS.max(positions.min(POSITIONS)) * columns);
+        let cell = lines * columns;
+        let mut strip = Scratch::take(POSITIONS * columns);
         // Several small images at a time, or a piece of a large one.
         let together = (POSITIONS / positions).max(1);
         for images in split(self.shape.batch, together) {
             for piece in split(positions, POSITIONS) {
-                for (i, rows) in row_blocks.iter().enumerate() {
+                for (i, part) in vectors.iter().enumerate() {
                     for (n, image) in images.clone().enumerate() {
-                        let channel = block.group * self.rows + block.rows.start + rows.start;
-                        let from = (image * outputs + channel) * positions + piece.start;
-                        // SAFETY: these rows and positions lie in `g`, and `turned` has room for them.
+                        let channel = turned.first + part.start;
+                        let from = (image * turned.channels + channel) * positions + piece.start;
+                        // SAFETY: these channels and positions lie in `turned`, and the strip has room for them.
                         unsafe {
                             self.turn(
-                                g.as_ptr().add(from),
+                                turned.data.as_ptr().add(from),
                                 positions,
-                                rows.len(),
+                                part.len(),
                                 piece.len(),
-                                turned.as_mut_ptr().add(n * piece.len() * columns),
+                                strip.as_mut_ptr().add(n * piece.len() * columns),
                                 columns,
                             );
                         }
                     }
-                    for panel in split(block.channels.len(), self.kernels.rows) {
-                        let channel =
-                            block.group * self.channels + block.channels.start + panel.start;
-                        let from = (images.start * inputs + channel) * positions + piece.start;
-                        // SAFETY: these channels and positions of these images lie in `x`, the panel's sums in `sums`.
+                    for panel in split(lines, self.kernels.rows) {
+                        let channel = broadcast.first + panel.start;
+                        let from =
+                            (images.start * broadcast.channels + channel) * positions + piece.start;
+                        // SAFETY: these channels and positions of these images lie in `broadcast`, the panel's sums in
+                        // `sums`.
                         unsafe {
                             (self.kernels.outer[panel.len() - 1])(
                                 images.len(),
                                 piece.len(),
-                                x.as_ptr().add(from),
+                                broadcast.data.as_ptr().add(from),
                                 positions,
-                                inputs * positions,
-                                turned.as_ptr(),
+                                broadcast.channels * positions,
+                                strip.as_ptr(),
                                 sums.as_mut_ptr().add(i * cell + panel.start * columns),
                                 columns,
                                 true,
@@ -245,7 +301,7 @@ impl Product<'_> {
             return;
         }
         let pixel = view.source[0] * view.source[1];
-        let cell = block.channels.len() * taps * columns;
+        let cell = block.broadcast.len() * taps * columns;
         let halo = Layout::new(view, 0, lanes).channel * lanes * channels.len();
         let row = Layout::new(view, 1, lanes).channel * lanes * channels.len() - halo;
         let most = (PLANE.saturating_sub(halo) / row.max(1)).max(1);
@@ -260,7 +316,7 @@ impl Product<'_> {
             let images = lanes.min(self.shape.batch - image);
             for band in (0..height).step_by(layout.rows) {
                 let rows = layout.rows.min(height - band);
-                let channel = block.group * self.channels + block.channels.start + channels.start;
+                let channel = block.group * self.channels + block.broadcast.start + channels.start;
                 // SAFETY: these channels and images lie in `x`; the plane was made for them.
                 unsafe {
                     layout.fill(
@@ -277,7 +333,8 @@ impl Product<'_> {
                 }
                 for piece in split(rows, strip) {
                     for (i, row_block) in row_blocks.iter().enumerate() {
-                        let channel = block.group * self.rows + block.rows.start + row_block.start;
+                        let channel =
+                            block.group * self.rows + block.turned.start + row_block.start;
                         if images < lanes {
                             turned[..piece.len() * width * lanes * columns].fill(0.0);
                         }

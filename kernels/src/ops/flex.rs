@@ -349,8 +349,14 @@ impl CpuOps for Flex {
     }
 
     fn join_grad(kept: FlexTensor, g: FlexTensor, activation: Activation) -> FlexTensor {
-        let (kept, g) = (packed(kept), packed(g));
-        let dx = pointwise::activation_grad(Isa::detect(), floats(&kept), floats(&g), activation);
+        let (kept, mut g) = (packed(kept), packed(g));
+        let (isa, kept) = (Isa::detect(), floats(&kept));
+        if is_free(&g) {
+            let values = g.storage_mut::<f32>();
+            pointwise::activation_grad_in_place(isa, kept, values, activation);
+            return g;
+        }
+        let dx = pointwise::activation_grad(isa, kept, floats(&g), activation);
         tensor(dx, g.layout().shape().clone())
     }
 
