@@ -1,7 +1,7 @@
 #!/bin/sh
 # On a machine with a GPU and no network: what is there, whether the kernels are right, how fast they are.
 #
-#   sh run.sh                      every step: inventory, correctness, benchmark, step, peers, cpu
+#   sh run.sh                      every step: inventory, correctness, plan, benchmark, step, peers, cpu
 #   sh run.sh correctness step     some of them
 #
 # Each step is useful alone, takes at most 8 minutes, and leaves its part in results/; the last act of every run joins
@@ -62,7 +62,7 @@ join() {
     printf '%s\n' "$comma"; tr -d '\n' <"$part"; comma=,
   done
   printf '\n]'
-  for part in check-cuda check-wgpu kernels step peers cpu; do
+  for part in check-cuda check-wgpu plan kernels step peers cpu; do
     [ -e "$results/$part.json" ] || continue
     printf ',\n"%s": ' "$part"; cat "$results/$part.json"
   done
@@ -101,7 +101,10 @@ find_cuda() {
 }
 
 inventory() {
-  say "machine: $(uname -srm), $(getconf _NPROCESSORS_ONLN) processors, glibc $(getconf GNU_LIBC_VERSION 2>/dev/null || echo unknown)"
+  if command -v sha256sum >/dev/null; then
+    sha256sum -c --quiet sums.txt || { say "the folder is not as it was packed; copy it again"; return 1; }
+  fi
+  say "machine: $(uname -srm), $(getconf _NPROCESSORS_ONLN) processors, $(getconf GNU_LIBC_VERSION 2>/dev/null || echo 'C library unknown')"
   if command -v nvidia-smi >/dev/null; then
     nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap,power.limit --format=csv,noheader || nvidia-smi -L
   else
@@ -139,6 +142,23 @@ choose_device() {
   return 2
 }
 
+# `smoke DEVICE`: the smallest plan from allocation to scores; its lines stay in results/smoke-DEVICE.log.
+smoke() {
+  rm -rf "$results/store-$1"
+  "$ptsbench" run smoke --device "$1" --store "$results/store-$1" --assets assets >"$results/smoke-$1.log" 2>&1
+  status=$?
+  cat "$results/smoke-$1.log"
+  return $status
+}
+
+# The smoke plan on the CPU and on the GPU: the top-1 of both, side by side.
+plan() {
+  choose_device || return 2
+  smoke flex && smoke "$chosen" || return 1
+  printf '{"device": "%s",\n"cpu": %s,\n"gpu": %s}\n' "$chosen" \
+    "$(quoted <"$results/smoke-flex.log")" "$(quoted <"$results/smoke-$chosen.log")" >"$results/plan.json"
+}
+
 benchmark() {
   choose_device || return 2
   "$bench" --device "$chosen" $quick --json "$results/kernels.json"
@@ -161,9 +181,13 @@ peers() {
   return 2
 }
 
-# What needs no GPU: the CPU's kernels at sizes of seconds, and a plan's first lines.
+# What needs no GPU: the CPU's kernels at sizes of seconds, the smoke plan, the data sets' readers.
 cpu() {
-  "$bench" --quick --json "$results/cpu.json" && "$ptsbench" list models >/dev/null && say "the CPU's part works"
+  "$bench" --quick --json "$results/cpu.json" && smoke flex || return 1
+  for folder in golden/datasets/valid/cifar/* golden/datasets/valid/[!c]* golden/datasets/valid/coco; do
+    "$ptsbench" data check "$folder" || return 1
+  done
+  say "the CPU's part works"
 }
 
 find_cuda
@@ -175,11 +199,11 @@ if [ "${1:-}" = --one ]; then
   case $2 in step) block_step ;; *) "$2" ;; esac
   exit
 fi
-[ $# -gt 0 ] || set -- inventory correctness benchmark step peers cpu
+[ $# -gt 0 ] || set -- inventory correctness plan benchmark step peers cpu
 for name in "$@"; do
   case $name in
-    inventory | correctness | benchmark | step | peers | cpu) step "$name" ;;
-    *) say "no step is called $name; the steps are inventory, correctness, benchmark, step, peers, cpu" >&2; exit 2 ;;
+    inventory | correctness | plan | benchmark | step | peers | cpu) step "$name" ;;
+    *) say "no step is called $name; the steps are inventory, correctness, plan, benchmark, step, peers, cpu" >&2; exit 2 ;;
   esac
 done
 join >"$results/gpu-check.json.part" && mv "$results/gpu-check.json.part" "$results/gpu-check.json"
