@@ -235,7 +235,7 @@ impl List<'_> {
                     self,
                     format!("count, digits from {shift}, magnitude {magnitude}"),
                     ONE_OFF,
-                    &["atomicAdd"],
+                    &["atom.relaxed.add"],
                     select::count,
                     buffer(),
                     buffer(),
@@ -261,7 +261,7 @@ impl List<'_> {
             let instruction: &[&str] = if votes {
                 &["__ballot_sync"]
             } else {
-                &["atomicAdd"]
+                &["atom.relaxed.add"]
             };
             for magnitude in [false, true] {
                 add!(
@@ -420,7 +420,7 @@ impl List<'_> {
                 self,
                 format!("thresholds, {rule:?}"),
                 ONE_OFF,
-                &["atomicAdd"],
+                &["atom.relaxed.add"],
                 soft::mask_rows,
                 buffer(),
                 buffer(),

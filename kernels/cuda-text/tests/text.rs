@@ -41,36 +41,58 @@ fn instructions() {
     println!("{} kernels lowered to CUDA text", entries.len());
 }
 
+/// The tensor-core kernels keep everything in registers. Of the portable ones NVRTC puts a few registers of a few forms into
+/// memory, although more would be left, to have more cubes at a time: no more than this.
+const PORTABLE_SPILL: u32 = 256;
+
 #[test]
 fn machine_code() {
     let nvrtc = match Nvrtc::open() {
         Ok(nvrtc) => nvrtc,
         Err(why) => return println!("skipped: nvrtc: {why}"),
     };
-    let mut compiled = 0;
-    for entry in &entries() {
-        let text = lower(entry).unwrap_or_else(|e| panic!("{e}"));
-        for architecture in entry.architectures {
-            let usage = nvrtc
-                .compile(&text.source, architecture)
-                .unwrap_or_else(|e| panic!("{} for {architecture}: {e}", entry.name));
-            println!(
-                "{} | {architecture} | {} registers | {} bytes spilled | {} bytes shared",
-                entry.name, usage.registers, usage.spilled, text.shared
-            );
-            assert_eq!(usage.spilled, 0, "{} spills on {architecture}", entry.name);
-            // Register files have 65,536: a cube that needs more cannot be launched.
-            assert!(
-                usage.registers * entry.units <= 65_536,
-                "{} does not fit",
-                entry.name
-            );
-            assert!(usage.code > 0);
-            compiled += 1;
-        }
-    }
+    let (device, target) = device();
     let (major, minor) = nvrtc.version;
-    println!("{compiled} kernels compiled by NVRTC {major}.{minor}, none with spills");
+    for (kind, entries, most) in [
+        ("tensor-core", catalog::entries(&device, &target), 0),
+        (
+            "portable",
+            portable::entries(&device, &target),
+            PORTABLE_SPILL,
+        ),
+    ] {
+        let (mut compiled, mut spilling, mut worst) = (0, 0, 0);
+        for entry in &entries {
+            let text = lower(entry).unwrap_or_else(|e| panic!("{e}"));
+            for architecture in entry.architectures {
+                let usage = nvrtc
+                    .compile(&text.source, architecture)
+                    .unwrap_or_else(|e| panic!("{} for {architecture}: {e}", entry.name));
+                println!(
+                    "{} | {architecture} | {} registers | {} bytes spilled | {} bytes shared",
+                    entry.name, usage.registers, usage.spilled, text.shared
+                );
+                assert!(
+                    usage.spilled <= most,
+                    "{} spills on {architecture}",
+                    entry.name
+                );
+                // Register files have 65,536: a cube that needs more cannot be launched.
+                assert!(
+                    usage.registers * entry.units <= 65_536,
+                    "{} does not fit",
+                    entry.name
+                );
+                assert!(usage.code > 0);
+                compiled += 1;
+                spilling += u32::from(usage.spilled > 0);
+                worst = worst.max(usage.spilled);
+            }
+        }
+        println!(
+            "{compiled} {kind} kernels compiled by NVRTC {major}.{minor}, {spilling} with spills, at most {worst} bytes"
+        );
+    }
 }
 
 #[test]

@@ -286,8 +286,10 @@ impl Product<'_> {
         let groups = self.shape.groups;
         let depth = packed.chunks.iter().map(Range::len).max().unwrap_or(0);
         let offsets: Vec<u32> = (0..depth).map(|c| (c * columns) as u32).collect();
-        // Whole tiles; what is left over is a tile of its own that overlaps the one before.
+        // Whole tiles; what is left over is a tile of its own, half as wide if that will do, that overlaps the one before.
         let tiles = positions / columns;
+        let left = positions % columns;
+        let last = left.div_ceil(self.kernels.lanes);
         let pieces = self.pieces(self.shape.batch * groups);
         let blocks: Vec<_> = split(tiles, tiles.div_ceil(pieces)).collect();
         parallel(
@@ -296,7 +298,7 @@ impl Product<'_> {
             |item| {
                 let (image, block) = (item / blocks.len(), &blocks[item % blocks.len()]);
                 let mut gathered = Scratch::take(GATHER * depth * columns);
-                let mut run = |at, tiles| {
+                let mut run = |at, tiles, vectors| {
                     // SAFETY: the tiles' positions lie inside the image, and this piece of it is this item's alone.
                     unsafe {
                         self.tiles_in_place(
@@ -307,23 +309,24 @@ impl Product<'_> {
                             image,
                             at,
                             tiles,
+                            vectors,
                             &offsets,
                             &mut gathered,
                         );
                     }
                 };
                 // First the one that overlaps: its neighbour in the same block stores the shared places anew.
-                if block.end == tiles && !positions.is_multiple_of(columns) {
-                    run(positions - columns, 1);
+                if block.end == tiles && left > 0 {
+                    run(positions - last * self.kernels.lanes, 1, last);
                 }
                 for first in block.clone().step_by(GATHER) {
-                    run(first * columns, GATHER.min(block.end - first));
+                    run(first * columns, GATHER.min(block.end - first), 2);
                 }
             },
         );
     }
 
-    /// A few tiles of positions of one image's group, all rows.
+    /// A few tiles of positions of one image's group, all rows; one tile, if it is of one vector.
     ///
     /// # Safety
     /// The tiles from `at` on lie in the image, and no other thread writes there.
@@ -337,6 +340,7 @@ impl Product<'_> {
         image: usize,
         at: usize,
         tiles: usize,
+        vectors: usize,
         offsets: &[u32],
         gathered: &mut Scratch,
     ) {
@@ -357,7 +361,7 @@ impl Product<'_> {
                         from.add(channel * positions),
                         columns,
                         tiles,
-                        columns,
+                        vectors * self.kernels.lanes,
                         gathered.as_mut_ptr().add(channel * columns),
                         channels.len() * columns,
                     );
@@ -391,7 +395,7 @@ impl Product<'_> {
                     let (weight, lda) = packed.panel(group, channels, panel);
                     // SAFETY: the caller's, and the panel lies in the weight.
                     unsafe {
-                        (self.kernels.tile[panel.len() - 1][1])(
+                        (self.kernels.tile[panel.len() - 1][vectors - 1])(
                             channels.len(),
                             weight,
                             lda,
