@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::micro::{Bits, MAX_COLUMNS, MAX_ROWS};
-use super::work::{Scratch, Shared, output, parallel, split};
+use super::work::{Scratch, Shared, output, parallel, prefetch, split};
 use super::{Epilogue, Finish, Isa, Kernels, Mask};
 
 /// Steps of k of one pass: a panel of B, this deep, takes three quarters of a first-level cache of 32 KiB.
@@ -23,6 +23,8 @@ const PANELS: usize = 32;
 const REPAY: [usize; 2] = [16, 4];
 /// Panels of a result after which its mask is applied, while it is in the first cache.
 const MASKED: usize = 5;
+/// Results beyond these lie outside of a second-level cache, and are asked for ahead.
+const FAR: usize = 64 * 1024;
 /// Multiply-adds of a work item that outweigh handing it to a thread.
 const ITEM: u64 = 100_000;
 
@@ -224,8 +226,9 @@ impl Product<'_> {
     }
 
     fn compute(&self, item: &Item) {
-        let [_, k, n] = self.size;
+        let [m, k, n] = self.size;
         let width = self.kernels.columns();
+        let far = m * n > FAR;
         let in_place = self.b_in_place(item);
         let mut depths: Vec<_> = split(k, if in_place { ALONG } else { DEPTH }).collect();
         if depths.is_empty() {
@@ -295,6 +298,14 @@ impl Product<'_> {
                                     (item.a.at(panel.start, depth.start), item.a.strides)
                                 };
                                 at += panel.len() * depth.len();
+                                if far {
+                                    let next = panel.end + self.kernels.rows;
+                                    for row in panel.end..next.min(item.rows.end) {
+                                        let c = item.c.at(row * n + column);
+                                        prefetch::<true>(c);
+                                        prefetch::<true>(c.wrapping_add(n_here - 1));
+                                    }
+                                }
                                 let c = item.c.at(panel.start * n + column);
                                 // SAFETY: the panel's rows and these columns belong to this item, A's panel and B's are
                                 // whole.

@@ -10,12 +10,14 @@ use std::ops::Range;
 
 use super::conv::{check, lanes};
 use super::plane::{Layout, View};
-use super::work::{Scratch, Shared, output, parallel, split};
+use super::work::{Scratch, Shared, output, parallel, prefetch, split};
 use super::{Isa, Kernels, Mask};
 use crate::ConvShape;
 
 /// Positions of `g` that are turned at a time: with one vector pair each they fill half of a first-level cache.
 const POSITIONS: usize = 256;
+/// Floats of a cache line.
+const LINE: usize = 16;
 /// Floats of a plane.
 const PLANE: usize = 96 * 1024;
 
@@ -331,50 +333,69 @@ impl Product<'_> {
                         plane.as_mut_ptr(),
                     );
                 }
-                for piece in split(rows, strip) {
-                    for (i, row_block) in row_blocks.iter().enumerate() {
-                        let channel =
-                            block.group * self.rows + block.turned.start + row_block.start;
-                        if images < lanes {
-                            turned[..piece.len() * width * lanes * columns].fill(0.0);
+                let turns: Vec<_> = split(rows, strip)
+                    .flat_map(|piece| (0..row_blocks.len()).map(move |i| (piece.clone(), i)))
+                    .collect();
+                // Where a piece of a row of `g` begins.
+                let place = |image: usize, piece: &Range<usize>, row: usize| {
+                    let row = block.group * self.rows + block.turned.start + row;
+                    let from = (image * self.shape.outputs + row) * height + band + piece.start;
+                    g.as_ptr().wrapping_add(from * width)
+                };
+                for (turn, (piece, i)) in turns.iter().enumerate() {
+                    let (i, row_block) = (*i, &row_blocks[*i]);
+                    if images < lanes {
+                        turned[..piece.len() * width * lanes * columns].fill(0.0);
+                    }
+                    for n in 0..images {
+                        // SAFETY: these rows and positions lie in `g`, and `turned` has room for them.
+                        unsafe {
+                            self.turn(
+                                place(image + n, piece, row_block.start),
+                                height * width,
+                                row_block.len(),
+                                piece.len() * width,
+                                turned.as_mut_ptr().add(n * columns),
+                                lanes * columns,
+                            );
                         }
-                        for n in 0..images {
-                            let from =
-                                ((image + n) * self.shape.outputs + channel) * height * width
-                                    + (band + piece.start) * width;
-                            // SAFETY: these rows and positions lie in `g`, and `turned` has room for them.
-                            unsafe {
-                                self.turn(
-                                    g.as_ptr().add(from),
-                                    height * width,
-                                    row_block.len(),
-                                    piece.len() * width,
-                                    turned.as_mut_ptr().add(n * columns),
-                                    lanes * columns,
-                                );
+                    }
+                    let panels = split(channels.len(), self.kernels.rows);
+                    let shares = panels.clone().count();
+                    for (share, panel) in panels.enumerate() {
+                        // Rows of `g` are far apart: no prefetcher follows. What is turned next comes in meanwhile, with
+                        // each panel its share.
+                        if let Some((piece, i)) = turns.get(turn + 1) {
+                            let (next, n) = (&row_blocks[*i], piece.len() * width);
+                            let lines = images * next.len();
+                            for line in share * lines / shares..(share + 1) * lines / shares {
+                                let row = next.start + line % next.len();
+                                let from = place(image + line / next.len(), piece, row);
+                                for at in (0..n).step_by(LINE) {
+                                    prefetch::<false>(from.wrapping_add(at));
+                                }
+                                prefetch::<false>(from.wrapping_add(n - 1));
                             }
                         }
-                        for panel in split(channels.len(), self.kernels.rows) {
-                            for (t, &(tap, _)) in sub.taps.iter().enumerate() {
-                                let from = panel.start * channel_len
-                                    + piece.start * layout.width * lanes
-                                    + offsets[t] as usize;
-                                let at = i * cell
-                                    + ((channels.start + panel.start) * taps + tap) * columns;
-                                // SAFETY: the taps of these rows lie in the plane, the panel's sums in `sums`.
-                                unsafe {
-                                    (self.kernels.outer[panel.len() - 1])(
-                                        piece.len(),
-                                        width * lanes,
-                                        plane.as_ptr().add(from),
-                                        channel_len,
-                                        layout.width * lanes,
-                                        turned.as_ptr(),
-                                        sums.as_mut_ptr().add(at),
-                                        taps * columns,
-                                        true,
-                                    );
-                                }
+                        for (t, &(tap, _)) in sub.taps.iter().enumerate() {
+                            let from = panel.start * channel_len
+                                + piece.start * layout.width * lanes
+                                + offsets[t] as usize;
+                            let at =
+                                i * cell + ((channels.start + panel.start) * taps + tap) * columns;
+                            // SAFETY: the taps of these rows lie in the plane, the panel's sums in `sums`.
+                            unsafe {
+                                (self.kernels.outer[panel.len() - 1])(
+                                    piece.len(),
+                                    width * lanes,
+                                    plane.as_ptr().add(from),
+                                    channel_len,
+                                    layout.width * lanes,
+                                    turned.as_ptr(),
+                                    sums.as_mut_ptr().add(at),
+                                    taps * columns,
+                                    true,
+                                );
                             }
                         }
                     }

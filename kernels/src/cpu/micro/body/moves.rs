@@ -183,17 +183,20 @@ pub unsafe fn transpose<S: Simd>(
     to: *mut f32,
     ldd: usize,
 ) {
-    let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
-    let scalar = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {
-        for row in rows {
-            for column in columns.clone() {
+    if rows < 8 || columns < 8 {
+        for row in 0..rows {
+            for column in 0..columns {
                 // SAFETY: the caller gives `rows` x `columns` values on both sides.
                 unsafe { *to.add(column * ldd + row) = *from.add(row * lds + column) };
             }
         }
-    };
-    for row in (0..whole_rows).step_by(8) {
-        for column in (0..whole_columns).step_by(8) {
+        return;
+    }
+    // The last block ends with the row or column, and overlaps the one before.
+    for row in (0..rows).step_by(8) {
+        let row = row.min(rows - 8);
+        for column in (0..columns).step_by(8) {
+            let column = column.min(columns - 8);
             // SAFETY: as above, and the whole block lies inside.
             unsafe {
                 S::transpose8(
@@ -205,8 +208,6 @@ pub unsafe fn transpose<S: Simd>(
             };
         }
     }
-    scalar(0..whole_rows, whole_columns..columns);
-    scalar(whole_rows..rows, 0..columns);
 }
 
 /// Columns that [`pack`] takes at a time: what it holds of them stays in registers and the first cache.

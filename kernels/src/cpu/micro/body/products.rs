@@ -1,6 +1,7 @@
 //! Sums of products that stay in registers: dense tiles, and kept weights alone.
 
 use super::super::{Entry, Finish, Simd};
+use crate::cpu::work::prefetch;
 
 /// Steps of a sum between two tests for its end: what a loop costs besides its products counts where two threads share a
 /// core.
@@ -114,6 +115,12 @@ pub unsafe fn outer<S: Simd, const MR: usize>(
     // SAFETY: the caller has S's instructions; `x` holds `columns` values from each i * xs + row * xrow on, `g`
     // rows * columns tiles' widths, `c` MR of them at distance `ldc`.
     unsafe {
+        // Sums of a large weight are far away, and their turn comes when these products are done.
+        for i in 0..MR {
+            let row = c.wrapping_add(i * ldc);
+            prefetch::<true>(row);
+            prefetch::<true>(row.wrapping_add(2 * S::LANES - 1));
+        }
         let mut sum = [[S::zero(); 2]; MR];
         for row in 0..rows {
             let at = x.add(row * xrow);
