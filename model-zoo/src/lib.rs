@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod detection;
 pub mod diffusion;
+pub mod file;
 pub mod fold;
 pub mod frozen;
 pub mod graft;

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::note;
+
 /// The exit code of an interrupted program, as shells expect it (128 + SIGINT).
 pub const EXIT_CODE: u8 = 130;
 
@@ -19,12 +21,12 @@ pub struct Interrupted;
 pub fn install(kept: &'static str) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || {
         if REQUESTED.swap(true, Ordering::SeqCst) {
-            eprintln!(
+            note!(
                 "\nstopped at once; what was finished before is kept, run the same command again to go on"
             );
             std::process::exit(i32::from(EXIT_CODE));
         }
-        eprintln!("\nstopping after this step; {kept}. Ctrl-C again stops at once");
+        note!("\nstopping after this step; {kept}. Ctrl-C again stops at once");
     })
 }
 

@@ -29,3 +29,4 @@ pub mod select;
 pub mod store;
 pub mod subject;
 pub mod task;
+pub mod terminal;

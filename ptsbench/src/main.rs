@@ -5,17 +5,22 @@ use std::process::ExitCode;
 use clap::Parser;
 use ptsbench::cli::Cli;
 use ptsbench::interrupt::{self, Interrupted};
+use ptsbench::note;
+use ptsbench::terminal::{self, OutputError};
 
 fn main() -> ExitCode {
     kernels::keep_freed_memory();
     match Cli::parse().run() {
         Ok(code) => code,
+        Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => {
+            ExitCode::from(terminal::CLOSED)
+        }
         Err(error) if error.chain().any(|cause| cause.is::<Interrupted>()) => {
-            eprintln!("{}", told(&error));
+            note!("{}", told(&error));
             ExitCode::from(interrupt::EXIT_CODE)
         }
         Err(error) => {
-            eprintln!("error: {}", told(&error));
+            note!("error: {}", told(&error));
             ExitCode::FAILURE
         }
     }

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::{out, outln};
 use model_zoo::weights::{self, Source, WeightError};
 use serde::Serialize;
 
@@ -131,9 +132,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (a, b) = (weights::open(&args.a)?, weights::open(&args.b)?);
     let comparison = Comparison::of(a.as_ref(), b.as_ref())?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&comparison)?);
+        outln!("{}", serde_json::to_string_pretty(&comparison)?)?;
     } else {
-        print!("{}", text(&args.a, &args.b, &comparison));
+        out!("{}", text(&args.a, &args.b, &comparison))?;
     }
     Ok(if comparison.equal() {
         ExitCode::SUCCESS

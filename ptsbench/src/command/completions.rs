@@ -1,9 +1,9 @@
 //! `ptsbench completions`: a shell's completion script, made from the same types that parse the command line.
 
-use std::io::Write;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
+
+use crate::terminal;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    std::io::stdout().write_all(&script(args.shell))?;
+    terminal::print_bytes(&script(args.shell))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::data::check;
+use crate::outln;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -26,12 +27,12 @@ pub enum Action {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let Action::Check { folder } = args.action;
     let report = check::check(&folder)?;
-    println!("{}", report.set);
+    outln!("{}", report.set)?;
     for fact in &report.facts {
-        println!("  {fact}");
+        outln!("  {fact}")?;
     }
     for warning in &report.warnings {
-        println!("warning: {warning}");
+        outln!("warning: {warning}")?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::store::Store;
+use crate::terminal;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -19,7 +20,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let mut devices = crate::device::describe();
     devices.extend(gpu::lines());
-    examine(&args, &devices, &mut std::io::stdout().lock())
+    terminal::page(|out| examine(&args, &devices, out))
 }
 
 /// Prints what there is and what is broken; fails where anything is broken. `devices` are lines of name and finding.

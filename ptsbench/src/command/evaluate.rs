@@ -25,6 +25,7 @@ use crate::registry::{NoWeights, Zoo};
 use crate::subject;
 use crate::task::journal::{Binding, Journal};
 use crate::task::{self, OpenError, Run, Set, Task, TaskError};
+use crate::{note, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -98,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let file = weight_file(spec, args.weights.clone(), &args.assets)?;
     let set = Arc::new(open_set(&args.data)?);
     for warning in &set.warnings {
-        eprintln!("warning: {warning}");
+        note!("warning: {warning}");
     }
     let chosen = device::choose(args.device)?;
     interrupt::install(match args.resume {
@@ -118,9 +119,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        outln!("{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        println!(
+        outln!(
             "{}: top-1 {:.2} %, top-5 {:.2} % of {} images of {} ({})",
             report.model,
             report.top1,
@@ -128,13 +129,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             report.images,
             report.data,
             report.weights.display()
-        );
+        )?;
     }
     let unreadable = report.unreadable.len();
     if unreadable == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!(
+    note!(
         "{unreadable} of {} images could not be read; they count as not classified",
         report.images
     );

@@ -9,6 +9,7 @@ use crate::cell::{Cell, Granularity, Inputs, Pattern};
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
+use crate::outln;
 use crate::pipeline::Bench;
 use crate::plan::Plan;
 use crate::progress::{Mode, Progress};
@@ -133,16 +134,16 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let _ = std::fs::remove_dir_all(&work);
 
     let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
-    println!("{}: {cell}", args.out.display());
-    println!(
+    outln!("{}: {cell}", args.out.display())?;
+    outln!(
         "{tensors} tensors, {layers} layers, {zeros} of {weights} prunable weights are zero ({:.4})",
         zeros as f64 / weights.max(1) as f64
-    );
-    println!(
+    )?;
+    outln!(
         "{} bytes; the file it was made from has {}",
         size(&args.out),
         size(&file)
-    );
+    )?;
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use model_zoo::catalog::{self, Spec, Weights};
 
 use crate::fetch::{FetchError, Settings, Wanted, fetch};
 use crate::interrupt;
+use crate::terminal::OutputError;
+use crate::{note, out, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -39,34 +41,37 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
     let mut failed = 0;
     for spec in specs {
-        match one(spec, &settings) {
-            Ok(()) => {}
-            Err(FetchError::Interrupted(stop)) => return Err(stop.into()),
-            Err(error) => {
-                eprintln!("{}: {error}", spec.name);
-                failed += 1;
-            }
+        let Err(error) = one(spec, &settings) else {
+            continue;
+        };
+        if error.is::<OutputError>() {
+            return Err(error);
         }
+        if let Some(FetchError::Interrupted(stop)) = error.downcast_ref() {
+            return Err((*stop).into());
+        }
+        note!("{}: {error:#}", spec.name);
+        failed += 1;
     }
     if failed > 0 {
         let files = if failed == 1 { "file is" } else { "files are" };
-        eprintln!("{failed} {files} missing");
+        note!("{failed} {files} missing");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn one(spec: &Spec, settings: &Settings) -> Result<(), FetchError> {
+fn one(spec: &Spec, settings: &Settings) -> anyhow::Result<()> {
     let name = spec.name;
     let Some(origin) = spec.origin() else {
         match spec.weights {
-            Weights::BuiltIn => println!("{name}: built in, nothing to fetch"),
-            _ => println!("{name}: exists for tests and has no weights"),
+            Weights::BuiltIn => outln!("{name}: built in, nothing to fetch")?,
+            _ => outln!("{name}: exists for tests and has no weights")?,
         }
         return Ok(());
     };
     let Some(wanted) = Wanted::of(origin) else {
-        print!("{}", elsewhere(origin));
+        out!("{}", elsewhere(origin))?;
         return Ok(());
     };
     let bar = ProgressBar::new(0).with_prefix(name);
@@ -81,12 +86,12 @@ fn one(spec: &Spec, settings: &Settings) -> Result<(), FetchError> {
     });
     bar.finish_and_clear();
     let fetched = fetched?;
-    println!("{name}: {} ({})", origin.place, licence(origin));
+    outln!("{name}: {} ({})", origin.place, licence(origin))?;
     if !fetched.verified {
-        println!("  nobody told its SHA-256, so it was not checked");
+        outln!("  nobody told its SHA-256, so it was not checked")?;
     }
-    println!("  sha256 {}", fetched.sha256);
-    println!("  --weights {name}={}", fetched.path.display());
+    outln!("  sha256 {}", fetched.sha256)?;
+    outln!("  --weights {name}={}", fetched.path.display())?;
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use crate::interrupt;
 use crate::metric::fid::{self, Statistics};
 use crate::metric::npz;
 use crate::progress::counter::Counter;
+use crate::{note, outln};
 
 /// The built-in set of images.
 const BUILT_IN: &str = "micro:generation";
@@ -83,7 +84,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             .with_context(|| name.to_owned())?;
         if let (Some(file), true) = (&args.save_stats, measured.is_empty()) {
             npz::write(file, &set.statistics)?;
-            eprintln!("{}: statistics of {name}", file.display());
+            note!("{}: statistics of {name}", file.display());
         }
         measured.push(set);
     }
@@ -94,7 +95,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if unreadable == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{} could not be read", counted(unreadable, "image"));
+    note!("{} could not be read", counted(unreadable, "image"));
     Ok(ExitCode::FAILURE)
 }
 
@@ -307,7 +308,7 @@ fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> 
         .filter_map(|told| told.images)
         .min();
     if smallest.is_some_and(|images| images <= width) {
-        eprintln!(
+        note!(
             "note: no more images than features ({width}); the distance of so few is far above that of many"
         );
     }
@@ -324,21 +325,21 @@ fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> 
             a: &a.told,
             b: &b.told,
         };
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        outln!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
     match features {
-        _ if is_fid => println!("FID {distance:.4}"),
+        _ if is_fid => outln!("FID {distance:.4}")?,
         Some(name) => {
-            println!("Fréchet distance {distance:.6} of the {width} features of {name} (not FID)");
+            outln!("Fréchet distance {distance:.6} of the {width} features of {name} (not FID)")?;
         }
-        None => println!("Fréchet distance {distance:.6} of statistics of {width} features"),
+        None => outln!("Fréchet distance {distance:.6} of statistics of {width} features")?,
     }
     for (side, told) in [("A", &a.told), ("B", &b.told)] {
         let images = told
             .images
             .map_or("statistics".to_owned(), |images| counted(images, "image"));
-        println!("  {side}: {} ({images})", told.set);
+        outln!("  {side}: {} ({images})", told.set)?;
     }
     Ok(())
 }

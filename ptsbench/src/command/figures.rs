@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::report::Selection;
+use crate::outln;
 use crate::report;
 
 /// Arguments.
@@ -20,7 +21,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let (records, _) = args.records.read()?;
     for path in report::write_figures(&records, &args.out)? {
-        println!("{}", path.display());
+        outln!("{}", path.display())?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::interrupt;
 use crate::metric::top_k::{TopKError, first};
 use crate::pipeline::{classes, open_dense};
 use crate::subject;
+use crate::{note, outln};
 
 /// Classes named for each image.
 const NAMED: usize = 5;
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let count = args.images.len();
-    eprintln!(
+    note!(
         "{unreadable} of {count} {} could not be read",
         if count == 1 { "image" } else { "images" }
     );
@@ -141,7 +142,7 @@ impl Visit for Infer<'_> {
             let (pixels, note) = match pixels(image, &recipe) {
                 Ok(read) => read,
                 Err(error) => {
-                    eprintln!("{}: {error:#}", image.display());
+                    note!("{}: {error:#}", image.display());
                     unreadable += 1;
                     continue;
                 }
@@ -167,15 +168,15 @@ impl Visit for Infer<'_> {
 impl Infer<'_> {
     fn print(&self, answer: &Answer<'_>) -> anyhow::Result<()> {
         if self.args.json {
-            println!("{}", serde_json::to_string(answer)?);
+            outln!("{}", serde_json::to_string(answer)?)?;
             return Ok(());
         }
-        println!("{}", answer.image.display());
+        outln!("{}", answer.image.display())?;
         if let Some(note) = answer.note {
-            println!("  note: {note}");
+            outln!("  note: {note}")?;
         }
         for named in &answer.classes {
-            println!("  {:5.1} %  {}", 100.0 * named.probability, named.label);
+            outln!("  {:5.1} %  {}", 100.0 * named.probability, named.label)?;
         }
         Ok(())
     }

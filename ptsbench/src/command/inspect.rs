@@ -19,6 +19,7 @@ use crate::cell::{Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::pipeline::{layers_of, open_dense};
 use crate::subject;
+use crate::{out, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -83,9 +84,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (None, None) => None,
     };
     if args.json {
-        println!("{}", layer_json(&args.model, &layers, outcome.as_ref())?);
+        outln!("{}", layer_json(&args.model, &layers, outcome.as_ref())?)?;
     } else {
-        print!("{}", layer_table(&layers, outcome.as_ref()));
+        out!("{}", layer_table(&layers, outcome.as_ref()))?;
     }
     Ok(())
 }

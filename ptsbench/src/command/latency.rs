@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::allocate::{self, Rate};
 use crate::cell::{Pattern, Rule};
+use crate::outln;
 use crate::select::select;
 use crate::{criterion, interrupt, subject};
 
@@ -74,10 +75,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     let mut timings = Vec::new();
     if !args.json {
-        println!(
+        outln!(
             "{:24} {:>5} {:>5} {:>7} {:>10} {:>17} {:>9} {:>8}  sparse layers",
-            "model", "rate", "batch", "threads", "ms", "quartiles", "images/s", "GMAC/s"
-        );
+            "model",
+            "rate",
+            "batch",
+            "threads",
+            "ms",
+            "quartiles",
+            "images/s",
+            "GMAC/s"
+        )?;
     }
     for spec in specs {
         for &batch in &args.batch {
@@ -85,14 +93,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let time = Time { args: &args, batch };
             for timing in pool.install(|| spec.open(&Device::flex(), time))? {
                 if !args.json {
-                    println!("{timing}");
+                    outln!("{timing}")?;
                 }
                 timings.push(timing);
             }
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&timings)?);
+        outln!("{}", serde_json::to_string_pretty(&timings)?)?;
     }
     Ok(())
 }

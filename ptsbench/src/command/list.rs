@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::plan::{PRESETS, Plan};
 use crate::{allocate, criterion, data, task};
+use crate::{out, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             "--sheet draws a task's images; use it with `ptsbench list tasks`"
         );
         data::sheet::save_contact_sheet(data::synthetic::MicroSet::TEST, 12, file)?;
-        println!("{}", file.display());
+        outln!("{}", file.display())?;
         return Ok(());
     }
     if let Some(family) = &args.family {
@@ -93,9 +94,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             value
         };
         let objects: Vec<Value> = rows.1.iter().map(described).collect();
-        println!("{}", serde_json::to_string_pretty(&objects)?);
+        outln!("{}", serde_json::to_string_pretty(&objects)?)?;
     } else {
-        print!("{}", aligned(&rows.0, &rows.1));
+        out!("{}", aligned(&rows.0, &rows.1))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use model_zoo::{Network, weights};
 
 use crate::interrupt;
 use crate::task::train::{Recipe, Training};
+use crate::{note, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -86,7 +87,7 @@ impl Visit for Train<'_> {
             .join(format!("{name}.checkpoint.safetensors"));
         let mut training = if checkpoint.exists() && !self.args.fresh {
             let training = Training::resume(name, network, recipe, &device, &checkpoint)?;
-            eprintln!("{name}: going on after epoch {}", training.log().len());
+            note!("{name}: going on after epoch {}", training.log().len());
             training
         } else {
             Training::start(name, network, recipe, &device)
@@ -100,9 +101,13 @@ impl Visit for Train<'_> {
             training.checkpoint(&checkpoint)?;
             if let Some(log) = training.log().last() {
                 let left = seconds * (recipe.epochs - log.epoch) as f64 / 60.0;
-                eprintln!(
+                note!(
                     "{name}: epoch {} of {}, loss {:.3}, top-1 {:.2} % in training, {:.2} % on the test split; {seconds:.0} s, {left:.0} min to go",
-                    log.epoch, recipe.epochs, log.loss, log.train_top1, log.test_top1
+                    log.epoch,
+                    recipe.epochs,
+                    log.loss,
+                    log.train_top1,
+                    log.test_top1
                 );
             }
         }
@@ -147,9 +152,9 @@ fn store<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
         Some(before) if before == after => "the same bytes as before",
         Some(_) => "not the bytes that were there before",
     };
-    println!(
+    outln!(
         "{}: top-1 {top1:.2} %, SHA-256 {after}, {verdict}",
         file.display()
-    );
+    )?;
     Ok(())
 }

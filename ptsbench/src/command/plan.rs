@@ -10,6 +10,7 @@ use super::run::Weights;
 use crate::plan::{Plan, Planned, Registry};
 use crate::progress::{Estimator, human};
 use crate::store::{State, Store};
+use crate::terminal;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -32,11 +33,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    show(
-        &args,
-        &args.weights.registry()?,
-        &mut std::io::stdout().lock(),
-    )
+    let registry = args.weights.registry()?;
+    terminal::page(|out| show(&args, &registry, out))
 }
 
 /// Prints the plan's cells.

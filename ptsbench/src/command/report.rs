@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use crate::outln;
 use crate::plan::{Lookup, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
@@ -25,7 +26,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let (records, words) = args.records.read()?;
     for path in report::write_report(&records, &words, &args.out)? {
-        println!("{}", path.display());
+        outln!("{}", path.display())?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use kernels::plan::KernelPolicy;
 
 use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
+use crate::note;
 use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
 use crate::progress::{Estimator, Mode, Progress};
@@ -131,7 +132,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             _ => open.push(planned),
         }
     }
-    eprintln!(
+    note!(
         "{}: {} cells, {} done, {} to compute{}",
         plan.name,
         cells.len(),
@@ -145,7 +146,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if open.is_empty() {
         return Ok(outcome(skipped));
     }
-    eprintln!("{chosen}");
+    note!("{chosen}");
 
     let weight = open
         .iter()
@@ -256,7 +257,7 @@ fn count_done(store: &Store, cells: &[Planned]) -> anyhow::Result<usize> {
 
 fn outcome(failed: usize) -> ExitCode {
     if failed > 0 {
-        eprintln!("{failed} cells failed; `ptsbench plan` shows which and why");
+        note!("{failed} cells failed; `ptsbench plan` shows which and why");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
 
+use crate::note;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{PAUSE, human, left};
@@ -80,7 +81,7 @@ impl Counter {
     /// Says something that must not be lost.
     pub fn note(&mut self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            Some(bar) => bar.suspend(|| note!("{text}")),
             None => {
                 let _ = writeln!(self.out, "{text}");
             }
