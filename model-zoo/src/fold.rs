@@ -6,6 +6,8 @@ use burn::nn::BatchNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Tensor, TensorData};
 
+use crate::norm::scale;
+
 /// `conv` followed by `norm`, as one convolution with a bias; without a norm, `conv` with a bias (zeros if it had none).
 ///
 /// W' = W s and b' = (b - mean) s + beta, with s = gamma / sqrt(var + eps) per output channel, computed in f64.
@@ -20,14 +22,8 @@ pub fn fold_batch_norm(mut conv: Conv2d, norm: Option<BatchNorm>) -> Conv2d {
         None => vec![0.0; outputs],
     };
     if let Some(norm) = norm {
-        let (gamma, beta) = (read(norm.gamma.val()), read(norm.beta.val()));
-        let (mean, var) = (
-            read(norm.running_mean.value_sync()),
-            read(norm.running_var.value_sync()),
-        );
-        let scale: Vec<f64> = (0..outputs)
-            .map(|c| gamma[c] / (var[c] + norm.epsilon).sqrt())
-            .collect();
+        let scale = scale(&norm);
+        let (mean, beta) = (read(norm.running_mean.value_sync()), read(norm.beta.val()));
         for c in 0..outputs {
             bias[c] = (bias[c] - mean[c]) * scale[c] + beta[c];
         }

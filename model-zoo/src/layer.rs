@@ -220,6 +220,10 @@ impl Unit<Tensor<4>> for ConvNormAct {
             None => x,
         }
     }
+
+    fn norm(&self) -> Option<&BatchNorm> {
+        self.norm.as_ref()
+    }
 }
 
 impl ConvNormAct {

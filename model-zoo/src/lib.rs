@@ -15,6 +15,7 @@ pub mod layer;
 pub mod mask;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
+pub mod norm;
 pub mod regnet;
 pub mod resnet;
 pub mod shufflenet_v2;

@@ -5,7 +5,7 @@
 
 use burn::module::{Module, ParamId};
 use burn::nn::conv::Conv2d;
-use burn::nn::{Linear, PaddingConfig2d};
+use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
 use kernels::{ConvOptions, WeightGrad};
 
@@ -132,6 +132,11 @@ pub trait Unit<In: Bundle>: Module + 'static {
 
     /// The prunable layer that this unit is: [`Grain::Single`] units have one, others none.
     fn layer(&self) -> Option<LayerInfo> {
+        None
+    }
+
+    /// The batch norm behind the unit's own convolution, which is called `conv`; the norm is called `norm`.
+    fn norm(&self) -> Option<&BatchNorm> {
         None
     }
 }

@@ -75,9 +75,56 @@ pub struct Sparsity {
     pub criterion: Part,
     /// The counting and tie rule.
     pub rule: Rule,
+    /// What is done with batch norms before anything is chosen; absent where they are folded.
+    #[serde(default = "folded", skip_serializing_if = "is_folded")]
+    pub batch_norm: BatchNorm,
     /// How the rest recovers; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconstruction: Option<Reconstruction>,
+}
+
+/// What is done with batch norms before anything is chosen. Criteria, allocators and Eq. 1 look at the checkpoint's
+/// weights, or at those multiplied by what the norms do.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNorm {
+    /// They stay, frozen, until the network is evaluated.
+    #[default]
+    Kept,
+    /// They are folded into the convolutions before them.
+    Folded,
+}
+
+impl BatchNorm {
+    /// As plans and records spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchNorm::Kept => "kept",
+            BatchNorm::Folded => "folded",
+        }
+    }
+}
+
+// The first records were all made so, and their cells have no such field.
+fn folded() -> BatchNorm {
+    BatchNorm::Folded
+}
+
+fn is_folded(batch_norm: &BatchNorm) -> bool {
+    *batch_norm == BatchNorm::Folded
 }
 
 /// A named algorithm and its measurement version.
@@ -331,6 +378,9 @@ impl std::fmt::Display for Cell {
         if sparsity.rule == Rule::Msbench {
             f.write_str(" msbench")?;
         }
+        if sparsity.batch_norm == BatchNorm::Folded {
+            f.write_str(" folded")?;
+        }
         if let Some(reconstruction) = &sparsity.reconstruction {
             let grain = match reconstruction.granularity {
                 Granularity::Single => "single",
@@ -394,6 +444,7 @@ mod tests {
                 allocation: Some(part("l2norm")),
                 criterion: part("magnitude"),
                 rule: Rule::Exact,
+                batch_norm: BatchNorm::Kept,
                 reconstruction: Some(Reconstruction {
                     version: 1,
                     granularity: Granularity::Layer,

@@ -1,8 +1,9 @@
 //! A pruned network as a checkpoint: the keys, shapes and types that its own library wrote, zeros in place.
 //!
-//! Networks are measured with their batch norms folded, and checkpoints have them apart. Folding scales each output
-//! channel, so a zero of the folded weight is a zero of the checkpoint's; a weight that was not changed keeps its bytes;
-//! a fitted weight is divided by its channel's scale again, and what was fitted into a bias goes to the norm's shift.
+//! Where batch norms were kept, the network's tensors are the checkpoint's. Where they were folded, checkpoints have them
+//! apart: folding scales each output channel, so a zero of the folded weight is a zero of the checkpoint's; a fitted weight
+//! is divided by its channel's scale again, and what was fitted into a bias goes to the norm's shift. A tensor that was not
+//! changed keeps its bytes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,9 +14,9 @@ use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::graft::read_params;
 use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 
-use crate::cell::Cell;
+use crate::cell::{BatchNorm, Cell};
 use crate::inventory::Weights;
-use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose};
+use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose, treat};
 use crate::subject;
 
 /// PyTorch's counter of training batches: carried over where the file has it.
@@ -113,7 +114,8 @@ impl Visit for Export<'_> {
         let slots = weights::parameters(&loaded, source.as_ref());
 
         // Folding reads the running statistics that the two share and changes none.
-        let dense = loaded.clone().fold();
+        let treatment = measure.cell.sparsity.as_ref().map(|s| s.batch_norm);
+        let dense = treat(loaded.clone(), treatment.unwrap_or_default());
         let census = subject::census(spec, &dense, device);
         let before = subject::weights(&dense, &census);
         let mut changes = Changes::default();
@@ -134,42 +136,49 @@ impl Visit for Export<'_> {
                 .iter()
                 .map(|slot| (slot.path.as_str(), slot))
                 .collect();
-            let biases = [biases(&dense), biases(&sparse)];
+            let read = |slot: &Slot| source.read(&slot.source);
             for (index, row) in census.layers().iter().enumerate() {
-                let read = |slot: &Slot| source.read(&slot.source);
                 let weight = keys[format!("{}.weight", row.path).as_str()];
                 let (Some(old), Some(new)) = (before.weight(index), after.weight(index)) else {
                     continue;
                 };
-                let rows = weight.shape.first().copied().unwrap_or(1);
-                changes.put(weight, unscaled(read(weight)?, old, new, rows));
-                let path = format!("{}.bias", row.path);
-                let [old, new] = [&biases[0], &biases[1]].map(|all| all.get(&path));
-                if old == new {
+                let weights = match sparsity.batch_norm {
+                    BatchNorm::Kept => new.to_vec(),
+                    BatchNorm::Folded => {
+                        let rows = weight.shape.first().copied().unwrap_or(1);
+                        unscaled(read(weight)?, old, new, rows)
+                    }
+                };
+                changes.put(weight, weights);
+            }
+            let old = vectors(&dense);
+            for (path, new) in vectors(&sparse) {
+                let old = &old[&path];
+                if *old == new {
                     continue;
                 }
-                let norm = row
-                    .path
-                    .strip_suffix(".conv")
-                    .and_then(|layer| keys.get(format!("{layer}.norm.beta").as_str()));
-                let place = norm.or_else(|| keys.get(path.as_str()));
-                let (Some(slot), Some(old), Some(new)) = (place, old, new) else {
+                // Of a folded convolution, the norm's shift is what the bias was made of.
+                let norm = path
+                    .strip_suffix(".conv.bias")
+                    .and_then(|unit| keys.get(format!("{unit}.norm.beta").as_str()));
+                let Some(slot) = norm.or_else(|| keys.get(path.as_str())) else {
+                    let layer = path.strip_suffix(".bias").unwrap_or(&path);
                     return Err(ExportError::NoPlace {
-                        layer: weight.key.clone(),
+                        layer: dense.key(layer),
                     });
                 };
-                changes.put(slot, shifted(read(slot)?, old, new));
+                changes.put(slot, shifted(read(slot)?, old, &new));
             }
         }
         changes.write(&slots, source.as_ref(), &before)
     }
 }
 
-/// Every bias of a network, by its path.
-fn biases<N: Network>(network: &N) -> HashMap<String, Vec<f32>> {
+/// Every parameter of rank 1, by its path: biases, and the scales and shifts of norms.
+fn vectors<N: Network>(network: &N) -> HashMap<String, Vec<f32>> {
     read_params(network)
         .into_iter()
-        .filter(|(path, _)| path.ends_with(".bias"))
+        .filter(|(_, data)| data.shape().len() == 1)
         .map(|(path, data)| (path, data.iter::<f32>().collect()))
         .collect()
 }
@@ -199,7 +208,7 @@ fn unscaled(raw: Vec<f32>, old: &[f32], new: &[f32], rows: usize) -> Vec<f32> {
     changed
 }
 
-/// The checkpoint's shift after the folded bias went from `old` to `new`.
+/// The checkpoint's shift after the network's went from `old` to `new`.
 fn shifted(raw: Vec<f32>, old: &[f32], new: &[f32]) -> Vec<f32> {
     let shift = |(raw, (old, new)): (f32, (&f32, &f32))| {
         (f64::from(raw) + (f64::from(*new) - f64::from(*old))) as f32

@@ -10,6 +10,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Capture};
 use model_zoo::weights::WeightError;
 
+use crate::cell::BatchNorm;
 use crate::data::decode::Rgb;
 use crate::data::error::DataError;
 use crate::data::loader;
@@ -78,7 +79,7 @@ pub struct Extractor {
 impl Extractor {
     /// Inception with the weights of 2015.
     pub fn inception(file: &Path, device: &Device) -> Result<Self, FeatureError> {
-        let network = open_dense(Inception::init(device), file)?;
+        let network = open_dense(Inception::init(device), file, BatchNorm::Folded)?;
         Ok(Self {
             name: inception::NAME,
             width: inception::FEATURES,
@@ -158,7 +159,7 @@ impl Visit for UpToClassifier<'_> {
         spec: &'static Spec,
         network: N,
     ) -> Self::Out {
-        let network = open_dense(network, self.file)?;
+        let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let layers = subject::census(spec, &network, self.device).layers();
         let missing = FeatureError::NoClassifier { model: spec.name };
         let Some(last) = layers.last() else {

@@ -10,7 +10,7 @@ use model_zoo::tap::Census;
 use model_zoo::weights::{self, WeightError};
 
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
-use crate::cell::{Cell, Pattern, Reconstruction, Sparsity};
+use crate::cell::{BatchNorm, Cell, Pattern, Reconstruction, Sparsity};
 use crate::criterion::{self, UnknownCriterion};
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
@@ -176,10 +176,23 @@ fn same(
     })
 }
 
-/// Loads a model's weights, checks them, and folds its batch norms.
-pub fn open_dense<N: Network>(network: N, file: &Path) -> Result<N, WeightError> {
+/// Loads a model's weights and checks them; its batch norms are kept or folded.
+pub fn open_dense<N: Network>(
+    network: N,
+    file: &Path,
+    batch_norm: BatchNorm,
+) -> Result<N, WeightError> {
     let source = weights::open(file)?;
-    Ok(weights::load_network(network, source.as_ref())?.fold())
+    let network = weights::load_network(network, source.as_ref())?;
+    Ok(treat(network, batch_norm))
+}
+
+/// A loaded network with its batch norms kept or folded.
+pub(crate) fn treat<N: Network>(network: N, batch_norm: BatchNorm) -> N {
+    match batch_norm {
+        BatchNorm::Kept => network,
+        BatchNorm::Folded => network.fold(),
+    }
 }
 
 /// Refuses a model whose input or classes are not the task's.
@@ -233,7 +246,8 @@ impl Visit for Measure<'_> {
         let start = Instant::now();
         self.check_file()?;
         let task = self.bench.task(spec, self.cell)?;
-        let dense = open_dense(network, self.file)?;
+        let treatment = self.cell.sparsity.as_ref().map(|s| s.batch_norm);
+        let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
         let census = subject::census(spec, &dense, device);
         check_fit(spec, &census, &task)?;
         let weights = subject::weights(&dense, &census);
@@ -258,6 +272,8 @@ impl Visit for Measure<'_> {
             }
             _ => (dense.clone(), Vec::new()),
         };
+        // A norm with frozen statistics is a scale and a shift: with everything chosen, the convolution carries them.
+        let network = network.fold();
         timing.reconstruct_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();

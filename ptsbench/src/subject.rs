@@ -77,16 +77,14 @@ pub fn attach<N: Network>(network: N, census: &Census, masks: &Masks, device: &D
     network.apply_reparameterization(Attach::new(masks, device))
 }
 
-/// Writes weights (in the checkpoint's layout) and biases of prunable layers, given by the layer's path in the module.
+/// Writes weights of prunable layers, in the checkpoint's layout, given by the layer's path in the module.
 pub fn write_layers<N: Network>(
     network: N,
     census: &Census,
-    weights: HashMap<String, Vec<f32>>,
-    biases: HashMap<String, Vec<f32>>,
+    mut weights: HashMap<String, Vec<f32>>,
     device: &Device,
 ) -> N {
     let mut writes = HashMap::new();
-    let (mut weights, mut biases) = (weights, biases);
     for row in census.layers() {
         let info = info(&row);
         if let Some(weight) = weights.remove(&row.path) {
@@ -96,13 +94,6 @@ pub fn write_layers<N: Network>(
             }
             let data = TensorData::new(from_checkpoint(info, weight), shape);
             writes.insert(weight_path(&row), data);
-        }
-        if let Some(bias) = biases.remove(&row.path) {
-            let length = bias.len();
-            writes.insert(
-                format!("{}.bias", row.path),
-                TensorData::new(bias, [length]),
-            );
         }
     }
     let (network, left) = write_params(network, writes, device);

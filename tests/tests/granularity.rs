@@ -10,7 +10,7 @@ use model_zoo::tap::{Capture, Census};
 use model_zoo::{Bundle, Grain, Network};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
-    CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
+    BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::open_dense;
@@ -88,7 +88,7 @@ impl Visit for Compare {
     ) {
         let device = Device::flex();
         let file = workspace_root().join(format!("assets/micro/{}.safetensors", spec.name));
-        let dense = open_dense(network, &file).unwrap();
+        let dense = open_dense(network, &file, BatchNorm::Folded).unwrap();
         let census = subject::census(spec, &dense, &device);
         let weights = subject::weights(&dense, &census);
         let allocation = allocate::find("l2norm")

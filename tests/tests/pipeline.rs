@@ -10,7 +10,7 @@ use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
 use ptsbench::allocate::{self, Options, Rate, keep_trunc};
 use ptsbench::cell::{
-    CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
+    BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::criterion;
 use ptsbench::device::{Choice, choose};
@@ -179,7 +179,7 @@ fn look<L: Look>(look: L) -> L::Out {
             network: N,
         ) -> L::Out {
             let device = Device::flex();
-            let dense = open_dense(network, &weight_file()).unwrap();
+            let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, &device);
             let weights = subject::weights(&dense, &census);
             self.0.look(Subject {

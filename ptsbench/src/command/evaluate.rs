@@ -17,6 +17,7 @@ use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::sha256;
 use serde::Serialize;
 
+use crate::cell::BatchNorm;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::pipeline::{check_fit, open_dense};
@@ -194,7 +195,7 @@ impl Visit for Evaluate<'_> {
     ) -> anyhow::Result<Option<Report>> {
         let (task, device) = (&self.task, &self.chosen.device);
         let (set, kind) = (task.set(), task.set().kind);
-        let network = open_dense(network, &self.file)?;
+        let network = open_dense(network, &self.file, BatchNorm::Folded)?;
         check_fit(spec, &subject::census(spec, &network, device), task)?;
         let asked = self.args.samples.map_or(usize::MAX, |n| n as usize);
         let samples = asked.min(set.available());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::cell::{Cell, Granularity, Inputs, Pattern};
+use crate::cell::{BatchNorm, Cell, Granularity, Inputs, Pattern};
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
@@ -48,6 +48,9 @@ pub struct Args {
     /// Which weights go in a layer
     #[arg(long, value_name = "NAME", default_value = "magnitude")]
     pub criterion: String,
+    /// What is done with batch norms before anything is chosen
+    #[arg(long, value_enum, default_value_t)]
+    pub batch_norm: BatchNorm,
     /// Reconstruct in pieces of this size: single, layer or block
     #[arg(long, value_name = "GRAIN", value_parser = granularity)]
     pub granularity: Option<Granularity>,
@@ -185,7 +188,7 @@ fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
     // Names are quoted as TOML's own writer does it: they come from the command line.
     let quoted = |name: &str| toml::Value::from(name).to_string();
     text += &format!(
-        "[[grid]]\nname = \"export\"\ntrack = \"{}\"\nmodels = [{}]\nrates = [{}]\ncriterion = {}\n",
+        "[[grid]]\nname = \"export\"\ntrack = \"{}\"\nmodels = [{}]\nrates = [{}]\ncriterion = {}\nbatch_norm = [\"{}\"]\n",
         if args.granularity.is_some() {
             "reconstruction"
         } else {
@@ -193,7 +196,8 @@ fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
         },
         quoted(&args.model),
         amount.as_deref().unwrap_or("0.5"),
-        quoted(&args.criterion)
+        quoted(&args.criterion),
+        args.batch_norm.name(),
     );
     if args.pattern.is_none() {
         text += &format!("allocators = [{}]\n", quoted(&args.allocator));

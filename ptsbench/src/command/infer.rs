@@ -14,6 +14,7 @@ use model_zoo::tap::Bare;
 use serde::Serialize;
 
 use super::evaluate::weight_file;
+use crate::cell::BatchNorm;
 use crate::data::decode::{self, Rotation};
 use crate::data::recipe::Recipe;
 use crate::data::synthetic;
@@ -133,7 +134,7 @@ impl Visit for Infer<'_> {
         network: N,
     ) -> anyhow::Result<usize> {
         let device = &self.chosen.device;
-        let network = open_dense(network, self.file)?;
+        let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let classes = classes(&subject::census(spec, &network, device));
         let (recipe, labels) = (Recipe::of(spec), labels(self.args, spec, classes)?);
         let mut unreadable = 0;

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::evaluate::weight_file;
 use crate::allocate::{Allocation, Options, Rate, find};
-use crate::cell::{Pattern, Rule};
+use crate::cell::{BatchNorm, Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::pipeline::{layers_of, open_dense};
 use crate::subject;
@@ -47,6 +47,9 @@ pub struct Args {
     /// The model's weight file, for allocators that look at weights [default: the built-in one].
     #[arg(long, value_name = "FILE", requires = "rate")]
     pub weights: Option<PathBuf>,
+    /// Whether allocators see the checkpoint's weights, or those with batch norms folded in.
+    #[arg(long, value_enum, default_value_t)]
+    pub batch_norm: BatchNorm,
     /// Folder of the built-in networks.
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
@@ -91,9 +94,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The model's weights as a run sees them, with batch norms folded.
+/// The model's weights as a run sees them.
 fn load(args: &Args) -> anyhow::Result<Loaded> {
-    struct Open<'a>(&'a Path);
+    struct Open<'a>(&'a Path, BatchNorm);
     impl Visit for Open<'_> {
         type Out = Result<Loaded, WeightError>;
         fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
@@ -101,14 +104,14 @@ fn load(args: &Args) -> anyhow::Result<Loaded> {
             spec: &'static Spec,
             network: N,
         ) -> Self::Out {
-            let network = open_dense(network, self.0)?;
+            let network = open_dense(network, self.0, self.1)?;
             let census = subject::census(spec, &network, &Device::flex());
             Ok(subject::weights(&network, &census))
         }
     }
     let spec = catalog::find(&args.model)?;
     let file = weight_file(spec, args.weights.clone(), &args.assets)?;
-    Ok(spec.open(&Device::flex(), Open(&file))?)
+    Ok(spec.open(&Device::flex(), Open(&file, args.batch_norm))?)
 }
 
 fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Allocation> {

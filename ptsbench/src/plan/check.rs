@@ -82,7 +82,7 @@ impl Plan {
                 || grid.inputs.is_some()
                 || grid.correction.is_some()
                 || grid.fit.is_some();
-            return if extra {
+            return if extra || grid.batch_norm.is_some() {
                 Err("dense = true measures the dense networks alone; remove it, or every axis but models".into())
             } else {
                 Ok(())
@@ -103,6 +103,9 @@ impl Plan {
                 "rate {rate} needs an allocator to spread it over layers; list allocators"
             ));
         }
+        if grid.batch_norm.as_ref().is_some_and(Vec::is_empty) {
+            return empty("batch_norm");
+        }
         let axes = [
             ("inputs", grid.inputs.as_ref().map(Vec::len)),
             ("correction", grid.correction.as_ref().map(Vec::len)),
@@ -121,6 +124,7 @@ impl Plan {
                 _ => {}
             }
         }
+        distinct("batch_norm", self.batch_norm(grid))?;
         distinct("inputs", grid.inputs.as_deref().unwrap_or_default())?;
         distinct("correction", grid.correction.as_deref().unwrap_or_default())?;
         distinct("seeds", self.seeds(grid))?;

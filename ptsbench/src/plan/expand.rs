@@ -130,16 +130,19 @@ impl Plan {
                 Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => vec![None],
             };
             for allocation in allocations {
-                for reconstruction in
-                    std::iter::once(None).chain(reconstructions.iter().cloned().map(Some))
-                {
-                    all.push(Sparsity {
-                        pattern: amount.0,
-                        allocation: allocation.clone(),
-                        criterion: criterion.clone(),
-                        rule: grid.rule,
-                        reconstruction,
-                    });
+                for &batch_norm in self.batch_norm(grid) {
+                    for reconstruction in
+                        std::iter::once(None).chain(reconstructions.iter().cloned().map(Some))
+                    {
+                        all.push(Sparsity {
+                            pattern: amount.0,
+                            allocation: allocation.clone(),
+                            criterion: criterion.clone(),
+                            rule: grid.rule,
+                            batch_norm,
+                            reconstruction,
+                        });
+                    }
                 }
             }
         }

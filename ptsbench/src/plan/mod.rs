@@ -19,7 +19,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::text::{apply, did_you_mean, explain, located};
-use crate::cell::{Cell, Fit, Granularity, Inputs, Key, Pattern, Rule};
+use crate::cell::{BatchNorm, Cell, Fit, Granularity, Inputs, Key, Pattern, Rule};
 
 /// The plans that come with the program: name and text.
 pub const PRESETS: &[(&str, &str)] = &[
@@ -143,6 +143,9 @@ pub struct Plan {
     /// Seeds of every reconstruction grid that lists none itself; `[0]` where this is empty too.
     #[serde(default)]
     pub seeds: Vec<u64>,
+    /// What is done with batch norms in every grid that does not say; kept where this is empty too.
+    #[serde(default)]
+    pub batch_norm: Vec<BatchNorm>,
     /// Arithmetic of the products; f32 unless it says otherwise.
     #[serde(default, deserialize_with = "crate::cell::precision_name::deserialize")]
     pub precision: kernels::Precision,
@@ -230,6 +233,8 @@ pub struct Grid {
     /// Counting and tie rule.
     #[serde(default)]
     pub rule: Rule,
+    /// Whether batch norms are kept or folded; the plan's where absent.
+    pub batch_norm: Option<Vec<BatchNorm>>,
     /// Grains of reconstruction; a grid without this axis does not reconstruct.
     #[serde(default)]
     pub granularity: Vec<Granularity>,
@@ -413,6 +418,14 @@ impl Plan {
             Some(seeds) => seeds,
             None if self.seeds.is_empty() => &[0],
             None => &self.seeds,
+        }
+    }
+
+    fn batch_norm<'a>(&'a self, grid: &'a Grid) -> &'a [BatchNorm] {
+        match &grid.batch_norm {
+            Some(axis) => axis,
+            None if self.batch_norm.is_empty() => &[BatchNorm::Kept],
+            None => &self.batch_norm,
         }
     }
 

@@ -7,6 +7,7 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
 use model_zoo::graft::Graft;
+use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
 use model_zoo::{Bundle, Tap, Unit};
 
@@ -80,7 +81,7 @@ impl<'a> FitTap<'a> {
             .collect();
 
         let loss_before = mean_loss(unit, &batches);
-        let mut trained = unit.clone().train();
+        let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
         while steps < self.settings.steps {

@@ -1,10 +1,11 @@
-//! Taps of the bias correction: mean inputs of every layer, and mean outputs on them.
+//! Taps of the bias correction: mean inputs of every layer, mean outputs on them, and what norms make of those.
 //!
 //! A layer is affine, so the mean of its outputs over images is its output on the mean input, zero padding included.
 
 use std::any::Any;
 use std::collections::HashMap;
 
+use model_zoo::norm::scale;
 use model_zoo::tap::Path;
 use model_zoo::{Bundle, Tap, Unit};
 
@@ -80,6 +81,26 @@ impl Tap for MeanOutputs<'_> {
             let mean = sum.clone().times(1.0 / self.inputs.images.max(1) as f64);
             let output = unit.run(mean, &mut model_zoo::tap::Bare);
             self.means.insert(path, output.channel_means());
+        }
+        let output = unit.run(input, self);
+        self.path.pop();
+        output
+    }
+}
+
+/// What every batch norm multiplies its channels by, by the path of the unit it belongs to.
+#[derive(Default)]
+pub struct Scales {
+    path: Path,
+    /// The factors.
+    pub found: HashMap<String, Vec<f64>>,
+}
+
+impl Tap for Scales {
+    fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
+        self.path.push(name);
+        if let Some(norm) = unit.norm() {
+            self.found.insert(self.path.join(), scale(norm));
         }
         let output = unit.run(input, self);
         self.path.pop();

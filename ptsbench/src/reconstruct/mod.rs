@@ -24,7 +24,7 @@ use crate::select::Masks;
 use crate::subject;
 use correct::{Correction, correct_bias, correct_weight};
 use fit::{Call, FitTap};
-use means::{MeanInputs, MeanOutputs};
+use means::{MeanInputs, MeanOutputs, Scales};
 
 /// Measurement version of this folder: raised whenever its numbers may change.
 pub const VERSION: u32 = 3;
@@ -79,7 +79,7 @@ impl Granularity {
 
 /// What reconstruction works with.
 pub struct Work<'a, N> {
-    /// The dense network, batch norms folded.
+    /// The dense network, batch norms folded or not.
     pub dense: &'a N,
     /// Its announcements.
     pub census: &'a Census,
@@ -146,8 +146,7 @@ impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
                 Some((row.path.clone(), corrected))
             })
             .collect();
-        let sparse =
-            subject::write_layers(sparse, self.census, corrected, HashMap::new(), self.device);
+        let sparse = subject::write_layers(sparse, self.census, corrected, self.device);
 
         let mut inputs = MeanInputs::default();
         for batch in self.batches {
@@ -163,26 +162,45 @@ impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
             outputs.means
         };
         let (dense_means, sparse_means) = (means(self.dense), means(&sparse));
-        let biases: HashMap<String, Vec<f32>> = read_params(&sparse)
+        let mut scales = Scales::default();
+        self.dense.run(one, &mut scales);
+        let shifts: HashMap<String, TensorData> = read_params(&sparse)
             .into_iter()
             .filter_map(|(path, data)| {
-                let layer = path.strip_suffix(".bias")?;
-                let to_f64 =
-                    |values: &[f32]| values.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
-                let bias: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
+                // A norm behind the layer takes the shift, as the norm's scale lets it through.
+                let (layer, scale) = match path.strip_suffix(".norm.beta") {
+                    Some(unit) => (format!("{unit}.conv"), scales.found.get(unit)?.clone()),
+                    None => {
+                        let layer = path.strip_suffix(".bias")?;
+                        if layer
+                            .strip_suffix(".conv")
+                            .is_some_and(|unit| scales.found.contains_key(unit))
+                        {
+                            return None;
+                        }
+                        (layer.to_owned(), vec![1.0; data.shape()[0]])
+                    }
+                };
+                let behind = |means: &[f32]| -> Vec<f64> {
+                    means
+                        .iter()
+                        .zip(&scale)
+                        .map(|(&m, s)| f64::from(m) * s)
+                        .collect()
+                };
+                let shift: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
                 let corrected = correct_bias(
-                    &bias,
-                    &to_f64(dense_means.get(layer)?),
-                    &to_f64(sparse_means.get(layer)?),
+                    &shift,
+                    &behind(dense_means.get(&layer)?),
+                    &behind(sparse_means.get(&layer)?),
                 )
-                .expect("a layer has one mean per bias");
-                Some((
-                    layer.to_owned(),
-                    corrected.into_iter().map(|b| b as f32).collect(),
-                ))
+                .expect("a layer has one mean per output channel");
+                let corrected: Vec<f32> = corrected.into_iter().map(|b| b as f32).collect();
+                let shape = data.shape().clone();
+                Some((path, TensorData::new(corrected, shape)))
             })
             .collect();
-        subject::write_layers(sparse, self.census, HashMap::new(), biases, self.device)
+        write_params(sparse, shifts, self.device).0
     }
 
     fn fit(

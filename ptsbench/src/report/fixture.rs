@@ -1,8 +1,8 @@
 //! Made-up records for the tests of this folder. They are measurements of nothing and exist in test builds only.
 
 use crate::cell::{
-    CalibrationCell, Cell, Fit, Granularity, Inputs, Optimizer, Part, Pattern, Reconstruction,
-    Rule, Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Optimizer, Part, Pattern,
+    Reconstruction, Rule, Sparsity, TaskCell,
 };
 use crate::record::{
     Better, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
@@ -138,6 +138,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
 
 fn sparsity(allocator: &str, rate: f64, reconstruction: Option<Reconstruction>) -> Sparsity {
     Sparsity {
+        batch_norm: BatchNorm::Kept,
         pattern: Pattern::Unstructured { rate },
         allocation: Some(part(allocator)),
         criterion: part("magnitude"),

@@ -1,7 +1,7 @@
 //! The records of one task, looked up by what the paper's tables ask for.
 //!
-//! Records of different tasks, task versions or numbers of images are never averaged: each combination is a suite with
-//! tables and figures of its own. Within a suite a value that has no record, or several that differ in something the
+//! Records of different tasks, task versions, data, numbers of images, precisions or treatments of batch norms are never
+//! averaged: each combination is a suite with tables and figures of its own. Within a suite a value that has no record, or several that differ in something the
 //! table does not show, is the reason why in place of the value.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model_zoo::catalog;
 
 use super::published::percent;
-use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule, TaskCell};
+use crate::cell::{BatchNorm, Cell, Granularity, Inputs, Pattern, Reconstruction, Rule, TaskCell};
 use crate::overall::{self, Deviation};
 use crate::record::Record;
 
@@ -84,39 +84,101 @@ pub struct Model<'a> {
     records: Vec<&'a Record>,
 }
 
-/// The records of one task.
+/// Records that may be averaged.
 #[derive(Debug, Clone)]
 pub struct Suite<'a> {
-    /// The task's name, followed by version and images where one name has several of them.
+    /// The task's name, followed by what tells it from the other suites of that task.
     pub id: String,
     /// The task.
     pub task: &'a TaskCell,
+    /// What was done with batch norms.
+    pub batch_norm: BatchNorm,
     /// Its networks, the smallest first.
     pub models: Vec<Model<'a>>,
 }
 
-/// Sorts records into suites; the order of `records` does not matter.
-pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
-    let mut tasks: BTreeMap<(&str, u32, usize), Vec<&Record>> = BTreeMap::new();
-    for record in records {
-        let task = &record.cell.task;
-        let key = (task.name.as_str(), task.version, task.samples);
-        tasks.entry(key).or_default().push(record);
+/// What all records of a suite share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Group<'a> {
+    task: &'a str,
+    version: u32,
+    samples: usize,
+    data: Option<&'a str>,
+    precision: &'static str,
+    batch_norm: BatchNorm,
+}
+
+impl<'a> Group<'a> {
+    fn of(cell: &'a Cell, batch_norm: BatchNorm) -> Self {
+        Self {
+            task: &cell.task.name,
+            version: cell.task.version,
+            samples: cell.task.samples,
+            data: cell.task.data.as_deref(),
+            precision: cell.precision.name(),
+            batch_norm,
+        }
     }
-    let names: Vec<&str> = tasks.keys().map(|key| key.0).collect();
-    tasks
-        .iter()
-        .map(|(&(name, version, samples), records)| {
-            let alone = names.iter().filter(|n| **n == name).count() == 1;
-            Suite {
-                id: if alone {
-                    name.to_owned()
-                } else {
-                    format!("{name}_v{version}_{samples}")
-                },
-                task: &records[0].cell.task,
-                models: models(records),
+
+    /// What may tell two suites of one task apart, as parts of a file's name.
+    fn marks(&self) -> [String; 4] {
+        [
+            format!("v{}_{}", self.version, self.samples),
+            self.data.map_or("built_in".to_owned(), |digest| {
+                digest.get(..8).unwrap_or(digest).to_owned()
+            }),
+            self.precision.to_owned(),
+            self.batch_norm.name().to_owned(),
+        ]
+    }
+
+    /// The task's name and the marks in which the suites of this task differ.
+    fn id(&self, all: &[Group<'_>]) -> String {
+        let mut id = self.task.to_owned();
+        for (place, mark) in self.marks().iter().enumerate() {
+            let mut of_task = all.iter().filter(|group| group.task == self.task);
+            if of_task.any(|group| group.marks()[place] != *mark) {
+                id = format!("{id}_{mark}");
             }
+        }
+        id
+    }
+}
+
+/// Sorts records into suites; the order of `records` does not matter. A dense network has no treatment of batch norms
+/// and belongs to the suites of each.
+pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
+    let mut groups: BTreeMap<Group<'_>, Vec<&Record>> = BTreeMap::new();
+    let (dense, sparse): (Vec<&Record>, Vec<&Record>) = records
+        .iter()
+        .partition(|record| record.cell.sparsity.is_none());
+    for record in sparse {
+        let batch_norm = record.cell.sparsity.as_ref().map(|s| s.batch_norm);
+        let group = Group::of(&record.cell, batch_norm.unwrap_or_default());
+        groups.entry(group).or_default().push(record);
+    }
+    for record in dense {
+        let joined = [BatchNorm::Kept, BatchNorm::Folded].map(|b| Group::of(&record.cell, b));
+        let mut known = joined
+            .iter()
+            .filter(|group| groups.contains_key(group))
+            .peekable();
+        let places: Vec<Group<'_>> = match known.peek() {
+            Some(_) => known.copied().collect(),
+            None => vec![joined[0]],
+        };
+        for group in places {
+            groups.entry(group).or_default().push(record);
+        }
+    }
+    let all: Vec<Group<'_>> = groups.keys().copied().collect();
+    groups
+        .iter()
+        .map(|(group, records)| Suite {
+            id: group.id(&all),
+            task: &records[0].cell.task,
+            batch_norm: group.batch_norm,
+            models: models(records),
         })
         .collect()
 }

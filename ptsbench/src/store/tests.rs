@@ -23,6 +23,7 @@ pub(crate) fn sample(seed: u64) -> Record {
             recipe: Some("crop 32".into()),
         },
         sparsity: Some(Sparsity {
+            batch_norm: crate::cell::BatchNorm::Folded,
             pattern: Pattern::Unstructured { rate: 0.7 },
             allocation: Some(part("l2norm")),
             criterion: part("magnitude"),
