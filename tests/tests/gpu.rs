@@ -9,6 +9,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor};
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
+use ptsbench::cell::BatchNorm;
 use ptsbench::cell::{Cell, Optimizer};
 use ptsbench::device::{Choice, Chosen, choose};
 use ptsbench::inventory::Weights;
@@ -155,7 +156,7 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
             let Self(device, cell) = self;
             let sparsity = cell.sparsity.as_ref().expect("a pruned cell");
             let settings = sparsity.reconstruction.as_ref().expect("reconstructed");
-            let dense = open_dense(network, &weight_file()).unwrap();
+            let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, device);
             let weights = subject::weights(&dense, &census);
             let allocation = allocate::find("l2norm").unwrap().allocate(
