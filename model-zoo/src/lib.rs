@@ -25,4 +25,6 @@ pub mod vgg;
 pub mod vit;
 pub mod weights;
 
-pub use unit::{Bundle, Grain, LayerInfo, LayerKind, Network, Tap, Unit};
+pub use unit::{
+    Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit,
+};

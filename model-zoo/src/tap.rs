@@ -84,7 +84,7 @@ impl Tap for Census {
         let output = unit.run(input, self);
         self.path.pop();
         let outputs = output.shapes();
-        let batch = outputs[0][0].max(1);
+        let batch = outputs.first().map_or(1, |shape| shape[0].max(1));
         let values: usize = outputs
             .iter()
             .flat_map(|s| s.iter().product::<usize>().checked_div(batch))

@@ -22,28 +22,57 @@ pub enum Grain {
     Block,
 }
 
-/// What goes into or comes out of a unit: one tensor or a tuple of them.
+/// What goes into or comes out of a unit: a tensor, or several in a tuple, a list or an option, with what is carried along.
+///
+/// This is structure alone. What is computed of values (a loss, statistics) is a [`TensorMap`] or a [`TensorZip`] where it
+/// is used.
 pub trait Bundle: Clone + Send + 'static {
     /// The shapes of the tensors, batch first.
     fn shapes(&self) -> Vec<Vec<usize>>;
+
+    /// Every tensor replaced, in order.
+    fn map(self, f: &mut impl TensorMap) -> Self;
+
+    /// Every tensor beside the one at its place in `other`, which has the same structure, in order.
+    fn zip(self, other: Self, f: &mut impl TensorZip);
+
     /// The same values off any gradient tape, on a device that records one.
-    fn to_autodiff(self) -> Self;
-    /// Mean over batch and positions of the squared differences summed over channels (section 3.4 of the
-    /// specification): channels are axis 1 of images and the last axis of tokens and rows.
-    fn summed_square_error(self, target: Self) -> Tensor<1>;
-    /// Sum over the batch, keeping the axis.
-    fn sum_batch(self) -> Self;
-    /// Sum with a bundle of the same shapes.
-    fn plus(self, other: Self) -> Self;
-    /// Every value times `factor`.
-    fn times(self, factor: f64) -> Self;
-    /// Mean of each channel over batch and positions, tensor after tensor.
-    fn channel_means(self) -> Vec<f32>;
+    fn to_autodiff(self) -> Self {
+        self.map(&mut ToAutodiff)
+    }
+
+    /// The first sample of the batch.
+    fn first(self) -> Self {
+        self.map(&mut First)
+    }
 }
 
-/// Images are [N, C, H, W]; everything else has its channels last.
-const fn channel_axis(rank: usize) -> usize {
-    if rank == 4 { 1 } else { rank - 1 }
+/// Replaces tensors one by one.
+pub trait TensorMap {
+    /// By this one.
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D>;
+}
+
+/// Sees the tensors of two bundles pair by pair.
+pub trait TensorZip {
+    /// A pair; the shapes are equal where the bundles are values of one unit.
+    fn zip<const D: usize>(&mut self, one: Tensor<D>, other: Tensor<D>);
+}
+
+struct ToAutodiff;
+
+impl TensorMap for ToAutodiff {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.detach().autodiff()
+    }
+}
+
+struct First;
+
+impl TensorMap for First {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.slice_dim(0, 0..1)
+    }
 }
 
 impl<const D: usize> Bundle for Tensor<D> {
@@ -51,73 +80,95 @@ impl<const D: usize> Bundle for Tensor<D> {
         vec![self.dims().to_vec()]
     }
 
-    fn to_autodiff(self) -> Self {
-        self.detach().autodiff()
+    fn map(self, f: &mut impl TensorMap) -> Self {
+        f.map(self)
     }
 
-    fn summed_square_error(self, target: Self) -> Tensor<1> {
-        let dims = self.dims();
-        let places = dims.iter().product::<usize>() / dims[channel_axis(D)].max(1);
-        let difference = self - target;
-        // Over the batch first: a sum over millions of values at once would depend on how threads share it.
-        (difference.clone() * difference)
-            .sum_dim(0)
-            .sum()
-            .div_scalar(places.max(1) as f32)
-    }
-
-    fn sum_batch(self) -> Self {
-        self.sum_dim(0)
-    }
-
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-
-    fn times(self, factor: f64) -> Self {
-        self.mul_scalar(factor)
-    }
-
-    fn channel_means(self) -> Vec<f32> {
-        let axis = channel_axis(D);
-        let mut mean = self;
-        for other in (0..D).filter(|&d| d != axis) {
-            mean = mean.mean_dim(other);
-        }
-        mean.into_data()
-            .try_into_vec()
-            .expect("networks compute in f32")
+    fn zip(self, other: Self, f: &mut impl TensorZip) {
+        f.zip(self, other);
     }
 }
 
-impl<A: Bundle, B: Bundle> Bundle for (A, B) {
+impl<B: Bundle> Bundle for Vec<B> {
     fn shapes(&self) -> Vec<Vec<usize>> {
-        [self.0.shapes(), self.1.shapes()].concat()
+        self.iter().flat_map(B::shapes).collect()
     }
 
-    fn to_autodiff(self) -> Self {
-        (self.0.to_autodiff(), self.1.to_autodiff())
+    fn map(self, f: &mut impl TensorMap) -> Self {
+        self.into_iter().map(|item| item.map(f)).collect()
     }
 
-    fn summed_square_error(self, target: Self) -> Tensor<1> {
-        self.0.summed_square_error(target.0) + self.1.summed_square_error(target.1)
+    fn zip(self, other: Self, f: &mut impl TensorZip) {
+        assert_eq!(
+            self.len(),
+            other.len(),
+            "lists of one unit are equally long"
+        );
+        for (one, other) in self.into_iter().zip(other) {
+            one.zip(other, f);
+        }
+    }
+}
+
+impl<B: Bundle> Bundle for Option<B> {
+    fn shapes(&self) -> Vec<Vec<usize>> {
+        self.iter().flat_map(B::shapes).collect()
     }
 
-    fn sum_batch(self) -> Self {
-        (self.0.sum_batch(), self.1.sum_batch())
+    fn map(self, f: &mut impl TensorMap) -> Self {
+        self.map(|value| value.map(f))
     }
 
-    fn plus(self, other: Self) -> Self {
-        (self.0.plus(other.0), self.1.plus(other.1))
+    fn zip(self, other: Self, f: &mut impl TensorZip) {
+        assert_eq!(
+            self.is_some(),
+            other.is_some(),
+            "a unit's part is always or never there"
+        );
+        if let (Some(one), Some(other)) = (self, other) {
+            one.zip(other, f);
+        }
+    }
+}
+
+macro_rules! tuples {
+    ($(($($part:ident $place:tt),+))+) => {$(
+        impl<$($part: Bundle),+> Bundle for ($($part,)+) {
+            fn shapes(&self) -> Vec<Vec<usize>> {
+                [$(self.$place.shapes()),+].concat()
+            }
+
+            fn map(self, f: &mut impl TensorMap) -> Self {
+                ($(self.$place.map(f),)+)
+            }
+
+            fn zip(self, other: Self, f: &mut impl TensorZip) {
+                $(self.$place.zip(other.$place, f);)+
+            }
+        }
+    )+};
+}
+
+tuples! {
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+}
+
+/// Carried along and never compared or cut: tokens, sizes before padding. It is no tensor and lies on no device; where it
+/// has an entry per sample, a batch of fewer samples uses the first ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fixed<X>(pub X);
+
+impl<X: Clone + Send + 'static> Bundle for Fixed<X> {
+    fn shapes(&self) -> Vec<Vec<usize>> {
+        Vec::new()
     }
 
-    fn times(self, factor: f64) -> Self {
-        (self.0.times(factor), self.1.times(factor))
+    fn map(self, _: &mut impl TensorMap) -> Self {
+        self
     }
 
-    fn channel_means(self) -> Vec<f32> {
-        [self.0.channel_means(), self.1.channel_means()].concat()
-    }
+    fn zip(self, _: Self, _: &mut impl TensorZip) {}
 }
 
 /// A piece of a network that can be run, kept and trained alone.

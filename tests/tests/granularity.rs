@@ -7,7 +7,7 @@
 use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Capture, Census};
-use model_zoo::{Bundle, Grain, Network};
+use model_zoo::{Grain, Network};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
     BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
@@ -15,6 +15,7 @@ use ptsbench::cell::{
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
+use ptsbench::reconstruct::loss::summed_square_error;
 use ptsbench::reconstruct::{self, Work};
 use ptsbench::task::Task;
 use ptsbench::{criterion, select, subject};
@@ -64,7 +65,7 @@ where
             let sum: f64 = batches
                 .iter()
                 .map(|batch| {
-                    let error = output(network, batch).summed_square_error(output(dense, batch));
+                    let error = summed_square_error(output(network, batch), output(dense, batch));
                     f64::from(error.into_scalar::<f32>())
                 })
                 .sum();

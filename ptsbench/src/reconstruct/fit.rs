@@ -12,6 +12,7 @@ use model_zoo::tap::{Bare, Path};
 use model_zoo::{Bundle, Tap, Unit};
 
 use super::FitError;
+use super::loss::summed_square_error;
 use crate::cell::{Fit, Optimizer};
 use crate::seed::Stream;
 
@@ -89,9 +90,8 @@ impl<'a> FitTap<'a> {
             let loss = calls
                 .iter()
                 .map(|(input, output)| {
-                    trained
-                        .run(input.clone().to_autodiff(), &mut Bare)
-                        .summed_square_error(output.clone().to_autodiff())
+                    let got = trained.run(input.clone().to_autodiff(), &mut Bare);
+                    summed_square_error(got, output.clone().to_autodiff())
                 })
                 .reduce(|sum, loss| sum + loss)
                 .expect("a unit that is fitted runs at least once");
@@ -133,9 +133,8 @@ impl Tap for FitTap<'_> {
 
 fn mean_loss<In: Bundle, U: Unit<In>>(unit: &U, batches: &[Vec<(In, U::Out)>]) -> f64 {
     let losses = batches.iter().flatten().map(|(input, output)| {
-        let error = unit
-            .run(input.clone(), &mut Bare)
-            .summed_square_error(output.clone());
+        let got = unit.run(input.clone(), &mut Bare);
+        let error = summed_square_error(got, output.clone());
         f64::from(error.into_scalar::<f32>())
     });
     losses.sum::<f64>() / batches.len().max(1) as f64

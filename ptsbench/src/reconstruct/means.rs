@@ -3,11 +3,14 @@
 //! A layer is affine, so the mean of its outputs over images is its output on the mean input, zero padding included.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
+use burn::tensor::Tensor;
 use model_zoo::norm::scale;
 use model_zoo::tap::Path;
-use model_zoo::{Bundle, Tap, Unit};
+use model_zoo::{Bundle, Tap, TensorMap, Unit};
+
+use super::loss::channel_axis;
 
 /// Sums every prunable layer's input over images, place by place; a layer that runs several times counts its first run.
 #[derive(Default)]
@@ -34,12 +37,9 @@ impl Tap for MeanInputs {
             let runs = self.seen.entry(path.clone()).or_default();
             *runs += 1;
             if *runs == 1 {
-                let batch = input.clone().sum_batch();
+                let batch = input.clone().map(&mut SumBatch);
                 let sum = match self.sums.remove(&path) {
-                    Some(sum) => sum
-                        .downcast::<In>()
-                        .expect("the layer's own type")
-                        .plus(batch),
+                    Some(sum) => plus(*sum.downcast::<In>().expect("the layer's own type"), batch),
                     None => batch,
                 };
                 self.sums.insert(path, Box::new(sum));
@@ -78,9 +78,11 @@ impl Tap for MeanOutputs<'_> {
             && let Some(sum) = self.inputs.sums.get(&path)
         {
             let sum = sum.downcast_ref::<In>().expect("the layer's own type");
-            let mean = sum.clone().times(1.0 / self.inputs.images.max(1) as f64);
+            let mean = sum
+                .clone()
+                .map(&mut Times(1.0 / self.inputs.images.max(1) as f64));
             let output = unit.run(mean, &mut model_zoo::tap::Bare);
-            self.means.insert(path, output.channel_means());
+            self.means.insert(path, channel_means(output));
         }
         let output = unit.run(input, self);
         self.path.pop();
@@ -105,5 +107,75 @@ impl Tap for Scales {
         let output = unit.run(input, self);
         self.path.pop();
         output
+    }
+}
+
+/// Sum over the batch, keeping the axis.
+struct SumBatch;
+
+impl TensorMap for SumBatch {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.sum_dim(0)
+    }
+}
+
+/// Every value times a factor.
+struct Times(f64);
+
+impl TensorMap for Times {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        tensor.mul_scalar(self.0)
+    }
+}
+
+/// The sum of two bundles of the same shapes.
+fn plus<B: Bundle>(one: B, other: B) -> B {
+    let mut addends = Take(VecDeque::new());
+    other.map(&mut addends);
+    one.map(&mut Add(addends.0))
+}
+
+/// Takes the tensors out, in order.
+struct Take(VecDeque<Box<dyn Any>>);
+
+impl TensorMap for Take {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        self.0.push_back(Box::new(tensor.clone()));
+        tensor
+    }
+}
+
+/// Adds them to those at the same places.
+struct Add(VecDeque<Box<dyn Any>>);
+
+impl TensorMap for Add {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        let addend = self.0.pop_front().and_then(|addend| {
+            let addend: Result<Box<Tensor<D>>, _> = addend.downcast();
+            addend.ok()
+        });
+        tensor + *addend.expect("bundles of one type")
+    }
+}
+
+/// Mean of each channel over batch and positions, tensor after tensor.
+fn channel_means<B: Bundle>(bundle: B) -> Vec<f32> {
+    let mut means = ChannelMeans(Vec::new());
+    bundle.map(&mut means);
+    means.0
+}
+
+struct ChannelMeans(Vec<f32>);
+
+impl TensorMap for ChannelMeans {
+    fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+        let axis = channel_axis(D);
+        let mut mean = tensor.clone();
+        for other in (0..D).filter(|&d| d != axis) {
+            mean = mean.mean_dim(other);
+        }
+        let values = mean.into_data().try_into_vec::<f32>();
+        self.0.extend(values.expect("networks compute in f32"));
+        tensor
     }
 }

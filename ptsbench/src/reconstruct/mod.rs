@@ -3,16 +3,17 @@
 
 pub mod correct;
 pub mod fit;
+pub mod loss;
 pub mod means;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::tap::{Bare, Capture, Census, Row};
 use model_zoo::weights::{Container, Named, Source, WeightError, write};
-use model_zoo::{Grain, Network};
+use model_zoo::{Bundle, Grain, Network};
 
 use crate::cell::{Granularity, Inputs, Reconstruction};
 use crate::interrupt::{self, Interrupted};
@@ -24,6 +25,7 @@ use crate::select::Masks;
 use crate::subject;
 use correct::{Correction, correct_bias, correct_weight};
 use fit::{Call, FitTap};
+use loss::summed_square_error;
 use means::{MeanInputs, MeanOutputs, Scales};
 
 /// Measurement version of this folder: raised whenever its numbers may change.
@@ -78,15 +80,15 @@ impl Granularity {
 }
 
 /// What reconstruction works with.
-pub struct Work<'a, N> {
+pub struct Work<'a, N: Network> {
     /// The dense network, batch norms folded or not.
     pub dense: &'a N,
     /// Its announcements.
     pub census: &'a Census,
     /// The masks, by the checkpoint's layer names.
     pub masks: &'a Masks,
-    /// Batches of calibration images.
-    pub batches: &'a [Tensor<4>],
+    /// Batches of calibration inputs.
+    pub batches: &'a [N::Input],
     /// Where everything lies.
     pub device: &'a Device,
     /// Folder for a checkpoint per fitted unit; none where an interrupted run need not go on.
@@ -95,7 +97,7 @@ pub struct Work<'a, N> {
     pub progress: &'a Progress,
 }
 
-impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
+impl<N: Network> Work<'_, N> {
     /// Recovers `sparse`, a masked copy of the dense network; returns it with masks still attached.
     pub fn reconstruct(
         &self,
@@ -151,9 +153,9 @@ impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
         let mut inputs = MeanInputs::default();
         for batch in self.batches {
             self.dense.run(batch.clone(), &mut inputs);
-            inputs.batch_done(batch.dims()[0]);
+            inputs.batch_done(batch.shapes()[0][0]);
         }
-        let Some(one) = self.batches.first().map(first_image) else {
+        let Some(one) = self.batches.first().cloned().map(Bundle::first) else {
             return sparse;
         };
         let means = |network: &N| {
@@ -220,7 +222,8 @@ impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
         let one = self
             .batches
             .first()
-            .map(first_image)
+            .cloned()
+            .map(Bundle::first)
             .expect("calibration has a batch");
         sparse.run(one, &mut tap);
         let fitted = tap.outcome.expect("a unit of the census is reached")?;
@@ -236,7 +239,7 @@ impl<N: Network<Input = Tensor<4>>> Work<'_, N> {
 
     /// The unit's inputs in the dense or the sparse network, and its outputs in the dense one, batch by batch.
     fn pairs(&self, sparse: &N, unit: &str, inputs: Inputs) -> Vec<Vec<Call>> {
-        let calls = |network: &N, batch: &Tensor<4>| {
+        let calls = |network: &N, batch: &N::Input| {
             let mut capture = Capture::of(unit);
             network.run(batch.clone(), &mut capture);
             capture.into_calls()
@@ -306,22 +309,14 @@ fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (Str
         .filter(move |(path, _)| path.starts_with(&inside))
 }
 
-fn first_image(batch: &Tensor<4>) -> Tensor<4> {
-    batch.clone().slice_dim(0, 0..1)
-}
-
 /// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
-pub fn output_error<N>(network: &N, reference: &N, batches: &[Tensor<4>]) -> f64
-where
-    N: Network<Input = Tensor<4>, Output = Tensor<2>>,
-{
-    use model_zoo::Bundle;
+pub fn output_error<N: Network>(network: &N, reference: &N, batches: &[N::Input]) -> f64 {
     let errors = batches.iter().map(|batch| {
         let (got, expected) = (
             network.run(batch.clone(), &mut Bare),
             reference.run(batch.clone(), &mut Bare),
         );
-        f64::from(got.summed_square_error(expected).into_scalar::<f32>())
+        f64::from(summed_square_error(got, expected).into_scalar::<f32>())
     });
     errors.sum::<f64>() / batches.len().max(1) as f64
 }
