@@ -11,6 +11,7 @@ mod geometry;
 pub mod gpu;
 mod gram;
 mod memory;
+mod moments;
 mod nm;
 mod ops;
 pub mod plan;
@@ -26,6 +27,7 @@ pub use format::{BitMask, Bitmap, ColOrder, Csr, Half, Nm, Nm24Hw};
 pub use geometry::ConvShape;
 pub use gram::GramState;
 pub use memory::keep_freed_memory;
+pub use moments::ColumnSums;
 pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };

@@ -26,5 +26,5 @@ pub mod vit;
 pub mod weights;
 
 pub use unit::{
-    Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit,
+    Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit, Zeros,
 };

@@ -7,7 +7,7 @@ use burn::module::{Module, ParamId};
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
-use kernels::{ConvOptions, WeightGrad};
+use kernels::{ConvOptions, ConvShape, WeightGrad};
 
 use crate::mask::stored;
 
@@ -256,6 +256,15 @@ pub enum LayerKind {
     Linear,
 }
 
+/// Zeros around the input of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zeros {
+    /// Before and after, along height and width.
+    Fixed([[usize; 2]; 2]),
+    /// TensorFlow's "same": as many outputs as strides fit into the input; the odd zero goes behind.
+    Same,
+}
+
 /// A prunable layer as its unit describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerInfo {
@@ -267,8 +276,8 @@ pub struct LayerInfo {
     pub groups: usize,
     /// Stride of a convolution, [1, 1] for linear layers.
     pub stride: [usize; 2],
-    /// Padding of a convolution (top and left), [0, 0] for linear layers.
-    pub padding: [usize; 2],
+    /// Zeros around a convolution's input, none for linear layers.
+    pub padding: Zeros,
     /// Dilation of a convolution, [1, 1] for linear layers.
     pub dilation: [usize; 2],
     /// Whether it has a bias.
@@ -288,25 +297,64 @@ impl LayerInfo {
         self.len() == 0
     }
 
+    /// The convolution on an input of these dimensions, NCHW.
+    pub fn convolution(&self, [batch, inputs, height, width]: [usize; 4]) -> ConvShape {
+        let kernel = [self.shape[2], self.shape[3]];
+        let size = [height, width];
+        ConvShape {
+            batch,
+            inputs,
+            outputs: self.shape[0],
+            size,
+            kernel,
+            stride: self.stride,
+            padding: self.padding.at(size, kernel, self.stride, self.dilation),
+            dilation: self.dilation,
+            groups: self.groups,
+        }
+    }
+
     /// Multiply-adds that give `outputs` output values: each uses one row of the weight matrix.
     pub fn macs(&self, outputs: usize) -> u64 {
         outputs as u64 * (self.len() / self.shape[0].max(1)) as u64
     }
 }
 
+impl Zeros {
+    /// As Burn's layer has them.
+    fn of(padding: &PaddingConfig2d) -> Self {
+        match *padding {
+            PaddingConfig2d::Valid => Self::Fixed([[0; 2]; 2]),
+            PaddingConfig2d::Explicit(top, left, bottom, right) => {
+                Self::Fixed([[top, bottom], [left, right]])
+            }
+            PaddingConfig2d::Same => Self::Same,
+        }
+    }
+
+    /// Before and after each axis of an input of `size`.
+    fn at(
+        self,
+        size: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        dilation: [usize; 2],
+    ) -> [[usize; 2]; 2] {
+        match self {
+            Self::Fixed(zeros) => zeros,
+            Self::Same => [0, 1].map(|d| {
+                let outputs = size[d].div_ceil(stride[d]);
+                let reach = dilation[d] * (kernel[d] - 1) + 1;
+                let zeros = ((outputs.max(1) - 1) * stride[d] + reach).saturating_sub(size[d]);
+                [zeros / 2, zeros - zeros / 2]
+            }),
+        }
+    }
+}
+
 /// Zeros before and after each axis of an input of `size`.
 pub(crate) fn padding(conv: &Conv2d, size: [usize; 2]) -> [[usize; 2]; 2] {
-    match conv.padding {
-        PaddingConfig2d::Valid => [[0; 2]; 2],
-        PaddingConfig2d::Explicit(top, left, bottom, right) => [[top, bottom], [left, right]],
-        // As many outputs as strides fit into the input; the odd zero goes behind.
-        PaddingConfig2d::Same => [0, 1].map(|d| {
-            let outputs = size[d].div_ceil(conv.stride[d]);
-            let reach = conv.dilation[d] * (conv.kernel_size[d] - 1) + 1;
-            let zeros = ((outputs.max(1) - 1) * conv.stride[d] + reach).saturating_sub(size[d]);
-            [zeros / 2, zeros - zeros / 2]
-        }),
-    }
+    Zeros::of(&conv.padding).at(size, conv.kernel_size, conv.stride, conv.dilation)
 }
 
 impl Unit<Tensor<4>> for Conv2d {
@@ -328,19 +376,12 @@ impl Unit<Tensor<4>> for Conv2d {
     }
 
     fn layer(&self) -> Option<LayerInfo> {
-        let padding = match self.padding {
-            PaddingConfig2d::Explicit(top, left, _, _) => [top, left],
-            PaddingConfig2d::Valid => [0, 0],
-            PaddingConfig2d::Same => {
-                [0, 1].map(|d| self.dilation[d] * (self.kernel_size[d] - 1) / 2)
-            }
-        };
         Some(LayerInfo {
             kind: LayerKind::Conv,
             shape: self.weight.lazy_shape().to_vec(),
             groups: self.groups,
             stride: self.stride,
-            padding,
+            padding: Zeros::of(&self.padding),
             dilation: self.dilation,
             bias: self.bias.is_some(),
             weight: self.weight.id,
@@ -367,7 +408,7 @@ impl<const D: usize> Unit<Tensor<D>> for Linear {
             shape,
             groups: 1,
             stride: [1, 1],
-            padding: [0, 0],
+            padding: Zeros::Fixed([[0; 2]; 2]),
             dilation: [1, 1],
             bias: self.bias.is_some(),
             weight: self.weight.id,

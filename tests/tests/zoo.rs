@@ -26,7 +26,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::{self, Spec, Visit, wildcard};
 use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
-use model_zoo::unit::{LayerKind, Network};
+use model_zoo::unit::{LayerKind, Network, Zeros};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
@@ -403,7 +403,11 @@ impl Check<'_> {
             );
             outcome.expect(
                 &format!("{key} padding"),
-                info.padding,
+                match info.padding {
+                    Zeros::Fixed(zeros) => zeros.map(|[before, _]| before),
+                    // The reference pads at run time and tells half the kernel.
+                    Zeros::Same => [0, 1].map(|d| info.dilation[d] * (info.shape[d + 2] - 1) / 2),
+                },
                 layer.padding.unwrap_or([0, 0]),
             );
             outcome.expect(
