@@ -3,6 +3,9 @@
 //! Dense weights go in; rates are allocated to layers, masks chosen, what is left reconstructed, the task's metric
 //! taken, and a record written. Tables and figures are functions of records alone.
 
+// Files are opened by `model_zoo::file` alone; the list is in clippy.toml.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod allocate;
 pub mod cell;
 pub mod cli;

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::data::decode;
+use crate::data::{decode, limits};
 use crate::data::error::{DataError, read, read_text};
 use crate::metric::coco_ap::{Found, Truth};
 
@@ -88,7 +88,7 @@ struct AnnotationRow {
 
 /// Parses JSON; the error names the place and what stands there.
 fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let text = read_text(path)?;
+    let text = read_text(path, limits::COCO)?;
     serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {} column {}", error.line(), error.column());
         let problem = if error.is_eof() {
@@ -168,7 +168,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
             ));
         }
         if depth == Depth::Headers {
-            let real = decode::size(&read(&image)?)
+            let real = decode::size(&read(&image, limits::PICTURE)?)
                 .map_err(|problem| DataError::new(&image, problem.to_string()))?;
             if (real.0 as i64, real.1 as i64) != (width, height) {
                 warnings.push(format!(
@@ -269,7 +269,7 @@ struct ResultRow {
 /// Reads a results list for these images.
 pub fn read_results(path: &Path, images: &HashSet<i64>) -> Result<Vec<Found>, DataError> {
     let refuse = |problem: String| DataError::new(path, problem);
-    let text = read_text(path)?;
+    let text = read_text(path, limits::COCO)?;
     if !text.trim_start().starts_with('[') {
         return Err(refuse(
             "not a list of results; each result is an object in one list".to_owned(),

@@ -8,11 +8,12 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use model_zoo::file::{self, Unread};
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::data::jpeg;
+use crate::data::{jpeg, limits};
 
 /// The most pixels an image may have; Pillow warns of a decompression bomb above the same number.
 pub const MAX_PIXELS: u64 = 89_478_485;
@@ -104,13 +105,13 @@ pub enum Unreadable {
 /// An image file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The file system refuses.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
+    /// It is no file, too long for a picture, or the file system refuses.
+    #[error("{} {source}", path.display())]
+    File {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Unread,
     },
     /// The content is not a readable image.
     #[error("{}: {source}", path.display())]
@@ -133,7 +134,7 @@ pub enum Rotation {
 
 /// Reads an image file.
 pub fn read(path: &Path, rotation: Rotation) -> Result<Rgb, ImageError> {
-    let bytes = std::fs::read(path).map_err(|source| ImageError::Io {
+    let bytes = file::read(path, limits::PICTURE).map_err(|source| ImageError::File {
         path: path.to_owned(),
         source,
     })?;

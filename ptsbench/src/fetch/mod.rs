@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use model_zoo::catalog::origin::{Digest, Origin, Place};
+use model_zoo::file;
 use model_zoo::weights::{WeightError, sha256};
 
 use crate::interrupt::Interrupted;
@@ -262,7 +263,7 @@ pub fn cached(wanted: Wanted<'_>, cache: &Path) -> Result<Option<Fetched>, Fetch
         return Ok(None);
     }
     let found = sha256(&path)?;
-    let noted = std::fs::read_to_string(note(&path)).ok();
+    let noted = file::read_text(&note(&path), NOTE).ok();
     let noted = noted.as_deref().map(str::trim);
     let known = match wanted.sha256 {
         Digest::Whole(known) => Some(known),
@@ -283,6 +284,9 @@ pub fn cached(wanted: Wanted<'_>, cache: &Path) -> Result<Option<Fetched>, Fetch
         })),
     }
 }
+
+/// The most bytes of a note: a digest of 64 characters.
+const NOTE: u64 = 1024;
 
 /// The file beside a fetched one that holds its digest.
 fn note(path: &Path) -> PathBuf {
