@@ -133,8 +133,9 @@ fn listed_classes(root: &Path) -> Result<Option<Vec<String>>, DataError> {
         let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
         text.lines().filter_map(first).collect()
     } else if index.is_file() {
-        let rows: HashMap<String, Vec<String>> = serde_json::from_str(&read_text(&index, limits::CLASS_INDEX)?)
-            .map_err(|error| DataError::new(&index, format!("not the class index: {error}")))?;
+        let rows: HashMap<String, Vec<String>> =
+            serde_json::from_str(&read_text(&index, limits::CLASS_INDEX)?)
+                .map_err(|error| DataError::new(&index, format!("not the class index: {error}")))?;
         rows.into_values()
             .filter_map(|row| row.into_iter().next())
             .collect()

@@ -164,7 +164,13 @@ mod tests {
     #[test]
     fn neither_nesting_nor_a_flood_of_values_costs_much() {
         // 140 kB of lists in lists once overflowed the stack when they were dropped.
-        let deep = [&b"\x80\x02"[..], &b"]".repeat(70_000), &b"a".repeat(69_999), b"."].concat();
+        let deep = [
+            &b"\x80\x02"[..],
+            &b"]".repeat(70_000),
+            &b"a".repeat(69_999),
+            b".",
+        ]
+        .concat();
         assert!(read(&deep).unwrap().integers("labels").is_none());
         // And 60 MB of None took 4 GB.
         let flood = b"N".repeat(60_000_000);

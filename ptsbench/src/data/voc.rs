@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::data::{decode, limits};
 use crate::data::error::{DataError, read, read_text};
+use crate::data::{decode, limits};
 
 /// The classes in the devkit's order; an index is a network's output.
 pub const CLASSES: [&str; 20] = [

@@ -457,18 +457,24 @@ mod tests {
     fn what_is_no_covariance_is_refused_with_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("statistics.npz");
-        let mut refused = |change: &dyn Fn(&mut Statistics), say: &str| {
+        let refused = |change: &dyn Fn(&mut Statistics), say: &str| {
             let mut statistics = example();
             change(&mut statistics);
             write(&path, &statistics).unwrap();
             let error = read(&path).unwrap_err().to_string();
-            assert!(error.contains("statistics.npz") && error.contains(say), "{error}");
+            assert!(
+                error.contains("statistics.npz") && error.contains(say),
+                "{error}"
+            );
         };
         refused(&|s| s.covariance[3] = -3.0, "variance -3 at (1, 1)");
         refused(&|s| s.covariance[0] = 1e308, "sigma holds 1000");
         refused(&|s| s.mean[1] = -1e200, "mu holds -1000");
         refused(&|s| s.mean[1] = f64::NAN, "mu holds NaN at [1]");
-        refused(&|s| s.covariance[2] = f64::INFINITY, "sigma holds an infinity at [1, 0]");
+        refused(
+            &|s| s.covariance[2] = f64::INFINITY,
+            "sigma holds an infinity at [1, 0]",
+        );
         // Round-off below zero is none.
         let mut statistics = example();
         statistics.covariance = vec![2.0, 0.0, 0.0, -1e-9];
