@@ -16,6 +16,12 @@ pub enum Unread {
     /// It is something else than a file.
     #[error("is {0}, not a file")]
     NotAFile(&'static str),
+    /// A text was expected.
+    #[error("is not UTF-8 text: byte {at} cannot be decoded")]
+    NotText {
+        /// The first byte that is none of a text's.
+        at: usize,
+    },
     /// It is larger than anything of its kind.
     #[error("has more than {limit} bytes, which is more than such a file ever has")]
     TooLong {
@@ -35,6 +41,10 @@ impl Unread {
 pub fn open(path: &Path) -> Result<(File, u64), Unread> {
     // Before it is opened: opening a pipe waits.
     regular(&std::fs::metadata(path)?)?;
+    #[cfg_attr(
+        not(test),
+        expect(clippy::disallowed_methods, reason = "the one place that opens them")
+    )]
     let file = File::open(path)?;
     // And after, should somebody have changed it in between.
     let found = file.metadata()?;
@@ -55,6 +65,13 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Unread> {
         return Err(Unread::TooLong { limit });
     }
     Ok(bytes)
+}
+
+/// The text of a regular file of at most `limit` bytes.
+pub fn read_text(path: &Path, limit: u64) -> Result<String, Unread> {
+    String::from_utf8(read(path, limit)?).map_err(|error| Unread::NotText {
+        at: error.utf8_error().valid_up_to(),
+    })
 }
 
 fn regular(found: &Metadata) -> Result<(), Unread> {
@@ -99,6 +116,12 @@ mod tests {
         std::fs::write(&path, b"1234567").unwrap();
         assert_eq!(read(&path, 7).unwrap(), b"1234567");
         assert!(matches!(read(&path, 6), Err(Unread::TooLong { limit: 6 })));
+        assert_eq!(read_text(&path, 7).unwrap(), "1234567");
+        std::fs::write(&path, b"12\xff").unwrap();
+        assert!(matches!(
+            read_text(&path, 7),
+            Err(Unread::NotText { at: 2 })
+        ));
         assert!(
             read(&folder.path().join("none"), 1)
                 .unwrap_err()

@@ -221,8 +221,9 @@ fn cuda() -> Result<Chosen, DeviceError> {
         reason,
     };
     // The driver's module makes this file; without it no driver can answer, whatever libraries lie around.
-    let version = std::fs::read_to_string("/proc/driver/nvidia/version")
-        .map_err(|_| missing("has no NVIDIA driver on this machine".to_owned()))?;
+    let version =
+        model_zoo::file::read_text(std::path::Path::new("/proc/driver/nvidia/version"), 1 << 16)
+            .map_err(|_| missing("has no NVIDIA driver on this machine".to_owned()))?;
     if Device::enumerate(burn::tensor::DeviceType::Cuda)
         .into_vec()
         .is_empty()

@@ -20,6 +20,7 @@ use super::dtype::{Dtype, conversion};
 use super::error::{NotFinite, WeightError};
 use super::header::{header_length, parse_header};
 use super::source::Source;
+use crate::file::{self, Unread};
 
 /// The longest header that the format allows, in bytes.
 pub const HEADER_LIMIT: u64 = 100_000_000;
@@ -201,17 +202,15 @@ pub fn sha256(path: &Path) -> Result<String, WeightError> {
         .collect())
 }
 
-/// The file and its size; a pipe is refused before it is opened, since that would wait for a writer.
+/// The file and its size.
 pub(super) fn open_regular(path: &Path) -> Result<(File, u64), WeightError> {
-    let unopened = |source| io_error(path, "open", source);
-    if !std::fs::metadata(path).map_err(unopened)?.is_file() {
-        return Err(WeightError::NotAFile {
+    file::open(path).map_err(|error| match error {
+        Unread::Io(source) => io_error(path, "open", source),
+        other => WeightError::NotAFile {
             file: path.display().to_string(),
-        });
-    }
-    let file = File::open(path).map_err(unopened)?;
-    let size = file.metadata().map_err(unopened)?.len();
-    Ok((file, size))
+            found: other.to_string(),
+        },
+    })
 }
 
 pub(super) fn io_error(path: &Path, action: &'static str, source: io::Error) -> WeightError {

@@ -33,10 +33,12 @@ pub enum WeightError {
         source: io::Error,
     },
     /// A folder, pipe or device where a file is needed.
-    #[error("{file}: not a regular file; name the .safetensors file itself")]
+    #[error("{file} {found}; name the .safetensors file itself")]
     NotAFile {
         /// The path.
         file: String,
+        /// What it is instead, as a verb phrase.
+        found: String,
     },
     /// The file breaks the safetensors format.
     #[error("{file}: {fault}")]

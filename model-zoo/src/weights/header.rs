@@ -5,11 +5,18 @@ use std::fmt;
 use std::ops::Range;
 
 use indexmap::IndexMap;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use super::container::{Entry, HEADER_LIMIT, LENGTH_BYTES};
 use super::dtype::Dtype;
 use super::error::{Fault, Foreign};
+
+/// Items of a list at most: the axes of a tensor are the longest one. A list of millions would take thirty times the
+/// memory of its text.
+const ITEMS: usize = 64;
+
+/// Members of an object at most; the largest published checkpoints have 100,000 tensors in all their files.
+const MEMBERS: usize = 250_000;
 
 /// The header's length from the file's first bytes, or what the file is instead.
 pub(super) fn header_length(start: &[u8], file_size: u64) -> Result<u64, Fault> {
@@ -327,6 +334,11 @@ impl<'de> Deserialize<'de> for Json {
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
                 let mut list = Vec::new();
                 while let Some(item) = items.next_element()? {
+                    if list.len() == ITEMS {
+                        return Err(A::Error::custom(format_args!(
+                            "a list of more than {ITEMS} items"
+                        )));
+                    }
                     list.push(item);
                 }
                 Ok(Json::Array(list))
@@ -335,6 +347,11 @@ impl<'de> Deserialize<'de> for Json {
             fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json, A::Error> {
                 let mut list = Vec::new();
                 while let Some(member) = members.next_entry()? {
+                    if list.len() == MEMBERS {
+                        return Err(A::Error::custom(format_args!(
+                            "an object of more than {MEMBERS} members"
+                        )));
+                    }
                     list.push(member);
                 }
                 Ok(Json::Object(list))

@@ -18,6 +18,9 @@ use super::write::Stored;
 /// The metadata entry that names packed tensors and their shapes.
 pub const PACKED: &str = "ptsbench.packed";
 
+/// Axes of a tensor at most.
+const AXES: usize = 8;
+
 /// Ends of the two keys.
 const BITMAP: &str = ".bitmap";
 const KEPT: &str = ".kept";
@@ -96,6 +99,9 @@ impl PackedFile {
             ))
         })?;
         for (key, shape) in &shapes {
+            if shape.len() > AXES {
+                return Err(malformed(format!("{key} has {} axes", shape.len())));
+            }
             let count = shape
                 .iter()
                 .try_fold(1usize, |all, &side| all.checked_mul(side));

@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
-use super::container::Container;
+use super::container::{Container, io_error, open_regular};
 use super::dtype::Dtype;
 use super::error::{NotFinite, WeightError, WrongShape};
 use super::packed::PackedFile;
@@ -63,9 +63,11 @@ pub trait Source {
 /// Opens a weight file of any kind that is read: safetensors, or a PyTorch checkpoint.
 pub fn open(path: &Path) -> Result<Box<dyn Source>, WeightError> {
     let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
-    // What cannot be read is the container's to report.
-    if read.is_ok() && TorchFile::begins(&start) {
+    let (file, _) = open_regular(path)?;
+    file.take(64)
+        .read_to_end(&mut start)
+        .map_err(|source| io_error(path, "read", source))?;
+    if TorchFile::begins(&start) {
         return Ok(Box::new(TorchFile::open(path)?));
     }
     Ok(match PackedFile::of(Container::open(path)?)? {

@@ -3,7 +3,9 @@
 mod gpu;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use model_zoo::file;
 
 use crate::store::Store;
 use crate::terminal;
@@ -92,7 +94,7 @@ fn features() -> String {
 
 /// The processor's name, where the system tells, and the instruction sets that decide how fast the CPU path is.
 pub fn processor() -> String {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpuinfo = file::read_text(Path::new("/proc/cpuinfo"), 1 << 24).unwrap_or_default();
     let name = cpuinfo
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(':'))

@@ -20,7 +20,7 @@ use crate::data::synthetic::generation;
 use crate::device::{self, Choice, Chosen};
 use crate::features::{Extractor, FeatureError, Seen};
 use crate::interrupt;
-use crate::metric::fid::{self, Statistics};
+use crate::metric::fid::{self, FidError, Statistics, Which};
 use crate::metric::npz;
 use crate::progress::counter::Counter;
 use crate::{note, outln};
@@ -299,7 +299,18 @@ struct Report<'a> {
 
 fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> anyhow::Result<()> {
     // Below zero is round-off: the sets are equal.
-    let distance = fid::distance(&a.statistics, &b.statistics)?.max(0.0);
+    let distance = fid::distance(&a.statistics, &b.statistics).map_err(|error| {
+        let named = match error {
+            FidError::Negative { set, .. } => Some(if set == Which::First { a } else { b }),
+            _ => None,
+        };
+        let error = anyhow::Error::new(error);
+        match named {
+            Some(set) => error.context(set.told.set.clone()),
+            None => error,
+        }
+    })?;
+    let distance = distance.max(0.0);
     let width = a.statistics.width();
     let features = network.map(|network| network.extractor.name);
     let is_fid = features == Some(inception::NAME);

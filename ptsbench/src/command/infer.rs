@@ -6,16 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use burn::tensor::{Tensor, TensorData};
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::file;
 use model_zoo::tap::Bare;
 use serde::Serialize;
 
 use super::evaluate::weight_file;
 use crate::cell::BatchNorm;
 use crate::data::decode::{self, Rotation};
+use crate::data::limits;
 use crate::data::recipe::Recipe;
 use crate::data::synthetic;
 use crate::device::{self, Choice, Chosen};
@@ -80,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The names of the classes.
 fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String>> {
-    let Some(file) = &args.labels else {
+    let Some(path) = &args.labels else {
         let names: Vec<String> = if spec.weights == Weights::BuiltIn {
             synthetic::CLASS_NAMES.map(str::to_owned).to_vec()
         } else {
@@ -88,13 +90,17 @@ fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String
         };
         return Ok(names);
     };
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read the labels in {}", file.display()))?;
+    let text = file::read_text(path, limits::LABELS).map_err(|error| {
+        anyhow!(
+            "{} {error}; give the labels as a text file, one name per line",
+            path.display()
+        )
+    })?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     anyhow::ensure!(
         names.len() == classes,
         "{}: {} lines, and {} has {classes} classes; give one name per line, in the order of the classes",
-        file.display(),
+        path.display(),
         names.len(),
         spec.name
     );
@@ -198,9 +204,9 @@ fn probabilities<'a>(logits: &[f32], named: &[usize], labels: &'a [String]) -> V
 }
 
 /// The network's input from an image file, and what is unusual about the file.
-fn pixels(file: &Path, recipe: &Recipe) -> anyhow::Result<(Vec<f32>, Option<&'static str>)> {
-    let bytes =
-        std::fs::read(file).context("cannot be read; name a JPEG, PNG or WebP file that exists")?;
+fn pixels(path: &Path, recipe: &Recipe) -> anyhow::Result<(Vec<f32>, Option<&'static str>)> {
+    let bytes = file::read(path, limits::PICTURE)
+        .map_err(|error| anyhow!("{error}; name a JPEG, PNG or WebP file"))?;
     let picture = decode::decode(&bytes, Rotation::Ignore)?;
     Ok((recipe.apply(&picture), oddity(&bytes)))
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::data::decode::Rgb;
 use crate::data::error::{DataError, counted, name, read};
-use crate::data::pickle::{self, Value};
+use crate::data::limits;
+use crate::data::pickle;
 
 /// Side of an image.
 pub const SIDE: usize = 32;
@@ -113,7 +114,7 @@ pub struct Cifar {
 
 /// Reads one binary file.
 pub fn read_binary(path: &Path, kind: Kind) -> Result<Part, DataError> {
-    let bytes = read(path)?;
+    let bytes = read(path, limits::CIFAR)?;
     let refuse = |problem: String| Err(DataError::new(path, problem));
     let record = kind.labels() + PIXELS;
     if bytes.is_empty() {
@@ -153,17 +154,15 @@ pub fn read_binary(path: &Path, kind: Kind) -> Result<Part, DataError> {
 /// Reads one pickle.
 pub fn read_python(path: &Path, kind: Kind) -> Result<Part, DataError> {
     let refuse = |problem: String| DataError::new(path, problem);
-    let value = pickle::read(&read(path)?).map_err(refuse)?;
+    let bytes = read(path, limits::CIFAR)?;
+    let value = pickle::read(&bytes).map_err(refuse)?;
     let labels = |key: &str| -> Result<Vec<u8>, DataError> {
         let missing = || {
             refuse(format!(
                 "holds no list of numbers `{key}`; unpack the archive again"
             ))
         };
-        let labels = value
-            .get(key)
-            .and_then(Value::integers)
-            .ok_or_else(missing)?;
+        let labels = value.integers(key).ok_or_else(missing)?;
         let narrow = |label: i64| u8::try_from(label).unwrap_or(u8::MAX);
         Ok(labels.into_iter().map(narrow).collect())
     };
@@ -171,12 +170,12 @@ pub fn read_python(path: &Path, kind: Kind) -> Result<Part, DataError> {
         Kind::Cifar10 => (labels("labels")?, Vec::new()),
         Kind::Cifar100 => (labels("fine_labels")?, labels("coarse_labels")?),
     };
-    let Some(Value::Array { shape, bytes }) = value.get("data") else {
+    let Some((shape, bytes)) = value.array("data") else {
         return Err(refuse(
             "holds no array `data`; unpack the archive again".to_owned(),
         ));
     };
-    let fits = bytes.len() == labels.len() * PIXELS && shape.as_slice() == [labels.len(), PIXELS];
+    let fits = bytes.len() == labels.len() * PIXELS && shape == [labels.len(), PIXELS];
     if !fits || (kind == Kind::Cifar100 && coarse.len() != labels.len()) {
         let problem = format!(
             "{} labels, but `data` of shape {shape:?} and {} bytes; expected {} x {PIXELS}",
@@ -192,7 +191,7 @@ pub fn read_python(path: &Path, kind: Kind) -> Result<Part, DataError> {
     let part = Part {
         labels,
         coarse,
-        pixels: bytes.clone(),
+        pixels: bytes.to_vec(),
     };
     part.check(kind, path)?;
     Ok(part)

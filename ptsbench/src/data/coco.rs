@@ -5,13 +5,14 @@
 //! keeps it, with a warning.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use crate::data::decode;
 use crate::data::error::{DataError, read, read_text};
+use crate::data::{decode, limits};
 use crate::metric::coco_ap::{Found, Truth};
 
 /// A picture of an annotation file.
@@ -79,7 +80,7 @@ struct AnnotationRow {
     image_id: i64,
     category_id: i64,
     #[serde(default)]
-    bbox: serde_json::Value,
+    bbox: Loose,
     #[serde(default)]
     area: Option<f64>,
     #[serde(default)]
@@ -88,7 +89,7 @@ struct AnnotationRow {
 
 /// Parses JSON; the error names the place and what stands there.
 fn parse<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let text = read_text(path)?;
+    let text = read_text(path, limits::COCO)?;
     serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {} column {}", error.line(), error.column());
         let problem = if error.is_eof() {
@@ -122,14 +123,95 @@ fn not_a_number(text: &str, line: usize, column: usize) -> Option<&str> {
     before.trim_end().strip_suffix('"')?.rsplit('"').next()
 }
 
+/// What stands in a box's place, without the memory that a list of millions would take.
+#[derive(Debug, Clone, Copy, Default)]
+enum Loose {
+    Number(f64),
+    List {
+        /// The first ones, zero where there is none.
+        numbers: [f64; 4],
+        count: usize,
+        /// The first item that is no number.
+        other: Option<usize>,
+    },
+    #[default]
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LooseVisitor)
+    }
+}
+
+struct LooseVisitor;
+
+impl<'de> Visitor<'de> for LooseVisitor {
+    type Value = Loose;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of 4 numbers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Loose, A::Error> {
+        let (mut numbers, mut count, mut other) = ([0.0; 4], 0, None);
+        while let Some(item) = items.next_element()? {
+            match (item, numbers.get_mut(count)) {
+                (Loose::Number(value), Some(number)) => *number = value,
+                (Loose::Number(_), None) => {}
+                _ => other = other.or(Some(count)),
+            }
+            count += 1;
+        }
+        Ok(Loose::List {
+            numbers,
+            count,
+            other,
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Loose, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Loose::Other)
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Loose, E> {
+        Ok(Loose::Number(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Loose, E> {
+        Ok(Loose::Number(value as f64))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Loose, E> {
+        Ok(Loose::Number(value as f64))
+    }
+
+    fn visit_unit<E>(self) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Loose, E> {
+        Ok(Loose::Other)
+    }
+}
+
 /// Four finite numbers.
-fn corners(value: &serde_json::Value) -> Result<[f64; 4], String> {
-    let list = value.as_array().ok_or("bbox is no list of 4 numbers")?;
-    let numbers: Option<Vec<f64>> = list.iter().map(serde_json::Value::as_f64).collect();
-    let numbers =
-        numbers.ok_or_else(|| format!("bbox {value} holds something that is no number"))?;
-    <[f64; 4]>::try_from(numbers)
-        .map_err(|list| format!("bbox has {} instead of 4 numbers", list.len()))
+fn corners(found: Loose) -> Result<[f64; 4], String> {
+    match found {
+        Loose::List {
+            other: Some(place), ..
+        } => Err(format!("bbox holds something at {place} that is no number")),
+        Loose::List {
+            numbers, count: 4, ..
+        } => Ok(numbers),
+        Loose::List { count, .. } => Err(format!("bbox has {count} instead of 4 numbers")),
+        Loose::Number(_) | Loose::Other => Err("bbox is no list of 4 numbers".to_owned()),
+    }
 }
 
 /// A file name must stay inside the picture folder.
@@ -168,7 +250,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
             ));
         }
         if depth == Depth::Headers {
-            let real = decode::size(&read(&image)?)
+            let real = decode::size(&read(&image, limits::PICTURE)?)
                 .map_err(|problem| DataError::new(&image, problem.to_string()))?;
             if (real.0 as i64, real.1 as i64) != (width, height) {
                 warnings.push(format!(
@@ -211,7 +293,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
                 "annotation {id}: category_id {category} is not among the categories"
             ));
         }
-        let bbox = match corners(&row.bbox) {
+        let bbox = match corners(row.bbox) {
             Ok(bbox) => bbox,
             Err(problem) => return refuse(format!("annotation {id}: {problem}")),
         };
@@ -262,14 +344,14 @@ struct ResultRow {
     image_id: Option<i64>,
     category_id: Option<i64>,
     #[serde(default)]
-    bbox: serde_json::Value,
+    bbox: Loose,
     score: Option<f64>,
 }
 
 /// Reads a results list for these images.
 pub fn read_results(path: &Path, images: &HashSet<i64>) -> Result<Vec<Found>, DataError> {
     let refuse = |problem: String| DataError::new(path, problem);
-    let text = read_text(path)?;
+    let text = read_text(path, limits::COCO)?;
     if !text.trim_start().starts_with('[') {
         return Err(refuse(
             "not a list of results; each result is an object in one list".to_owned(),
@@ -286,7 +368,7 @@ pub fn read_results(path: &Path, images: &HashSet<i64>) -> Result<Vec<Found>, Da
                     "result {index}: image_id {image} is not among the images; evaluate results of the same split"
                 )));
             }
-            let bbox = corners(&row.bbox)
+            let bbox = corners(row.bbox)
                 .map_err(|problem| refuse(format!("result {index}: {problem}")))?;
             Ok(Found {
                 image,

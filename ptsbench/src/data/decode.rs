@@ -8,11 +8,12 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use model_zoo::file::{self, Unread};
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use crate::data::jpeg;
+use crate::data::{jpeg, limits};
 
 /// The most pixels an image may have; Pillow warns of a decompression bomb above the same number.
 pub const MAX_PIXELS: u64 = 89_478_485;
@@ -91,6 +92,16 @@ pub enum Unreadable {
         /// Rows.
         height: u64,
     },
+    /// Far more pixels than its length would let one expect.
+    #[error(
+        "{pixels} pixels in {bytes} bytes: a picture that large and that empty is in no data set, so replace the file"
+    )]
+    Bomb {
+        /// Pixels in all.
+        pixels: usize,
+        /// Bytes in all.
+        bytes: usize,
+    },
     /// The decoder refuses it.
     #[error("corrupt {format} image: {reason}; copy or download it again")]
     Corrupt {
@@ -104,13 +115,13 @@ pub enum Unreadable {
 /// An image file that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The file system refuses.
-    #[error("cannot read {}: {source}", path.display())]
-    Io {
+    /// It is no file, too long for a picture, or the file system refuses.
+    #[error("{} {source}", path.display())]
+    File {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: Unread,
     },
     /// The content is not a readable image.
     #[error("{}: {source}", path.display())]
@@ -133,7 +144,7 @@ pub enum Rotation {
 
 /// Reads an image file.
 pub fn read(path: &Path, rotation: Rotation) -> Result<Rgb, ImageError> {
-    let bytes = std::fs::read(path).map_err(|source| ImageError::Io {
+    let bytes = file::read(path, limits::PICTURE).map_err(|source| ImageError::File {
         path: path.to_owned(),
         source,
     })?;
@@ -252,7 +263,15 @@ fn corrupt(format: Format, reason: impl ToString) -> Unreadable {
     }
 }
 
-/// Refuses a header that promises more pixels than the file can hold, before memory is taken for them.
+/// Pixels up to which a picture may be all of one colour.
+const ANY_CONTENT: usize = 1 << 24;
+
+/// Pixels to a byte of larger pictures at most. Photographs have 20 at the lowest quality; a blank page of some kilobytes
+/// would take a gigabyte.
+const EMPTIEST: usize = 64;
+
+/// Refuses a header that promises more pixels than the file can hold, or than a picture of its length has, before
+/// memory is taken for them.
 fn long_enough(
     format: Format,
     bytes: &[u8],
@@ -263,6 +282,12 @@ fn long_enough(
     if bytes.len() < least {
         let reason = format!("its {pixels} pixels take {least} bytes at least");
         return Err(truncated(format, bytes, reason));
+    }
+    if pixels > ANY_CONTENT && bytes.len() < pixels / EMPTIEST {
+        return Err(Unreadable::Bomb {
+            pixels,
+            bytes: bytes.len(),
+        });
     }
     Ok(())
 }
@@ -335,6 +360,8 @@ fn decode_png(bytes: &[u8]) -> Result<Rgb, Unreadable> {
         bytes: MAX_PIXELS as usize,
     };
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
+    decoder.set_ignore_text_chunk(true);
+    decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
     let mut reader = decoder
         .read_info()
@@ -385,6 +412,8 @@ fn png_error(bytes: &[u8], error: &png::DecodingError) -> Unreadable {
 
 fn decode_webp(bytes: &[u8]) -> Result<Rgb, Unreadable> {
     let (width, height) = size(bytes)?;
+    // Neither of its two codes has a bound on pixels to a byte.
+    long_enough(Format::WebP, bytes, width * height, usize::MAX)?;
     let mut decoder = image_webp::WebPDecoder::new(Cursor::new(bytes))
         .map_err(|error| webp_error(bytes, &error))?;
     decoder.set_memory_limit(MAX_PIXELS as usize * 4);
@@ -412,17 +441,22 @@ fn webp_error(bytes: &[u8], error: &image_webp::DecodingError) -> Unreadable {
 }
 
 /// Grey, grey with alpha, RGB or RGBA bytes to RGB.
-fn to_rgb(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
+fn to_rgb(mut pixels: Vec<u8>, channels: usize) -> Vec<u8> {
     match channels {
         3 => pixels,
         1 | 2 => pixels
             .chunks_exact(channels)
             .flat_map(|pixel| [pixel[0]; 3])
             .collect(),
-        _ => pixels
-            .chunks_exact(channels)
-            .flat_map(|pixel| [pixel[0], pixel[1], pixel[2]])
-            .collect(),
+        _ => {
+            // In place: a second copy of a large picture would double what it takes.
+            let count = pixels.len() / channels;
+            for pixel in 1..count {
+                pixels.copy_within(pixel * channels..pixel * channels + 3, pixel * 3);
+            }
+            pixels.truncate(count * 3);
+            pixels
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use model_zoo::file;
+
 /// A file or folder that cannot be used as it is.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", path.display())]
@@ -22,14 +24,14 @@ impl DataError {
     }
 }
 
-/// The bytes of a file.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
-    std::fs::read(path).map_err(|error| DataError::new(path, format!("cannot be read: {error}")))
+/// The bytes of a file of at most `limit` bytes.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, DataError> {
+    file::read(path, limit).map_err(|error| DataError::new(path, error.to_string()))
 }
 
-/// The text of a file; a byte-order mark is skipped.
-pub(crate) fn read_text(path: &Path) -> Result<String, DataError> {
-    let text = String::from_utf8(read(path)?).map_err(|error| {
+/// The text of a file of at most `limit` bytes; a byte-order mark is skipped.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String, DataError> {
+    let text = String::from_utf8(read(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let problem = format!("not UTF-8 text: byte {at} cannot be decoded; convert the file");
         DataError::new(path, problem)

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::data::error::{DataError, counted, entries, is_image_name, name, read, read_text};
+use crate::data::limits;
 use crate::data::matlab::{self, Value};
 
 /// A picture's file and class.
@@ -128,12 +129,13 @@ fn listed_classes(root: &Path) -> Result<Option<Vec<String>>, DataError> {
     let mapping = root.join(MAPPING);
     let index = root.join(CLASS_INDEX);
     let mut classes: Vec<String> = if mapping.is_file() {
-        let text = read_text(&mapping)?;
+        let text = read_text(&mapping, limits::LIST)?;
         let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
         text.lines().filter_map(first).collect()
     } else if index.is_file() {
-        let rows: HashMap<String, Vec<String>> = serde_json::from_str(&read_text(&index)?)
-            .map_err(|error| DataError::new(&index, format!("not the class index: {error}")))?;
+        let rows: HashMap<String, Vec<String>> =
+            serde_json::from_str(&read_text(&index, limits::CLASS_INDEX)?)
+                .map_err(|error| DataError::new(&index, format!("not the class index: {error}")))?;
         rows.into_values()
             .filter_map(|row| row.into_iter().next())
             .collect()
@@ -209,7 +211,7 @@ fn from_solution(
     images: Vec<PathBuf>,
     place: &HashMap<&str, usize>,
 ) -> Result<Vec<Labelled>, DataError> {
-    let text = read_text(solution)?;
+    let text = read_text(solution, limits::LIST)?;
     let mut labels = HashMap::new();
     for (line, row) in text
         .lines()
@@ -252,7 +254,7 @@ fn from_truth(
     images: Vec<PathBuf>,
     place: &HashMap<&str, usize>,
 ) -> Result<Vec<Labelled>, DataError> {
-    let text = read_text(truth)?;
+    let text = read_text(truth, limits::LIST)?;
     let lines: Vec<&str> = text.split_whitespace().collect();
     if lines.len() != images.len() {
         let problem = format!(
@@ -306,7 +308,7 @@ fn from_truth(
 
 /// WordNet ids by id of the development kit.
 fn kit_ids(meta: &Path) -> Result<HashMap<u32, String>, DataError> {
-    let rows = matlab::structures(&read(meta)?, "synsets")
+    let rows = matlab::structures(&read(meta, limits::MATLAB)?, "synsets")
         .map_err(|problem| DataError::new(meta, format!("{problem}; unpack the kit again")))?;
     let mut ids = HashMap::new();
     for row in rows {

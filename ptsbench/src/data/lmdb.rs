@@ -8,7 +8,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use model_zoo::file;
+
 use crate::data::error::DataError;
+use crate::data::limits;
 
 const MAGIC: u32 = 0xbeef_c0de;
 /// Bytes before a page's contents.
@@ -103,14 +106,14 @@ impl Database {
     /// Opens a `data.mdb` and lists its records.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let refuse = |problem: String| DataError::new(path, problem);
-        if !path.is_file() {
-            return Err(refuse(
-                "not found; unzip the archive and give the folder with data.mdb".to_owned(),
-            ));
-        }
         let io = |error: std::io::Error| refuse(format!("cannot be read: {error}"));
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
+        let (file, length) = file::open(path).map_err(|error| {
+            refuse(if error.is_missing() {
+                "not found; unzip the archive and give the folder with data.mdb".to_owned()
+            } else {
+                error.to_string()
+            })
+        })?;
         if length == 0 {
             return Err(refuse(
                 "0 bytes: the file is empty; copy or unzip it again".to_owned(),
@@ -230,12 +233,17 @@ impl Walk<'_> {
             .checked_sub(PAGE_HEAD)
             .ok_or_else(broken)?
             / 2;
+        // Nodes do not overlap: otherwise a page could repeat one long key thousands of times.
+        let mut room = self.page_size;
         for node in 0..nodes {
             let at = u16_at(&page, PAGE_HEAD + 2 * node).ok_or_else(broken)?;
             let node = page.get(usize::from(at)..).ok_or_else(broken)?;
             let half = |at: usize| u16_at(node, at).ok_or_else(broken);
             let (low, high, bits, key) = (half(0)?, half(2)?, half(4)?, half(6)?);
             let size = u64::from(low) | u64::from(high) << 16;
+            room = room
+                .checked_sub(NODE_HEAD + usize::from(key))
+                .ok_or_else(broken)?;
             if flags & BRANCH != 0 {
                 // The child's page number uses the flag bits too.
                 self.page(size | u64::from(bits) << 32, depth - 1)?;
@@ -270,6 +278,11 @@ impl Walk<'_> {
     fn overflow(&self, first: u64, length: usize) -> Result<u64, String> {
         let head = self.read(first, PAGE_HEAD)?;
         let count = u32_at(&head, 12).map_or(0, u64::from);
+        if length as u64 > limits::PICTURE {
+            return Err(format!(
+                "a value of {length} bytes is longer than any picture"
+            ));
+        }
         let room = (count * self.page_size as u64).saturating_sub(PAGE_HEAD as u64);
         let inside = first
             .checked_add(count)

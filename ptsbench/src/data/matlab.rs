@@ -3,8 +3,10 @@
 
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
-/// The largest array that is unpacked; the published file has half a megabyte.
-const LARGEST: usize = 64 << 20;
+/// Bytes that are unpacked in all; the published file has half a megabyte.
+const LARGEST: usize = 32 << 20;
+/// Fields that are read in all; the published file has 1,860 structures of 8.
+const FIELDS: usize = 200_000;
 /// Arrays within arrays that are followed.
 const DEEPEST: usize = 8;
 
@@ -34,13 +36,15 @@ pub fn structures(bytes: &[u8], wanted: &str) -> Result<Structures, String> {
         return Err("not a MATLAB 5.0 file in this byte order".to_owned());
     }
     let mut rest = &bytes[128..];
+    let mut room = LARGEST;
     while !rest.is_empty() {
         let (kind, data) = element(&mut rest)?;
         let unpacked;
         let matrix = match kind {
             COMPRESSED => {
-                unpacked = decompress_to_vec_zlib_with_limit(data, LARGEST)
-                    .map_err(|_| "compressed data is damaged".to_owned())?;
+                unpacked = decompress_to_vec_zlib_with_limit(data, room)
+                    .map_err(|_| "compressed data is damaged, or far too long".to_owned())?;
+                room -= unpacked.len();
                 let (kind, data) = element(&mut unpacked.as_slice())?;
                 if kind != MATRIX {
                     continue;
@@ -129,12 +133,17 @@ fn array(mut rest: &[u8], depth: usize) -> Result<(String, Array), String> {
     let names: Vec<String> = element(&mut rest)?
         .1
         .chunks(length.max(1))
+        // One more than is allowed is enough to tell.
+        .take(FIELDS + 1)
         .map(|name| {
             String::from_utf8_lossy(name)
                 .trim_end_matches('\0')
                 .to_owned()
         })
         .collect();
+    if names.len().saturating_mul(count as usize) > FIELDS {
+        return Err(format!("more than {FIELDS} fields"));
+    }
     let mut structures = Vec::new();
     // Every field takes bytes, so a wrong count ends with the data.
     for _ in 0..count {

@@ -10,6 +10,7 @@ pub mod decode;
 pub mod error;
 pub mod imagenet;
 pub mod jpeg;
+pub mod limits;
 pub mod linear;
 pub mod lmdb;
 pub mod loader;

@@ -1,338 +1,149 @@
-//! The few opcodes of Python's pickle that the CIFAR files use, read as data.
+//! The pickles that the CIFAR files are: a dictionary of lists, and one array of numpy's.
 //!
-//! A pickle is a program: whatever it names would be imported and called. Here names are compared with the four that
-//! numpy's arrays need and are otherwise refused; nothing is ever called.
+//! Nothing in them is executed (`model_zoo::pickle`): the names that numpy's arrays need are known, every other one is
+//! refused, and what a call of one describes is read off its arguments.
 
-/// What a pickle holds.
+use model_zoo::pickle::{self, Fault, Id, Object, Pickle};
+
+type Value = pickle::Value<Numpy>;
+
+/// What such a file holds besides plain values.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// `None`, or a truth value that is not looked at.
-    None,
-    /// An integer.
-    Int(i64),
-    /// A string of any kind.
-    Bytes(Vec<u8>),
-    /// A list.
-    List(Vec<Value>),
-    /// A tuple.
-    Tuple(Vec<Value>),
-    /// A dictionary, in the file's order.
-    Dict(Vec<(Value, Value)>),
-    /// One of the known names.
-    Name(Name),
-    /// An array of bytes.
-    Array {
-        /// Its sides.
-        shape: Vec<usize>,
-        /// Its bytes, row by row.
-        bytes: Vec<u8>,
-    },
-    /// What `numpy.dtype` was asked for.
-    Type(Vec<u8>),
-    /// A mark on the stack.
-    Mark,
-}
-
-/// The names that may stand in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Name {
-    /// `_reconstruct`, which makes an empty array.
+enum Numpy {
+    /// The function that makes an empty array.
     Reconstruct,
-    /// `ndarray`.
+    /// The class of arrays, which is its argument.
     Array,
-    /// `dtype`.
+    /// The class of types.
     Type,
+    /// A type, by the text it was made from.
+    Of(Id),
+    /// An array: its shape and the string of its bytes, once they are set.
+    Filled(Option<(Vec<usize>, Id)>),
 }
 
-impl Value {
-    /// The value of a key.
-    pub fn get(&self, key: &str) -> Option<&Self> {
-        let Self::Dict(pairs) = self else {
-            return None;
-        };
-        pairs
-            .iter()
-            .find(|(name, _)| matches!(name, Self::Bytes(name) if name == key.as_bytes()))
-            .map(|(_, value)| value)
+impl Object for Numpy {
+    fn named(module: &str, name: &str) -> Option<Self> {
+        match (module, name) {
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => {
+                Some(Self::Reconstruct)
+            }
+            ("numpy", "ndarray") => Some(Self::Array),
+            ("numpy", "dtype") => Some(Self::Type),
+            _ => None,
+        }
     }
 
-    /// The integers of a list.
-    pub fn integers(&self) -> Option<Vec<i64>> {
-        let (Self::List(items) | Self::Tuple(items)) = self else {
+    fn called(pickle: &Pickle<'_, Self>, function: Id, arguments: Id) -> Option<Value> {
+        let arguments = pickle.list(arguments)?;
+        let made = match pickle.get(function) {
+            Value::Object(Self::Reconstruct) => Self::Filled(None),
+            Value::Object(Self::Type) => {
+                let name = *arguments.first()?;
+                pickle.string(name)?;
+                Self::Of(name)
+            }
+            _ => return None,
+        };
+        Some(Value::Object(made))
+    }
+
+    /// The state of an array is its version, shape, type, order and bytes; that of a type does not matter.
+    fn built(pickle: &mut Pickle<'_, Self>, object: Id, state: Id) -> bool {
+        match pickle.get(object) {
+            Value::Object(Self::Of(_)) => true,
+            Value::Object(Self::Filled(_)) => {
+                let Some(filled) = filled(pickle, state) else {
+                    return false;
+                };
+                *pickle.get_mut(object) = Value::Object(Self::Filled(Some(filled)));
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Shape and bytes of an array of bytes, from its state.
+fn filled(pickle: &Pickle<'_, Numpy>, state: Id) -> Option<(Vec<usize>, Id)> {
+    let &[_, shape, kind, _, data] = pickle.list(state)? else {
+        return None;
+    };
+    let Value::Object(Numpy::Of(kind)) = pickle.get(kind) else {
+        return None;
+    };
+    if pickle.string(*kind)? != b"u1" {
+        return None;
+    }
+    pickle.string(data)?;
+    let sides = pickle.list(shape).filter(|sides| sides.len() <= AXES)?;
+    let side = |&side: &Id| usize::try_from(pickle.int(side)?).ok();
+    Some((sides.iter().map(side).collect::<Option<_>>()?, data))
+}
+
+/// Axes of an array at most; the published ones have two.
+const AXES: usize = 8;
+
+/// One file's dictionary.
+#[derive(Debug)]
+pub struct Batch<'a>(Pickle<'a, Numpy>);
+
+impl<'a> Batch<'a> {
+    fn entry(&self, key: &str) -> Option<Id> {
+        let Value::Dict(entries) = self.0.get(self.0.root) else {
             return None;
         };
-        let integer = |item: &Self| match item {
-            Self::Int(value) => Some(*value),
+        let found = entries
+            .iter()
+            .find(|(name, _)| self.0.string(*name) == Some(key.as_bytes()));
+        found.map(|&(_, value)| value)
+    }
+
+    /// The list of whole numbers under a key.
+    pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
+        let items = self.0.list(self.entry(key)?)?;
+        items.iter().map(|&item| self.0.int(item)).collect()
+    }
+
+    /// The array of bytes under a key: its shape and, row by row, its values.
+    pub fn array(&self, key: &str) -> Option<(&[usize], &'a [u8])> {
+        match self.0.get(self.entry(key)?) {
+            Value::Object(Numpy::Filled(Some((shape, data)))) => {
+                Some((shape, self.0.string(*data)?))
+            }
             _ => None,
-        };
-        items.iter().map(integer).collect()
+        }
     }
 }
 
 /// Reads a pickle; the error is a sentence.
-pub fn read(bytes: &[u8]) -> Result<Value, String> {
-    let mut reader = Reader {
-        bytes,
-        at: 0,
-        stack: Vec::new(),
-        memo: Vec::new(),
-    };
-    reader.run()
+pub fn read(bytes: &[u8]) -> Result<Batch<'_>, String> {
+    Pickle::read(bytes).map(Batch).map_err(said)
 }
 
-/// Memo places that are kept: the published files use a few per image.
-const MEMO: usize = 1 << 20;
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    stack: Vec<Value>,
-    /// Scalars and strings by memo place; containers are not kept, which also rules out exponential copies.
-    memo: Vec<Option<Value>>,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let end = self.at.checked_add(count);
-        let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or_else(|| format!("pickle cut off at byte {}", self.bytes.len()))?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    fn number(&mut self, size: usize) -> Result<usize, String> {
-        let bytes = self.take(size)?;
-        Ok(bytes
-            .iter()
-            .rev()
-            .fold(0, |sum, &byte| sum << 8 | usize::from(byte)))
-    }
-
-    fn line(&mut self) -> Result<&'a [u8], String> {
-        let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|&byte| byte == b'\n');
-        let length =
-            length.ok_or_else(|| format!("pickle cut off at byte {}", self.bytes.len()))?;
-        let line = self.take(length)?;
-        self.at += 1;
-        Ok(line)
-    }
-
-    fn pop(&mut self) -> Result<Value, String> {
-        self.stack
-            .pop()
-            .ok_or_else(|| format!("broken pickle: nothing on the stack at byte {}", self.at))
-    }
-
-    fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
-        let mark = self.stack.iter().rposition(|value| *value == Value::Mark);
-        let mark = mark.ok_or_else(|| format!("broken pickle: no mark at byte {}", self.at))?;
-        let items = self.stack.split_off(mark + 1);
-        self.stack.pop();
-        Ok(items)
-    }
-
-    fn pop_tuple(&mut self, count: usize) -> Result<(), String> {
-        if self.stack.len() < count {
-            return Err(format!(
-                "broken pickle: nothing on the stack at byte {}",
-                self.at
-            ));
+fn said(fault: Fault) -> String {
+    const AGAIN: &str = "unpack the archive again";
+    match fault {
+        Fault::CutOff { at } => format!("pickle cut off at byte {at}; {AGAIN}"),
+        Fault::TooMany { limit } => {
+            format!("pickle of more than {limit} values, which no CIFAR file has; {AGAIN}")
         }
-        let items = self.stack.split_off(self.stack.len() - count);
-        self.stack.push(Value::Tuple(items));
-        Ok(())
-    }
-
-    fn remember(&mut self, place: usize) {
-        let value = match self.stack.last() {
-            Some(value @ (Value::Int(_) | Value::Bytes(_) | Value::Name(_) | Value::None)) => value,
-            _ => return,
-        };
-        // Long strings are data and are not referred to again.
-        let long = matches!(value, Value::Bytes(bytes) if bytes.len() > 256);
-        if place < MEMO && !long {
-            let value = value.clone();
-            if self.memo.len() <= place {
-                self.memo.resize(place + 1, None);
-            }
-            self.memo[place] = Some(value);
+        Fault::Global { name } => {
+            let name: String = name.escape_default().take(120).collect();
+            format!(
+                "pickle that would run {name}: refused; nothing was executed, and the file is not the published one"
+            )
         }
-    }
-
-    fn recall(&mut self, place: usize) -> Result<(), String> {
-        let value = self.memo.get(place).cloned().flatten();
-        let value =
-            value.ok_or_else(|| format!("memo place {place} is no string or number: refused"))?;
-        self.stack.push(value);
-        Ok(())
-    }
-
-    fn run(&mut self) -> Result<Value, String> {
-        loop {
-            let at = self.at;
-            match self.take(1)?[0] {
-                0x80 => {
-                    self.take(1)?;
-                }
-                b'.' => return self.pop(),
-                b'(' => self.stack.push(Value::Mark),
-                b'}' => self.stack.push(Value::Dict(Vec::new())),
-                b']' => self.stack.push(Value::List(Vec::new())),
-                b')' => self.stack.push(Value::Tuple(Vec::new())),
-                b'N' | 0x88 | 0x89 => self.stack.push(Value::None),
-                b'K' => {
-                    let value = self.number(1)?;
-                    self.stack.push(Value::Int(value as i64));
-                }
-                b'M' => {
-                    let value = self.number(2)?;
-                    self.stack.push(Value::Int(value as i64));
-                }
-                b'J' => {
-                    let value = self.number(4)? as u32 as i32;
-                    self.stack.push(Value::Int(value.into()));
-                }
-                // Byte and text strings with lengths of one or four bytes.
-                opcode @ (b'U' | b'C' | b'T' | b'B' | b'X') => {
-                    let length = self.number(if matches!(opcode, b'U' | b'C') { 1 } else { 4 })?;
-                    let bytes = self.take(length)?.to_vec();
-                    self.stack.push(Value::Bytes(bytes));
-                }
-                b'q' => {
-                    let place = self.number(1)?;
-                    self.remember(place);
-                }
-                b'r' => {
-                    let place = self.number(4)?;
-                    self.remember(place);
-                }
-                b'h' => {
-                    let place = self.number(1)?;
-                    self.recall(place)?;
-                }
-                b'j' => {
-                    let place = self.number(4)?;
-                    self.recall(place)?;
-                }
-                b'a' => {
-                    let item = self.pop()?;
-                    self.extend(vec![item])?;
-                }
-                b'e' => {
-                    let items = self.pop_to_mark()?;
-                    self.extend(items)?;
-                }
-                b's' => {
-                    let value = self.pop()?;
-                    let key = self.pop()?;
-                    self.insert(vec![key, value])?;
-                }
-                b'u' => {
-                    let items = self.pop_to_mark()?;
-                    self.insert(items)?;
-                }
-                b't' => {
-                    let items = self.pop_to_mark()?;
-                    self.stack.push(Value::Tuple(items));
-                }
-                0x85 => self.pop_tuple(1)?,
-                0x86 => self.pop_tuple(2)?,
-                0x87 => self.pop_tuple(3)?,
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    let name = known(module, name)?;
-                    self.stack.push(Value::Name(name));
-                }
-                b'R' => self.reduce()?,
-                b'b' => self.build()?,
-                opcode => {
-                    return Err(format!(
-                        "pickle opcode {opcode:#04x} at byte {at} is not one the CIFAR files use: refused"
-                    ));
-                }
-            }
-        }
-    }
-
-    fn extend(&mut self, items: Vec<Value>) -> Result<(), String> {
-        match self.stack.last_mut() {
-            Some(Value::List(list)) => list.extend(items),
-            _ => return Err(format!("broken pickle: no list at byte {}", self.at)),
-        }
-        Ok(())
-    }
-
-    fn insert(&mut self, items: Vec<Value>) -> Result<(), String> {
-        let Some(Value::Dict(pairs)) = self.stack.last_mut() else {
-            return Err(format!("broken pickle: no dictionary at byte {}", self.at));
-        };
-        let mut items = items.into_iter();
-        while let (Some(key), Some(value)) = (items.next(), items.next()) {
-            pairs.push((key, value));
-        }
-        Ok(())
-    }
-
-    /// "Calls" a known name: an empty array or a type.
-    fn reduce(&mut self) -> Result<(), String> {
-        let arguments = self.pop()?;
-        let made = match (self.pop()?, arguments) {
-            (Value::Name(Name::Reconstruct), _) => Value::Array {
-                shape: Vec::new(),
-                bytes: Vec::new(),
-            },
-            (Value::Name(Name::Type), Value::Tuple(arguments)) => match arguments.first() {
-                Some(Value::Bytes(name)) => Value::Type(name.clone()),
-                _ => return Err("broken pickle: a type without a name".to_owned()),
-            },
-            _ => {
-                return Err(
-                    "pickle that calls something other than numpy's arrays: refused".to_owned(),
-                );
-            }
-        };
-        self.stack.push(made);
-        Ok(())
-    }
-
-    /// Sets the state of an array (version, shape, type, order, bytes) or of a type, which has none that matters.
-    fn build(&mut self) -> Result<(), String> {
-        let state = self.pop()?;
-        match (self.stack.last_mut(), state) {
-            (Some(Value::Type(_)), _) => Ok(()),
-            (Some(Value::Array { shape, bytes }), Value::Tuple(state)) => {
-                let mut state = state.into_iter();
-                let mut next = || state.next().unwrap_or(Value::None);
-                let (_, sides, kind, _, data) = (next(), next(), next(), next(), next());
-                let sides = sides.integers().unwrap_or_default();
-                let sides: Option<Vec<usize>> =
-                    sides.into_iter().map(|side| side.try_into().ok()).collect();
-                match (sides, kind, data) {
-                    (Some(sides), Value::Type(kind), Value::Bytes(data)) if kind == b"u1" => {
-                        (*shape, *bytes) = (sides, data);
-                        Ok(())
-                    }
-                    _ => Err("array of another type than bytes".to_owned()),
-                }
-            }
-            _ => Err("pickle that sets the state of an object: refused".to_owned()),
-        }
-    }
-}
-
-fn known(module: &[u8], name: &[u8]) -> Result<Name, String> {
-    match (module, name) {
-        (b"numpy.core.multiarray" | b"numpy._core.multiarray", b"_reconstruct") => {
-            Ok(Name::Reconstruct)
-        }
-        (b"numpy", b"ndarray") => Ok(Name::Array),
-        (b"numpy", b"dtype") => Ok(Name::Type),
-        _ => Err(format!(
-            "pickle that would run {}.{}: refused; nothing was executed, and the file is not the published one",
-            module.escape_ascii(),
-            name.escape_ascii()
-        )),
+        Fault::Operation { operation, at } => format!(
+            "pickle opcode {operation:#04x} at byte {at} is not one the CIFAR files use: refused"
+        ),
+        Fault::Stack { at } => format!("broken pickle at byte {at}; {AGAIN}"),
+        Fault::Call { at } | Fault::Identity { at } => format!(
+            "pickle that calls something other than numpy's arrays at byte {at}: refused; {AGAIN}"
+        ),
+        Fault::State { at } => format!(
+            "pickle that sets the state of something other than an array of bytes at byte {at}: refused; {AGAIN}"
+        ),
     }
 }
 
@@ -351,19 +162,43 @@ mod tests {
     }
 
     #[test]
-    fn memo_places_do_not_multiply_containers() {
-        // A tuple of two references to itself would double with every round.
-        let mut bytes = b"\x80\x02)q\x00".to_vec();
-        bytes.extend(b"h\x00h\x00\x86q\x00".repeat(64));
-        bytes.push(b'.');
-        assert!(read(&bytes).is_err());
+    fn neither_nesting_nor_a_flood_of_values_costs_much() {
+        // 140 kB of lists in lists once overflowed the stack when they were dropped.
+        let deep = [
+            &b"\x80\x02"[..],
+            &b"]".repeat(70_000),
+            &b"a".repeat(69_999),
+            b".",
+        ]
+        .concat();
+        assert!(read(&deep).unwrap().integers("labels").is_none());
+        // And 60 MB of None took 4 GB.
+        let flood = b"N".repeat(60_000_000);
+        let error = read(&flood).unwrap_err();
+        assert!(error.contains("more than 1000000 values"), "{error}");
+    }
+
+    #[test]
+    fn an_array_of_another_type_is_refused() {
+        let array = |kind: &str| {
+            let mut bytes = b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R".to_vec();
+            bytes.extend(b"(K\x01K\x02K\x01\x86cnumpy\ndtype\nU\x02");
+            bytes.extend(kind.as_bytes());
+            bytes.extend(b"K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x02\x07\x08tb");
+            [&b"}U\x04data"[..], &bytes[2..], b"s."].concat()
+        };
+        let bytes = array("u1");
+        let batch = read(&bytes).unwrap();
+        assert_eq!(batch.array("data"), Some((&[2, 1][..], &[7, 8][..])));
+        let error = read(&array("i4")).unwrap_err();
+        assert!(error.contains("array of bytes"), "{error}");
     }
 
     #[test]
     fn cut_pickles_are_refused_at_every_length() {
         let whole = b"\x80\x02}q\x00(U\x01aq\x01]q\x02(K\x01M\x02\x01J\xff\xff\xff\xffeu.";
         let value = read(whole).unwrap();
-        assert_eq!(value.get("a").unwrap().integers(), Some(vec![1, 258, -1]));
+        assert_eq!(value.integers("a"), Some(vec![1, 258, -1]));
         for cut in 0..whole.len() {
             assert!(read(&whole[..cut]).is_err(), "cut at {cut}");
         }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use roxmltree::{Document, Node, ParsingOptions};
 
-use crate::data::decode;
 use crate::data::error::{DataError, read, read_text};
+use crate::data::{decode, limits};
 
 /// The classes in the devkit's order; an index is a network's output.
 pub const CLASSES: [&str; 20] = [
@@ -86,7 +86,7 @@ pub fn read_set(folder: &Path, set: &str) -> Result<Voc, DataError> {
     let mut voc = Voc::default();
     let mut seen = HashSet::new();
     // A set's file may hold a flag behind the id, blank lines and any line ends.
-    for id in read_text(&list)?
+    for id in read_text(&list, limits::LIST)?
         .lines()
         .filter_map(|line| line.split_whitespace().next())
     {
@@ -110,7 +110,7 @@ pub fn read_set(folder: &Path, set: &str) -> Result<Voc, DataError> {
             }
         }
         let (size, objects) = read_annotation(&annotation, &mut voc.warnings)?;
-        let real = decode::size(&read(&path)?)
+        let real = decode::size(&read(&path, limits::PICTURE)?)
             .map_err(|problem| DataError::new(&path, problem.to_string()))?;
         if (real.0 as i64, real.1 as i64) != size {
             voc.warnings.push(format!(
@@ -132,21 +132,34 @@ pub fn read_set(folder: &Path, set: &str) -> Result<Voc, DataError> {
     Ok(voc)
 }
 
+/// Equals signs of an annotation at most, of which each attribute has one; some tools add one or two attributes.
+const ATTRIBUTES: usize = 1000;
+/// Elements and texts of an annotation at most; the published ones have 2,000.
+const NODES: u32 = 50_000;
+
 /// Size and objects of one annotation file.
 fn read_annotation(
     path: &Path,
     warnings: &mut Vec<String>,
 ) -> Result<((i64, i64), Vec<Object>), DataError> {
-    let text = read_text(path)?;
+    let text = read_text(path, limits::VOC)?;
     let refuse = |problem: String| DataError::new(path, problem);
     if text.trim().is_empty() {
         return Err(refuse(
             "the file is empty; unpack the archive again".to_owned(),
         ));
     }
+    // An attribute is compared with each of its element's others, so many would take long. VOC's have none.
+    let equals = text.bytes().filter(|&byte| byte == b'=').count();
+    if equals > ATTRIBUTES {
+        return Err(refuse(format!(
+            "{equals} attributes, and no VOC annotation has any; unpack the archive again"
+        )));
+    }
     // Without a document type there are no entities to expand.
     let options = ParsingOptions {
         allow_dtd: false,
+        nodes_limit: NODES,
         ..ParsingOptions::default()
     };
     let document = Document::parse_with_options(&text, options)

@@ -2,11 +2,12 @@
 //!
 //! hf-hub 1.0.0 makes the requests, follows redirects, sends the token and speaks the hub's storage protocols. Its own
 //! downloads truncate what an earlier attempt left and know no offline switch, so resuming, checking and naming files
-//! are done here, over its ranged streams. Its streams hide whether the server took notice of the range: a server that
-//! ignores it sends too much, which shows, and the transfer starts from nothing.
+//! are done here, over its ranged streams. Its streams hide whether the server took notice of the range: the first bytes
+//! tell the whole file from a part, and what of it is here already is then passed over, so that nothing is lost. Tries
+//! that bring nothing are counted and follow each other ever more slowly.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,6 +50,20 @@ pub fn fetch(
         let transfer = Transfer::new(wanted, settings)?;
         transfer.run(&path, on_progress).await
     })
+}
+
+/// Bytes that are progress whatever the file's size.
+const STEP: u64 = 16 << 20;
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What a transfer has learned on its way.
+struct Way {
+    /// Bytes that came.
+    transferred: u64,
+    /// Whether the server sends parts, as far as is known.
+    parts: bool,
 }
 
 struct Transfer<'a> {
@@ -158,75 +173,117 @@ impl<'a> Transfer<'a> {
         announced: &Announced,
         on_progress: OnProgress<'_>,
     ) -> Result<u64, FetchError> {
-        let mut transferred = 0;
+        let mut way = Way {
+            transferred: 0,
+            parts: true,
+        };
         let mut idle = 0;
+        // Less is no progress: a server that sends a byte and hangs up would be asked for ever.
+        let step = (announced.size / 100).min(STEP);
         on_progress(partial.length, announced.size);
         while partial.length < announced.size {
             let before = partial.length;
-            let outcome = self
-                .stream(partial, announced, &mut transferred, on_progress)
-                .await;
-            match outcome {
-                Ok(()) => {}
+            let outcome = self.stream(partial, announced, &mut way, on_progress).await;
+            let reason = match outcome {
+                Ok(()) => continue,
                 Err(Broken::Final(error)) => return Err(error),
-                Err(Broken::Over(reason)) => {
-                    idle = if partial.length > before { 0 } else { idle + 1 };
-                    if idle >= self.settings.attempts {
-                        partial.sync()?;
-                        return Err(FetchError::BrokeOff {
-                            repository: self.wanted.repository.to_owned(),
-                            file: self.wanted.file.to_owned(),
-                            done: partial.length,
-                            size: announced.size,
-                            reason,
-                        });
-                    }
-                }
+                Err(Broken::Over(reason)) => reason,
+            };
+            idle = if partial.length > before.saturating_add(step) {
+                0
+            } else {
+                idle + 1
+            };
+            if idle >= self.settings.attempts {
+                partial.sync()?;
+                return Err(FetchError::BrokeOff {
+                    repository: self.wanted.repository.to_owned(),
+                    file: self.wanted.file.to_owned(),
+                    done: partial.length,
+                    size: announced.size,
+                    tries: idle,
+                    reason,
+                    advice: if way.parts {
+                        "what came is kept, the same command goes on from there"
+                    } else {
+                        "this server sends no parts, so that each try begins anew: try again on a better connection, set HF_ENDPOINT to another mirror, or download the file in a browser and give it with --weights"
+                    },
+                });
             }
+            self.pause(idle).await?;
         }
-        Ok(transferred)
+        Ok(way.transferred)
     }
 
-    /// One request for all that is missing.
+    /// Waits before the next try, twice as long after each one that brought nothing.
+    async fn pause(&self, idle: usize) -> Result<(), FetchError> {
+        let doublings = u32::try_from(idle).unwrap_or(u32::MAX).min(10);
+        let mut left = (self.settings.pause * 2_u32.pow(doublings)).min(LONGEST_PAUSE);
+        while !left.is_zero() {
+            interrupt::check()?;
+            let piece = left.min(Duration::from_millis(100));
+            tokio::time::sleep(piece).await;
+            left -= piece;
+        }
+        Ok(())
+    }
+
+    /// One request for all that is missing, or, from a server that sends no parts, for the whole file, of which what is
+    /// here already is passed over.
     async fn stream(
         &self,
         partial: &mut Partial,
         announced: &Announced,
-        transferred: &mut u64,
+        way: &mut Way,
         on_progress: OnProgress<'_>,
     ) -> Result<(), Broken> {
         let (owner, name) = hf_hub::split_id(self.wanted.repository);
         let repository = self.client.model(owner, name);
         let start = partial.length;
+        let asks_part = start > 0 && way.parts;
         let asked = repository
             .download_file_stream()
             .filename(self.wanted.file)
             .revision(announced.commit.as_str())
-            .maybe_range((start > 0).then_some(start..announced.size))
+            .maybe_range(asks_part.then_some(start..announced.size))
             .send();
-        let (_, mut stream) = match self.patiently(asked).await? {
+        let (length, mut stream) = match self.patiently(asked).await? {
             Ok(stream) => stream,
-            // The server has less than it announced, or refuses parts: only a new start can show.
-            Err(error) if start > 0 && status(&error) == Some(416) => {
-                partial.restart()?;
+            Err(error) if asks_part && status(&error) == Some(416) => {
+                way.parts = false;
                 return Err(Broken::Over("the server refused a part".to_owned()));
             }
             Err(error) => return Err(Broken::Final(failure(self.wanted, error))),
         };
+        // Bytes of the answer that are here already.
+        let mut skip = if asks_part { 0 } else { start };
+        // A server may send the whole file for a part. What it says of the length may be the file's either way; whether it
+        // begins as the file does decides.
+        let mut doubted = asks_part && length != Some(announced.size - start);
         loop {
             interrupt::check().map_err(|stop| Broken::Final(stop.into()))?;
             let Some(chunk) = self.patiently(stream.next()).await? else {
                 break;
             };
             let chunk = chunk.map_err(|error| Broken::Over(brief(&error)))?;
+            if doubted && !chunk.is_empty() {
+                doubted = false;
+                if partial.begins(&chunk)? {
+                    way.parts = false;
+                    skip = start;
+                }
+            }
+            way.transferred += chunk.len() as u64;
+            let here = skip.min(chunk.len() as u64);
+            skip -= here;
+            let chunk = &chunk[here as usize..];
             if partial.length + chunk.len() as u64 > announced.size {
-                partial.restart()?;
+                partial.cut(start)?;
                 return Err(Broken::Over(
                     "the server sent more than it announced".to_owned(),
                 ));
             }
-            partial.append(&chunk)?;
-            *transferred += chunk.len() as u64;
+            partial.append(chunk)?;
             on_progress(partial.length, announced.size);
         }
         if partial.length < announced.size {
@@ -307,7 +364,7 @@ impl Partial {
             length,
         };
         if length > announced.size {
-            partial.restart()?;
+            partial.cut(0)?;
         }
         Ok(partial)
     }
@@ -319,13 +376,26 @@ impl Partial {
         Ok(())
     }
 
-    fn restart(&mut self) -> Result<(), FetchError> {
-        let emptied = self
+    /// Whether the file begins with these bytes, as far as both go.
+    fn begins(&mut self, bytes: &[u8]) -> Result<bool, FetchError> {
+        let mut kept = vec![0; bytes.len().min(self.length as usize)];
+        let read = self
             .file
-            .set_len(0)
-            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        emptied.map_err(|source| disk(&self.path, "write", source))?;
-        self.length = 0;
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.read_exact(&mut kept))
+            .and_then(|()| self.file.seek(SeekFrom::Start(self.length)));
+        read.map_err(|source| disk(&self.path, "read", source))?;
+        Ok(bytes.starts_with(&kept))
+    }
+
+    /// Keeps the first bytes alone.
+    fn cut(&mut self, length: u64) -> Result<(), FetchError> {
+        let cut = self
+            .file
+            .set_len(length)
+            .and_then(|()| self.file.seek(SeekFrom::Start(length)));
+        cut.map_err(|source| disk(&self.path, "write", source))?;
+        self.length = length;
         Ok(())
     }
 

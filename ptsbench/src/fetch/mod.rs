@@ -9,8 +9,10 @@ mod hub;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model_zoo::catalog::origin::{Digest, Origin, Place};
+use model_zoo::file;
 use model_zoo::weights::{WeightError, sha256};
 
 use crate::interrupt::Interrupted;
@@ -40,8 +42,10 @@ pub struct Settings {
     pub offline: bool,
     /// A mirror in place of the hub's own address.
     pub endpoint: Option<String>,
-    /// Times the transfer is taken up again after it broke off without bringing anything.
+    /// Tries in a row that bring next to nothing before the transfer is given up.
     pub attempts: usize,
+    /// The pause before another try; it doubles with each that brings nothing.
+    pub pause: Duration,
     /// Requests repeated by the client when the server is busy.
     pub repeats: usize,
     /// Longest silence of the server, in seconds.
@@ -139,7 +143,8 @@ pub enum FetchError {
     },
     /// The transfer broke off.
     #[error(
-        "{repository}: the transfer of {file} broke off after {done} of {size} bytes: {reason}; what came is kept, the same command goes on from there"
+        "{repository}: the transfer of {file} broke off after {done} of {size} bytes, and {tries} {} in a row brought nothing more: {reason}; {advice}",
+        if *tries == 1 { "try" } else { "tries" }
     )]
     BrokeOff {
         /// The repository.
@@ -150,8 +155,12 @@ pub enum FetchError {
         done: u64,
         /// Bytes in all.
         size: u64,
-        /// Why.
+        /// Tries in a row that brought nothing.
+        tries: usize,
+        /// Why the last one ended.
         reason: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The bytes are not those that were announced.
     #[error(
@@ -249,6 +258,7 @@ impl Settings {
             offline: variable("HF_HUB_OFFLINE").is_some_and(|value| set(&value)),
             endpoint: variable("HF_ENDPOINT").map(|value| value.to_string_lossy().into_owned()),
             attempts: 5,
+            pause: Duration::from_millis(500),
             repeats: 5,
             patience_s: 60,
         }
@@ -262,7 +272,7 @@ pub fn cached(wanted: Wanted<'_>, cache: &Path) -> Result<Option<Fetched>, Fetch
         return Ok(None);
     }
     let found = sha256(&path)?;
-    let noted = std::fs::read_to_string(note(&path)).ok();
+    let noted = file::read_text(&note(&path), NOTE).ok();
     let noted = noted.as_deref().map(str::trim);
     let known = match wanted.sha256 {
         Digest::Whole(known) => Some(known),
@@ -283,6 +293,9 @@ pub fn cached(wanted: Wanted<'_>, cache: &Path) -> Result<Option<Fetched>, Fetch
         })),
     }
 }
+
+/// The most bytes of a note: a digest of 64 characters.
+const NOTE: u64 = 1024;
 
 /// The file beside a fetched one that holds its digest.
 fn note(path: &Path) -> PathBuf {

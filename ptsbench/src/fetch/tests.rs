@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -141,7 +142,7 @@ fn answer(stream: TcpStream, seen: &Mutex<Vec<Seen>>, manners: &Mutex<Manners>) 
         now
     };
     if manners.silent {
-        thread::sleep(std::time::Duration::from_secs(20));
+        thread::sleep(Duration::from_secs(20));
         return None;
     }
     let mut content = content();
@@ -237,6 +238,7 @@ impl Desk {
             offline: false,
             endpoint: Some(server.address.clone()),
             attempts: 3,
+            pause: Duration::from_millis(1),
             repeats: 0,
             patience_s: 10,
         }
@@ -369,8 +371,78 @@ fn a_server_that_knows_no_parts_costs_a_new_start() {
             content(),
             "{manners:?}"
         );
-        assert!(fetched.transferred >= content().len() as u64);
+        // What was here is sent again, and passed over.
+        assert_eq!(fetched.transferred, content().len() as u64);
+        assert_eq!(fetched.resumed, 70_000);
     }
+}
+
+#[test]
+fn a_server_that_cuts_and_knows_no_parts_is_given_up() {
+    // At three fifths and at half: two halves are the announced length, and not the file.
+    for cut in [120_000, 100_002] {
+        for (whole, no_parts) in [(true, false), (false, true)] {
+            let manners = Manners {
+                cuts: vec![cut],
+                whole,
+                no_parts,
+                ..Manners::default()
+            };
+            let (server, desk) = (Server::start(manners), Desk::new());
+            let error = desk.fetch(&server).unwrap_err();
+            let FetchError::BrokeOff { done, tries, .. } = error else {
+                panic!("{error}")
+            };
+            assert_eq!((done, tries), (cut as u64, 3));
+            assert!(server.count("GET") <= 4, "{}", server.count("GET"));
+            let error = error.to_string();
+            assert!(
+                error.contains("sends no parts") && error.contains("--weights"),
+                "{error}"
+            );
+            // What came is used once the server, or another, sends parts or all of it.
+            for manners in [
+                Manners {
+                    whole,
+                    no_parts,
+                    ..Manners::default()
+                },
+                Manners::default(),
+            ] {
+                server.behave(manners);
+                let fetched = desk.fetch(&server).unwrap();
+                assert_eq!(std::fs::read(&fetched.path).unwrap(), content());
+                std::fs::remove_file(&fetched.path).unwrap();
+                let partial = wanted(Digest::Unknown).path(desk.cache.path());
+                let digest = &hex(&content())[..16];
+                let name = format!("{FILE}.{digest}.partial");
+                std::fs::write(partial.with_file_name(name), &content()[..cut]).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn next_to_nothing_is_no_progress_and_pauses_grow() {
+    let manners = Manners {
+        cuts: vec![100_000, 1],
+        ..Manners::default()
+    };
+    let (server, desk) = (Server::start(manners), Desk::new());
+    let settings = Settings {
+        attempts: 4,
+        pause: Duration::from_millis(50),
+        ..desk.settings(&server)
+    };
+    let start = Instant::now();
+    let error = fetch(wanted(Digest::Unknown), &settings, &mut |_, _| {}).unwrap_err();
+    let FetchError::BrokeOff { done, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!(done, 100_004);
+    assert_eq!(server.count("GET"), 5);
+    // After the first try 50 ms, then 100, 200 and 400.
+    assert!(start.elapsed() >= Duration::from_millis(750));
 }
 
 #[test]

@@ -7,10 +7,22 @@ use std::path::{Path, PathBuf};
 
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
 
+use model_zoo::file::{self, Unread};
+
+use crate::data::limits;
 use crate::metric::fid::Statistics;
 
-/// The largest array that is unpacked: the covariance of 8,192 features in f64.
-const LARGEST: usize = 8192 * 8192 * 8 + 4096;
+/// The largest array that is unpacked: the covariance of 4,096 features in f64. Inception has 2,048.
+const LARGEST: usize = 4096 * 4096 * 8 + 4096;
+
+/// The largest number of statistics: the square of the largest f32 is below it, and no sum of products overflows.
+const MOST: f64 = 1e100;
+
+/// What rounding may do to a covariance, over its largest number: f32 files and sums in another order.
+const ROUND_OFF: f64 = 1e-5;
+
+/// Names of arrays that a message lists.
+const LISTED: usize = 5;
 
 /// Why a statistics file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +35,10 @@ pub struct NpzError {
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
-    #[error("cannot be read or written: {0}")]
+    #[error("cannot be written: {0}")]
     Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Unread(#[from] Unread),
     #[error(
         "not an npz/zip file; statistics are an archive of the arrays `mu` and `sigma`, as numpy's savez writes it"
     )]
@@ -48,8 +62,20 @@ enum Problem {
     NotFinite {
         name: &'static str,
         value: &'static str,
-        index: usize,
+        index: Vec<usize>,
     },
+    #[error(
+        "{name} holds {value} at {index:?}, and features of f32 have none beyond {MOST:e}; compute the statistics again"
+    )]
+    TooLarge {
+        name: &'static str,
+        value: f64,
+        index: Vec<usize>,
+    },
+    #[error(
+        "sigma has the negative variance {value} at ({at}, {at}); it is no covariance: compute it again"
+    )]
+    Negative { at: usize, value: f64 },
     #[error(
         "sigma is not symmetric: {above} at ({row}, {column}) but {below} opposite; it is no covariance"
     )]
@@ -67,7 +93,7 @@ pub fn read(path: &Path) -> Result<Statistics, NpzError> {
         path: path.to_owned(),
         problem,
     };
-    let bytes = std::fs::read(path).map_err(|error| failed(error.into()))?;
+    let bytes = file::read(path, limits::STATISTICS).map_err(|error| failed(error.into()))?;
     statistics(&bytes).map_err(failed)
 }
 
@@ -99,7 +125,11 @@ fn statistics(bytes: &[u8]) -> Result<Statistics, Problem> {
             .find(|entry| entry.name.strip_suffix(".npy") == Some(missing));
         entry.ok_or_else(|| Problem::Missing {
             missing,
-            found: entries.iter().map(|entry| entry.name.clone()).collect(),
+            found: entries
+                .iter()
+                .take(LISTED)
+                .map(|entry| entry.name.chars().take(80).collect())
+                .collect(),
         })
     };
     let (mu_entry, sigma_entry) = (find("mu")?, find("sigma")?);
@@ -119,28 +149,24 @@ fn statistics(bytes: &[u8]) -> Result<Statistics, Problem> {
             columns,
         });
     }
-    for (name, values) in [("mu", &mu.values), ("sigma", &sigma.values)] {
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            let value = if values[index].is_nan() {
-                "NaN"
-            } else {
-                "an infinity"
-            };
-            return Err(Problem::NotFinite { name, value, index });
-        }
+    for (name, array) in [("mu", &mu), ("sigma", &sigma)] {
+        check_numbers(name, array)?;
     }
     let largest = sigma
         .values
         .iter()
         .fold(0.0, |most: f64, value| most.max(value.abs()));
     for row in 0..d {
+        let value = sigma.values[row * d + row];
+        if value < -ROUND_OFF * largest {
+            return Err(Problem::Negative { at: row, value });
+        }
         for column in 0..row {
             let (above, below) = (
                 sigma.values[column * d + row],
                 sigma.values[row * d + column],
             );
-            // f32 files and sums in another order are off by round-off alone.
-            if (above - below).abs() > 1e-5 * largest {
+            if (above - below).abs() > ROUND_OFF * largest {
                 return Err(Problem::NotSymmetric {
                     row: column,
                     column: row,
@@ -153,6 +179,31 @@ fn statistics(bytes: &[u8]) -> Result<Statistics, Problem> {
     Ok(Statistics {
         mean: mu.values,
         covariance: sigma.values,
+    })
+}
+
+/// Refuses numbers that no features have.
+fn check_numbers(name: &'static str, array: &Array) -> Result<(), Problem> {
+    let wrong = array
+        .values
+        .iter()
+        .position(|value| !value.is_finite() || value.abs() > MOST);
+    let Some(at) = wrong else {
+        return Ok(());
+    };
+    let value = array.values[at];
+    let index = match array.shape.as_slice() {
+        [_, columns] => vec![at / columns, at % columns],
+        _ => vec![at],
+    };
+    Err(if value.is_nan() {
+        let value = "NaN";
+        Problem::NotFinite { name, value, index }
+    } else if value.is_infinite() {
+        let value = "an infinity";
+        Problem::NotFinite { name, value, index }
+    } else {
+        Problem::TooLarge { name, value, index }
     })
 }
 
@@ -227,13 +278,19 @@ fn unpack(bytes: &[u8], entry: &Entry) -> Result<Vec<u8>, Problem> {
     }
     let skip = |at| u16_at(head, at).map(usize::from).ok_or_else(broken);
     let start = 30 + skip(26)? + skip(28)?;
+    // Before anything is unpacked: a few kilobytes could become any number of gigabytes.
+    if entry.unpacked > LARGEST {
+        return Err(Problem::Damaged(
+            "an array is larger than the covariance of 4,096 features",
+        ));
+    }
     let packed = head
         .get(start..)
         .and_then(|rest| rest.get(..entry.packed))
         .ok_or_else(broken)?;
     let data = match entry.method {
         0 => packed.to_vec(),
-        8 => decompress_to_vec_with_limit(packed, LARGEST)
+        8 => decompress_to_vec_with_limit(packed, entry.unpacked)
             .map_err(|_| Problem::Damaged("an entry cannot be decompressed"))?,
         _ => return Err(Problem::Damaged("an entry is neither stored nor deflated")),
     };
@@ -394,6 +451,35 @@ mod tests {
         write(&path, &example()).unwrap();
         assert_eq!(read(&path).unwrap(), example());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_refused_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("statistics.npz");
+        let refused = |change: &dyn Fn(&mut Statistics), say: &str| {
+            let mut statistics = example();
+            change(&mut statistics);
+            write(&path, &statistics).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("statistics.npz") && error.contains(say),
+                "{error}"
+            );
+        };
+        refused(&|s| s.covariance[3] = -3.0, "variance -3 at (1, 1)");
+        refused(&|s| s.covariance[0] = 1e308, "sigma holds 1000");
+        refused(&|s| s.mean[1] = -1e200, "mu holds -1000");
+        refused(&|s| s.mean[1] = f64::NAN, "mu holds NaN at [1]");
+        refused(
+            &|s| s.covariance[2] = f64::INFINITY,
+            "sigma holds an infinity at [1, 0]",
+        );
+        // Round-off below zero is none.
+        let mut statistics = example();
+        statistics.covariance = vec![2.0, 0.0, 0.0, -1e-9];
+        write(&path, &statistics).unwrap();
+        assert_eq!(read(&path).unwrap(), statistics);
     }
 
     #[test]

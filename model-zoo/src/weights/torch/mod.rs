@@ -1,7 +1,7 @@
 //! PyTorch's checkpoints (`.pth`, `.pt`), read without executing anything.
 //!
 //! Both formats hold a pickle that describes tensors and the bytes that they lie in: the present one as members of a zip
-//! archive, the former one behind each other. The pickle is only interpreted (`pickle.rs`); a checkpoint that needs more
+//! archive, the former one behind each other. The pickle is only interpreted (`model_zoo::pickle`, and `pickle.rs` here for what is PyTorch's); a checkpoint that needs more
 //! than tensors, dictionaries and plain values is refused with the name of what it asks for. As with safetensors, no
 //! number from the file sizes an allocation before it was checked against the file, and a tensor is read when it is
 //! asked for.
@@ -24,7 +24,9 @@ use super::container::{check_finite, open_regular};
 use super::dtype::{Dtype, as_f32};
 use super::error::WeightError;
 use super::source::Source;
-use pickle::{Id, Pickle, Strided, Value};
+use pickle::{Pickle, Strided, Torch, Value};
+
+use crate::pickle::Id;
 
 /// The longest pickle that is read, in bytes; a network of 1,000 tensors has one of 100 KB.
 const PICKLE: u64 = 16 << 20;
@@ -34,6 +36,10 @@ const FORMER: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19
 
 /// The former format's version, the only one there was.
 const FORMER_VERSION: i64 = 1001;
+
+/// How often all of a file's bytes may be read through its tensors: tied weights are read twice, and a small file
+/// must not be read for hours.
+const VIEWS: u64 = 16;
 
 /// Names under which trainers put a state dict beside other things.
 const INSIDE: [&str; 4] = ["state_dict", "model", "model_state_dict", "net"];
@@ -141,6 +147,16 @@ pub enum TorchFault {
     NotAStateDict {
         /// What it holds.
         found: String,
+    },
+    /// Tensors that show the same bytes again and again.
+    #[error(
+        "its tensors are {bytes} bytes together, many times the file's {size}: they show the same values again and again; save each tensor's own values (tensor.clone())"
+    )]
+    Views {
+        /// Bytes of all tensors so far.
+        bytes: u64,
+        /// The file's size.
+        size: u64,
     },
     /// A tensor that does not lie in its storage.
     #[error(
@@ -344,9 +360,9 @@ fn zipped(file: &File, size: u64) -> Read<IndexMap<String, Placed>> {
         return Err(TorchFault::BigEndian.into());
     }
     let pickle = member_bytes(file, &members[name])?;
-    let pickle = Pickle::read(&pickle)?;
+    let pickle = Pickle::read(&pickle).map_err(TorchFault::from)?;
     let storage = |key: &str| member(&format!("data/{key}"));
-    placed(&pickle, storage)
+    placed(&pickle, size, storage)
 }
 
 fn member_bytes(mut file: &File, range: &Range<u64>) -> Read<Vec<u8>> {
@@ -368,7 +384,7 @@ fn former(mut file: &File, size: u64) -> Read<IndexMap<String, Placed>> {
     file.seek(SeekFrom::Start(0))?;
     file.take(PICKLE).read_to_end(&mut bytes)?;
     let mut at = FORMER.len();
-    let mut next = || -> Result<Pickle, TorchFault> {
+    let mut next = || -> Result<Pickle<'_>, TorchFault> {
         let pickle = Pickle::read(&bytes[at..])?;
         at += pickle.length;
         Ok(pickle)
@@ -395,7 +411,9 @@ fn former(mut file: &File, size: u64) -> Read<IndexMap<String, Placed>> {
     let widths: HashMap<&str, u64> = object
         .all()
         .filter_map(|value| match value {
-            Value::Storage { dtype, key, .. } => Some((object.text(*key)?, dtype.bits() / 8)),
+            Value::Object(Torch::Storage { dtype, key, .. }) => {
+                Some((object.text(*key)?, dtype.bits() / 8))
+            }
             _ => None,
         })
         .collect();
@@ -416,21 +434,27 @@ fn former(mut file: &File, size: u64) -> Read<IndexMap<String, Placed>> {
         places.insert(key.to_owned(), first..end);
         start = end;
     }
-    placed(&object, |key| places.get(key).cloned())
+    placed(&object, size, |key| places.get(key).cloned())
 }
 
 /// The state dict's tensors; `storage` gives the bytes of a storage.
 fn placed(
-    pickle: &Pickle,
+    pickle: &Pickle<'_>,
+    size: u64,
     storage: impl Fn(&str) -> Option<Range<u64>>,
 ) -> Read<IndexMap<String, Placed>> {
     let mut tensors = IndexMap::new();
+    let mut bytes = 0u64;
     for (key, strided) in state_dict(pickle)? {
         let outside = || TorchFault::Outside {
             key: key.to_owned(),
             shape: strided.shape.clone(),
         };
         let placed = place(pickle, strided, &storage).ok_or_else(outside)?;
+        bytes = bytes.saturating_add(placed.bytes.end - placed.bytes.start);
+        if bytes > size.saturating_mul(VIEWS) {
+            return Err(TorchFault::Views { bytes, size }.into());
+        }
         if tensors.insert(key.to_owned(), placed).is_some() {
             let name = key.to_owned();
             return Err(TorchFault::Twice { name }.into());
@@ -440,7 +464,7 @@ fn placed(
 }
 
 /// The names and tensors of the file's dictionary, or of the one inside it that trainers put there.
-fn state_dict(pickle: &Pickle) -> Result<Vec<(&str, &Strided)>, TorchFault> {
+fn state_dict<'a>(pickle: &'a Pickle<'_>) -> Result<Vec<(&'a str, &'a Strided)>, TorchFault> {
     let found = |found: String| TorchFault::NotAStateDict { found };
     let Value::Dict(entries) = pickle.get(pickle.root) else {
         return Err(found("its pickle is no dictionary".to_owned()));
@@ -461,7 +485,7 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(&str, &Strided)>, TorchFault> {
             return Err(found("a key of its dictionary is no text".to_owned()));
         };
         match pickle.get(value) {
-            Value::Tensor(tensor) => Ok((key, tensor)),
+            Value::Object(Torch::Tensor(tensor)) => Ok((key, tensor)),
             _ => {
                 let key: String = key.escape_debug().take(120).collect();
                 Err(found(format!("entry \"{key}\" is no tensor")))
@@ -473,11 +497,11 @@ fn state_dict(pickle: &Pickle) -> Result<Vec<(&str, &Strided)>, TorchFault> {
 
 /// Where a tensor's values are; none where they are not within their storage, or more than it has.
 fn place(
-    pickle: &Pickle,
+    pickle: &Pickle<'_>,
     tensor: &Strided,
     storage: impl Fn(&str) -> Option<Range<u64>>,
 ) -> Option<Placed> {
-    let Value::Storage { dtype, key, len } = pickle.get(tensor.storage) else {
+    let Value::Object(Torch::Storage { dtype, key, len }) = pickle.get(tensor.storage) else {
         return None;
     };
     if tensor.shape.len() != tensor.strides.len() {

@@ -14,8 +14,8 @@ use super::{Read as Fallible, TorchFault};
 const END: u64 = 22;
 const COMMENT: u64 = 0xffff;
 
-/// The longest directory that is read, in bytes.
-const DIRECTORY: u64 = 64 << 20;
+/// The longest directory that is read, in bytes: 100,000 tensors.
+const DIRECTORY: u64 = 16 << 20;
 
 /// Every member's bytes in the file, by name.
 pub(super) fn members(file: &File, size: u64) -> Fallible<IndexMap<String, Range<u64>>> {

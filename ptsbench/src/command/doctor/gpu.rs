@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use model_zoo::file;
+
 /// Lines of name and finding.
 pub fn lines() -> Vec<(String, String)> {
     let needs = [
@@ -88,7 +90,7 @@ fn adapters() -> Vec<(String, String)> {
 }
 
 fn driver() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let text = file::read_text(Path::new("/proc/driver/nvidia/version"), 1 << 16).ok()?;
     Some(text.lines().next()?.trim().to_owned())
 }
 
