@@ -3,6 +3,9 @@
 //! Dense weights go in; rates are allocated to layers, masks chosen, what is left reconstructed, the task's metric
 //! taken, and a record written. Tables and figures are functions of records alone.
 
+// Everything is printed by `terminal`: a closed pipe or a full disk is no panic.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
 pub mod allocate;
 pub mod cell;
 pub mod cli;
@@ -16,6 +19,7 @@ pub mod fetch;
 pub mod interrupt;
 pub mod inventory;
 pub mod metric;
+pub mod nofm;
 pub mod overall;
 pub mod pipeline;
 pub mod plan;
