@@ -3,6 +3,8 @@
 //!
 //! A new line in a document is tried by itself. One that cannot run here is named in [`NOT_RUN`] with the reason.
 
+#![cfg(unix)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -17,7 +19,7 @@ use ptsbench::data::synthetic::generation;
 use ptsbench_tests::{program, workspace_root};
 
 /// What is not run: a part of the command, and why.
-const NOT_RUN: [(&str, &str); 17] = [
+const NOT_RUN: [(&str, &str); 15] = [
     (
         "fetch ",
         "needs a network; the tests of `fetch/` have a server of their own",
@@ -65,14 +67,6 @@ const NOT_RUN: [(&str, &str); 17] = [
     (
         "`ptsbench export`",
         "a name; `docs/export.md` has whole lines",
-    ),
-    (
-        "--set fit.short.steps=40",
-        "takes a minute; the same plan is run as it stands",
-    ),
-    (
-        "ptsbench latency resnet50",
-        "takes half a minute; `terminal.rs` times a small network",
     ),
 ];
 
@@ -249,7 +243,6 @@ fn shell(folder: &Path, line: &str) -> std::process::Output {
         .unwrap()
 }
 
-#[cfg(unix)]
 #[test]
 fn commands_that_documents_show_work_as_they_stand() {
     let desk = desk();

@@ -1,7 +1,7 @@
 //! A table as plain text, in a given width or as wide as it is.
 //!
 //! The first column names a thing and the last one says most of it. In a narrow terminal the last one is wrapped, then
-//! those between go, from the right; where even two have no room, each thing is a paragraph and nothing is left out.
+//! those between go, the widest first; where even two have no room, each thing is a paragraph and nothing is left out.
 
 /// Below this width the last column is not wrapped.
 const LAST: usize = 24;
@@ -32,10 +32,15 @@ pub fn text<'a>(
             let left_out = left_out.map(|&column| columns[column]).collect();
             return (table.text(&shown, width - before), left_out);
         }
-        if shown.len() == 2 {
+        let between = 1..shown.len() - 1;
+        // The first of several that are equally wide.
+        let Some(widest) = between
+            .rev()
+            .max_by_key(|&place| table.widths[shown[place]])
+        else {
             break;
-        }
-        shown.remove(shown.len() - 2);
+        };
+        shown.remove(widest);
     }
     (stacked(columns, rows, width), Vec::new())
 }
@@ -219,9 +224,9 @@ mod tests {
         );
         assert_eq!(
             small(44),
-            "name        size  about\n\
-             first         12  a sentence of several\n                  words\n\
-             second_one     3  another\n"
+            "name        kind  about\n\
+             first       ab    a sentence of several\n                  words\n\
+             second_one  c     another\n"
         );
         assert_eq!(
             small(22),
