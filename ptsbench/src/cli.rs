@@ -1,8 +1,9 @@
 //! The command line: clap types only. What a command does lives in `command/`, one file each.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{
     compare, completions, data, doctor, evaluate, export, fetch, fid, figures, infer, inspect,
@@ -63,6 +64,22 @@ pub enum Command {
     Completions(completions::Args),
 }
 
+/// Reads a command line.
+pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = signed(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(line)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The command whose options take numbers below zero: what an option says of -0.1 helps, and that -0 is no option does not.
+fn signed(command: clap::Command) -> clap::Command {
+    let signed_option = |arg: Arg| match arg.is_positional() || !arg.get_action().takes_values() {
+        true => arg,
+        false => arg.allow_negative_numbers(true),
+    };
+    command.mut_args(signed_option).mut_subcommands(signed)
+}
+
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<ExitCode> {
@@ -86,5 +103,58 @@ impl Cli {
             Command::Completions(args) => completions::run(args)?,
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        let words = line.split(' ').map(OsString::from);
+        parse(words).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        signed(Cli::command()).debug_assert();
+    }
+
+    /// Of every command, found in clap's own description: an option added tomorrow is tried as well.
+    #[test]
+    fn a_number_below_zero_is_a_value_of_every_option() {
+        fn options(command: &clap::Command, words: &str, tried: &mut usize) {
+            for arg in command.get_arguments() {
+                if arg.is_positional() || !arg.get_action().takes_values() {
+                    continue;
+                }
+                let line = format!("{words} --{} -0.1", arg.get_long().unwrap());
+                let said = parse(line.split(' ').map(OsString::from));
+                let said = said.map_or_else(|error| error.to_string(), |_| String::new());
+                assert!(!said.contains("unexpected argument '-0'"), "{line}: {said}");
+                *tried += 1;
+            }
+            for sub in command.get_subcommands() {
+                options(sub, &format!("{words} {}", sub.get_name()), tried);
+            }
+        }
+        let mut tried = 0;
+        options(&Cli::command(), "ptsbench", &mut tried);
+        assert!(tried > 60, "{tried} options");
+    }
+
+    #[test]
+    fn a_rate_below_zero_is_explained_as_a_rate() {
+        for line in [
+            "ptsbench inspect resnet18 --rate -0.1",
+            "ptsbench export micro_resnet8 --out a.safetensors --rate -0.1",
+            "ptsbench latency resnet18 --rate -0.1",
+        ] {
+            let said = error(line);
+            assert!(said.contains("at least 0 and below 1"), "{line}: {said}");
+        }
+        assert!(error("ptsbench latency resnet18 --rounds -1").contains("--rounds"));
+        // An option that does not exist is still told.
+        assert!(error("ptsbench inspect resnet18 -x").contains("unexpected argument '-x'"));
     }
 }

@@ -14,7 +14,7 @@ use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::graft::read_params;
 use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 
-use crate::cell::{BatchNorm, Cell};
+use crate::cell::{BatchNorm, Cell, Key};
 use crate::inventory::Weights;
 use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose, treat};
 use crate::subject;
@@ -120,7 +120,7 @@ impl Visit for Export<'_> {
         let before = subject::weights(&dense, &census);
         let mut changes = Changes::default();
         if let Some(sparsity) = &measure.cell.sparsity {
-            let (_, masks) = choose(&before, sparsity)?;
+            let (_, masks) = choose(spec, &before, sparsity)?;
             let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
             if let Some(settings) = &sparsity.reconstruction {
                 let task = measure.bench.task(spec, measure.cell)?;
@@ -294,10 +294,11 @@ fn gone(source: &dyn Source, slot: &Slot) -> WeightError {
     }
 }
 
-/// A folder for the units that a fit has finished, beside the file that is to be written.
-pub fn work_folder(out: &Path) -> PathBuf {
+/// A folder for the units that a fit has finished, beside the file that is to be written. Other options are another cell,
+/// which must not go on from this one's units.
+pub fn work_folder(out: &Path, key: &Key) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
-    name.push(".work");
+    name.push(format!(".{}.work", key.short()));
     PathBuf::from(name)
 }
 

@@ -5,6 +5,8 @@
 
 // Files are opened by `model_zoo::file` alone; the list is in clippy.toml.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+// Everything is printed by `terminal`: a closed pipe or a full disk is no panic.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod allocate;
 pub mod cell;
@@ -19,6 +21,7 @@ pub mod fetch;
 pub mod interrupt;
 pub mod inventory;
 pub mod metric;
+pub mod nofm;
 pub mod overall;
 pub mod pipeline;
 #[allow(clippy::disallowed_methods, reason = "plan files")]

@@ -1,16 +1,18 @@
 //! The `ptsbench` program: parse, run, say what went wrong, exit code.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use ptsbench::cli::Cli;
+use ptsbench::cli::{self, Cli};
 use ptsbench::interrupt::{self, Interrupted};
 use ptsbench::note;
 use ptsbench::terminal::{self, OutputError};
 
 fn main() -> ExitCode {
     kernels::keep_freed_memory();
-    match Cli::parse().run() {
+    match cli::parse(std::env::args_os()).map_or_else(|error| usage(&error), Cli::run) {
         Ok(code) => code,
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => {
             ExitCode::from(terminal::CLOSED)
@@ -24,6 +26,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What clap says: help or the version on standard output, or what is wrong with the command line on standard error.
+fn usage(error: &clap::Error) -> anyhow::Result<ExitCode> {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    if error.use_stderr() {
+        return Ok(ExitCode::from(2));
+    }
+    printed.map_err(OutputError::from)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The error and its causes, without those that the text before already repeats.

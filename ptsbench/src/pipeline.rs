@@ -15,6 +15,7 @@ use crate::criterion::{self, UnknownCriterion};
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Weights};
+use crate::nofm::{self, FitsNothing};
 use crate::progress::Progress;
 use crate::reconstruct::{FitError, Work};
 use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
@@ -100,6 +101,14 @@ pub enum MeasureError {
     /// No such criterion.
     #[error(transparent)]
     Criterion(#[from] UnknownCriterion),
+    /// The pattern prunes nothing.
+    #[error("model `{model}`: {source}")]
+    Pattern {
+        /// The model.
+        model: String,
+        /// Why.
+        source: FitsNothing,
+    },
     /// No masks.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -252,7 +261,7 @@ impl Visit for Measure<'_> {
         check_fit(spec, &census, &task)?;
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
-            Some(sparsity) => Some(choose(&weights, sparsity)?),
+            Some(sparsity) => Some(choose(spec, &weights, sparsity)?),
             None => None,
         };
         timing.prepare_s = start.elapsed().as_secs_f64();
@@ -376,9 +385,15 @@ impl Measure<'_> {
 
 /// The counts (where the pattern does not decide them) and the masks.
 pub(crate) fn choose(
+    spec: &Spec,
     weights: &dyn Weights,
     sparsity: &Sparsity,
 ) -> Result<(Option<Allocation>, Masks), MeasureError> {
+    let fits = nofm::check(weights.layers(), sparsity.pattern);
+    fits.map_err(|source| MeasureError::Pattern {
+        model: spec.name.to_owned(),
+        source,
+    })?;
     let allocation = match (&sparsity.allocation, sparsity.pattern) {
         (Some(part), Pattern::Unstructured { rate }) => {
             Some(allocate::find(&part.name)?.allocate(

@@ -77,8 +77,8 @@ impl Progress {
     pub fn new(cells: usize, mode: Mode) -> Progress {
         let terminal = io::stderr().is_terminal();
         let view = match mode {
-            Mode::Bars => View::bars(),
-            Mode::Auto if terminal => View::bars(),
+            Mode::Bars => View::bars(ProgressDrawTarget::stderr_with_hz(10)),
+            Mode::Auto if terminal => View::bars(ProgressDrawTarget::stderr_with_hz(10)),
             Mode::Auto | Mode::Lines => View::lines(Box::new(io::stderr())),
             Mode::Quiet => View::Quiet {
                 out: Box::new(io::stderr()),
@@ -218,11 +218,11 @@ impl Progress {
 }
 
 impl View {
-    fn bars() -> View {
+    fn bars(target: ProgressDrawTarget) -> View {
         let style = |template: &str| {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
         };
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+        let all = MultiProgress::with_draw_target(target);
         let overall = all.add(ProgressBar::new(PARTS as u64));
         overall.set_style(style("{bar:24} {percent:>3} %  {wide_msg}"));
         let unit = all.add(ProgressBar::new(0));
@@ -457,6 +457,8 @@ impl Estimator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use indicatif::TermLike;
+    use std::io::ErrorKind;
     use std::sync::Arc;
 
     #[derive(Clone, Default)]
@@ -530,6 +532,52 @@ mod tests {
         assert!(lines[0].starts_with("[1/2] a: top1 91.5; all: "), "{text}");
         assert_eq!(lines[1], "a note");
         assert_eq!(lines[2], "[2/2] b: top1 80");
+    }
+
+    /// A terminal whose other end is closed.
+    #[derive(Debug)]
+    struct Gone;
+
+    impl TermLike for Gone {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn write_line(&self, _: &str) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn write_str(&self, _: &str) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn clear_line(&self) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn bars_on_a_terminal_that_went_away_cost_nothing() {
+        let target = ProgressDrawTarget::term_like(Box::new(Gone));
+        let progress = Progress::on(View::bars(target), 1);
+        progress.cell_started("a", 1.0);
+        progress.unit(0, 1, "conv1");
+        progress.step(1, 2, 0.5);
+        progress.images(1, 2);
+        progress.note("a note");
+        progress.cell_finished("top1 80");
     }
 
     #[test]

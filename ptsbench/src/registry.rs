@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use model_zoo::catalog::{self, Spec, Weights};
 use model_zoo::weights::sha256;
 
+use crate::cell::Pattern;
 use crate::data::recipe::Recipe;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
+use crate::inventory::Layer;
+use crate::nofm::{self, LeftDense, left_dense};
+use crate::pipeline::layers_of;
 use crate::plan::{Lookup, Registry, TaskFacts};
 use crate::task::Sets;
 use crate::{allocate, criterion, reconstruct};
@@ -22,6 +26,8 @@ pub struct Zoo {
     digests: Mutex<HashMap<PathBuf, String>>,
     /// What the cache of fetched files had for a model: reading a file to check it takes a while.
     fetched: Mutex<HashMap<&'static str, PathBuf>>,
+    /// The layers of models that patterns were asked of.
+    layers: Mutex<HashMap<String, Arc<Vec<Layer>>>>,
     sets: Sets,
 }
 
@@ -94,6 +100,22 @@ impl Zoo {
         &self.sets
     }
 
+    /// The layers of a model, in forward order.
+    fn layers(&self, model: &str) -> Lookup<Arc<Vec<Layer>>> {
+        let mut known = self.layers.lock().unwrap_or_else(|p| p.into_inner());
+        if let Some(layers) = known.get(model) {
+            return Ok(Arc::clone(layers));
+        }
+        let layers = Arc::new(layers_of(model)?);
+        known.insert(model.to_owned(), Arc::clone(&layers));
+        Ok(layers)
+    }
+
+    /// The layers of a model that a pattern leaves dense.
+    pub fn left_dense(&self, model: &str, pattern: Pattern) -> Lookup<LeftDense> {
+        Ok(left_dense(&self.layers(model)?[..], pattern))
+    }
+
     /// The weight file of a model.
     pub fn file(&self, model: &str) -> Lookup<PathBuf> {
         if let Some(file) = self.files.get(model) {
@@ -140,6 +162,15 @@ impl Registry for Zoo {
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
         let found = catalog::matching(glob)?;
         Ok(found.into_iter().map(|spec| spec.name.to_owned()).collect())
+    }
+
+    fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()> {
+        // A rate fits every layer, and to know them a network is built.
+        if matches!(pattern, Pattern::Unstructured { .. }) {
+            return Ok(());
+        }
+        let fits = nofm::check(&self.layers(model)?[..], pattern);
+        fits.map_err(|error| format!("model `{model}`: {error}").into())
     }
 
     fn task(&self, name: &str) -> Lookup<TaskFacts> {

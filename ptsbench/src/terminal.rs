@@ -5,7 +5,9 @@
 //! cost work.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use console::Term;
 
 /// The exit code when nobody reads standard output any more, as shells know it (128 + SIGPIPE).
 pub const CLOSED: u8 = 141;
@@ -63,6 +65,18 @@ pub fn print_bytes(text: &[u8]) -> Result<(), OutputError> {
 /// What [`note!`](crate::note) does.
 pub fn remark(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// How wide a text on standard output may be: as COLUMNS says, or as the terminal is; none where it goes elsewhere.
+pub fn columns() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok();
+    let said = said.and_then(|columns| columns.parse().ok());
+    said.filter(|columns| *columns > 0).or_else(|| {
+        let (_, columns) = io::stdout()
+            .is_terminal()
+            .then(|| Term::stdout().size_checked())??;
+        Some(usize::from(columns))
+    })
 }
 
 /// What `write` prints, to standard output as one text.

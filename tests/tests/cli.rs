@@ -40,6 +40,45 @@ fn every_shell_has_completions() {
     }
 }
 
+/// With COLUMNS set a list is that wide at most; into a pipe it is whole.
+#[test]
+fn lists_are_as_wide_as_their_reader() {
+    let lists = [
+        "models",
+        "datasets",
+        "tasks",
+        "allocators",
+        "criteria",
+        "plans",
+    ];
+    let listed = |what: &str, columns: Option<&str>| {
+        let mut command = program::command();
+        command.args(["list", what]).env_remove("COLUMNS");
+        if let Some(columns) = columns {
+            command.env("COLUMNS", columns);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{what}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for what in lists {
+        for columns in [30, 80, 100] {
+            let text = listed(what, Some(&columns.to_string()));
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(columns), "{what} in {columns}:\n{text}");
+        }
+        let whole = listed(what, None);
+        assert_eq!(whole, listed(what, Some("1000")));
+        // What is no width is none.
+        assert_eq!(whole, listed(what, Some("wide")));
+    }
+    assert!(
+        listed("models", None)
+            .lines()
+            .any(|line| line.chars().count() > 100)
+    );
+}
+
 const PLAN: &str = r#"name = "bad"
 title = "Bad input"
 
@@ -197,9 +236,27 @@ fn bad_arguments_are_explained() {
             &[rate.trim_end_matches(".0"), "at least 0 and below 1"],
         );
     }
+    for rate in ["--rate=-0.5", "--rate -0.5"] {
+        bad(
+            &format!("inspect resnet18 {rate}"),
+            &["-0.5", "at least 0 and below 1"],
+        );
+    }
     bad(
-        "inspect resnet18 --rate=-0.5",
-        &["-0.5", "at least 0 and below 1"],
+        "inspect resnet18 --pattern 2:5",
+        &[
+            "`resnet18`",
+            "2:5 fits none of its 21 layers",
+            "2:4 fits 20",
+        ],
+    );
+    bad(
+        "evaluate micro_resnet8 --samples 100000000000",
+        &["--samples is 100000000000", "holds 4000"],
+    );
+    bad(
+        "fid micro:generation --features micro_resnet8 --samples 20001 --save-stats a.npz",
+        &["--samples is 20001", "holds 20000"],
     );
     for (pattern, words) in [
         ("2:4T", "t2:4"),
@@ -333,6 +390,18 @@ fn bad_plans_are_explained() {
     );
     bad("plan twice.toml", &["twice.toml", "twice"]);
     bad("plan fit.toml", &["fit.toml", "[fit.NAME]"]);
+    desk.plan("fits_nothing.toml", "rates = [0.5]", "rates = [\"2:7\"]");
+    for command in ["plan", "run"] {
+        bad(
+            &format!("{command} fits_nothing.toml"),
+            &[
+                "`grid`",
+                "`micro_resnet8`",
+                "2:7 fits none of its 10 layers",
+            ],
+        );
+    }
+    bad("plan plan.toml --set seeds=[]", &["seeds is empty"]);
     bad("plan binary.toml", &["binary.toml"]);
     bad("plan folder.toml", &["folder.toml"]);
     bad("plan micor", &["micor", "did you mean `micro`"]);
@@ -442,6 +511,18 @@ fn bad_weights_are_explained() {
         if name != "extra" {
             said.bad(&desk, &line, &[&file]);
         }
+    }
+    // Named like PyTorch's, and none of them.
+    desk.write("notes.pth", "My notes of yesterday\n");
+    desk.write("bytes.pt", [0xfe; 32]);
+    desk.write("nothing.pth", "");
+    for (file, words) in [
+        ("notes.pth", "a text that begins \"My notes of yesterday"),
+        ("bytes.pt", "bytes that begin fe fe"),
+        ("nothing.pth", "nothing in it"),
+    ] {
+        let line = format!("evaluate micro_resnet8 --weights {file}");
+        said.bad(&desk, &line, &[file, "zip archive", words]);
     }
     // Sound weights, of a network whose classes are not the task's.
     desk.plan("classes.toml", "micro_resnet8", "cifar_resnet32");

@@ -56,6 +56,16 @@ pub enum WeightError {
         /// What is wrong with it.
         fault: TorchFault,
     },
+    /// Named like a PyTorch checkpoint, and none.
+    #[error(
+        "{file}: named like a PyTorch checkpoint, which is a zip archive or, of versions before 1.6, a pickle (safetensors is read under that name too); found {found}; check the path, or download the file again"
+    )]
+    NotTorch {
+        /// The file.
+        file: String,
+        /// How it begins.
+        found: String,
+    },
     /// A tensor was asked for that the file has not.
     #[error(
         "{file}: holds no tensor {}; list what it holds and correct the key",
@@ -329,6 +339,13 @@ pub enum Fault {
         /// How many.
         bytes: u64,
     },
+}
+
+impl Fault {
+    /// Whether the file is of another kind that is known by name.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Fault::Foreign(_))
+    }
 }
 
 /// Files that are often given the wrong name, known by their first bytes.

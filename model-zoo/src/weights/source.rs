@@ -70,10 +70,45 @@ pub fn open(path: &Path) -> Result<Box<dyn Source>, WeightError> {
     if TorchFile::begins(&start) {
         return Ok(Box::new(TorchFile::open(path)?));
     }
-    Ok(match PackedFile::of(Container::open(path)?)? {
+    let container = Container::open(path).map_err(|error| match error {
+        WeightError::Malformed { file, fault } if named_as_torch(path) && !fault.is_foreign() => {
+            WeightError::NotTorch {
+                file,
+                found: looks_like(&start),
+            }
+        }
+        error => error,
+    })?;
+    Ok(match PackedFile::of(container)? {
         Ok(packed) => Box::new(packed),
         Err(plain) => Box::new(plain),
     })
+}
+
+fn named_as_torch(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    ending.is_some_and(|ending| ["pth", "pt"].contains(&ending.to_ascii_lowercase().as_str()))
+}
+
+/// What a file begins with, for a message.
+fn looks_like(start: &[u8]) -> String {
+    let shown = &start[..start.len().min(24)];
+    // The end may lie within a character.
+    let text = match std::str::from_utf8(shown) {
+        Ok(text) => Some(text),
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&shown[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    };
+    match text.filter(|text| !text.contains(|c: char| c.is_control() && !c.is_whitespace())) {
+        Some("") => "nothing in it".to_owned(),
+        Some(text) => format!("a text that begins {text:?}"),
+        None => {
+            let bytes: Vec<String> = shown.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            format!("bytes that begin {}", bytes.join(" "))
+        }
+    }
 }
 
 /// Fills a module from a source. `key_of` gives the checkpoint's key of a parameter's path, as

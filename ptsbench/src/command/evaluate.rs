@@ -10,13 +10,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use burn::tensor::Tensor;
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::sha256;
 use serde::Serialize;
 
+use super::target;
 use crate::cell::BatchNorm;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
@@ -98,7 +99,18 @@ fn open_set(data: &Path) -> anyhow::Result<Set> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let spec = catalog::find(&args.model)?;
     let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    if let Some(journal) = &args.resume {
+        target::spare("--resume", journal, &[("weights", &file)])?;
+    }
     let set = Arc::new(open_set(&args.data)?);
+    if let Some(asked) = args.samples {
+        ensure!(
+            asked <= set.available() as u64,
+            "--samples is {asked}, and the set of task {} holds {}; ask for at most that many",
+            set.label(),
+            set.available()
+        );
+    }
     for warning in &set.warnings {
         note!("warning: {warning}");
     }

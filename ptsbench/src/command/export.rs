@@ -4,17 +4,30 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
+use kernels::Precision;
+use model_zoo::catalog;
 
-use crate::cell::{BatchNorm, Cell, Granularity, Inputs, Pattern};
+use super::target;
+use crate::allocate::{self, Rate};
+use crate::cell::{
+    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Part, Pattern, Reconstruction,
+    Rule, Sparsity, TaskCell,
+};
+use crate::criterion;
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
 use crate::outln;
 use crate::pipeline::Bench;
-use crate::plan::Plan;
+use crate::plan::{FitPreset, OptimizerName, Registry};
 use crate::progress::{Mode, Progress};
 use crate::registry::Zoo;
 use crate::store::read_record;
+
+/// Whose images a reconstruction by options is calibrated on; a record names its own.
+const TASK: &str = "micro";
+/// Calibration images in a cached batch, where there are as many.
+const BATCH: usize = 64;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -38,7 +51,7 @@ pub struct Args {
     pub from_record: Option<PathBuf>,
     /// Fraction of zeros over all prunable weights, e.g. 0.9 [default: none, the dense network]
     #[arg(long, value_name = "P", conflicts_with = "pattern")]
-    pub rate: Option<f64>,
+    pub rate: Option<Rate>,
     /// N:M along input channels, e.g. 2:4; t2:4 for its transposable form
     #[arg(long, value_name = "N:M")]
     pub pattern: Option<Pattern>,
@@ -61,7 +74,7 @@ pub struct Args {
     #[arg(long)]
     pub no_correction: bool,
     /// Calibration images
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = super::run::at_least_one)]
     pub images: usize,
     /// Steps for each piece
     #[arg(long, value_name = "N", default_value_t = 100)]
@@ -102,6 +115,7 @@ fn inputs(text: &str) -> Result<Inputs, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    target::check("--out", &args.out, "safetensors")?;
     let files: HashMap<_, _> = args
         .weights
         .iter()
@@ -109,10 +123,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .collect();
     let folders = args.data_dirs.iter().cloned().collect();
     let registry = Zoo::new(&args.assets, files)?.with_data(folders)?;
+    catalog::find(&args.model)?;
     let cell = cell(&args, &registry)?;
     let file = registry
         .file(&args.model)
         .map_err(|error| anyhow::anyhow!(error))?;
+    let mut inputs = vec![("weights", file.as_path())];
+    inputs.extend(
+        args.from_record
+            .iter()
+            .map(|file| ("record and cell", file.as_path())),
+    );
+    target::spare("--out", &args.out, &inputs)?;
     let chosen = device::choose(args.device)?;
     let fits = cell
         .sparsity
@@ -121,14 +143,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if fits {
         interrupt::install("finished units are kept").context("cannot listen for Ctrl-C")?;
     }
-    let work = work_folder(&args.out);
+    let work = work_folder(&args.out, &cell.key());
+    if fits {
+        std::fs::create_dir_all(&work).with_context(|| {
+            format!(
+                "cannot create {}, where finished units are kept; name another --out",
+                work.display()
+            )
+        })?;
+    }
     let progress = Progress::new(1, Mode::Auto);
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
     };
-    let exported = export(&bench, &cell, &file, &work)?;
+    let exported = export(&bench, &cell, &file, &work);
+    if exported.is_err() {
+        // It stays where it holds units.
+        let _ = std::fs::remove_dir(&work);
+    }
+    let exported = exported?;
     let weights: u64 = exported.weights();
     let zeros: u64 = exported.layers.iter().map(|(_, zeros)| zeros).sum();
     let (tensors, layers) = (exported.tensors.len(), exported.layers.len());
@@ -142,6 +177,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         "{tensors} tensors, {layers} layers, {zeros} of {weights} prunable weights are zero ({:.4})",
         zeros as f64 / weights.max(1) as f64
     )?;
+    if let Some(sparsity) = &cell.sparsity {
+        let left = registry
+            .left_dense(&cell.model, sparsity.pattern)
+            .map_err(anyhow::Error::from_boxed)?;
+        if !left.is_empty() {
+            outln!("{left}")?;
+        }
+    }
     outln!(
         "{} bytes; the file it was made from has {}",
         size(&args.out),
@@ -150,7 +193,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cell that the options describe: as a plan would have it, so that its key is the one of the plan's cell.
+/// The cell that the options describe.
 fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
     if let Some(file) = &args.from_record {
         let record = read_record(file)?;
@@ -166,60 +209,91 @@ fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
         );
         return Ok(record.cell);
     }
-    let amount = match (args.rate, args.pattern) {
-        (Some(rate), _) => Some(rate.to_string()),
-        (None, Some(pattern)) => Some(format!("\"{pattern}\"")),
-        (None, None) => None,
+    let pattern = match (args.rate, args.pattern) {
+        (Some(rate), _) if rate.get() == 0.0 => {
+            bail!("--rate 0 prunes nothing; leave it out for the dense network")
+        }
+        (Some(rate), _) => Some(Pattern::Unstructured { rate: rate.get() }),
+        (None, pattern) => pattern,
     };
     ensure!(
-        amount.is_some() || args.granularity.is_none(),
+        pattern.is_some() || args.granularity.is_none(),
         "nothing is pruned, so nothing is reconstructed; add --rate or --pattern"
     );
-    let mut text = format!(
-        "name = \"export\"\ntitle = \"export\"\nseeds = [{}]\n[task]\nname = \"micro\"\nsamples = 1\n",
-        args.seed
-    );
-    if args.granularity.is_some() {
-        text += &format!(
-            "[calibration]\nimages = {}\nbatch = 64\n[fit.export]\noptimizer = \"adam\"\nlr = {:?}\nbias_lr = {:?}\nsteps = {}\nearly_stop = 1e-5\n",
-            args.images, args.lr, args.bias_lr, args.steps
-        );
-    }
-    // Names are quoted as TOML's own writer does it: they come from the command line.
-    let quoted = |name: &str| toml::Value::from(name).to_string();
-    text += &format!(
-        "[[grid]]\nname = \"export\"\ntrack = \"{}\"\nmodels = [{}]\nrates = [{}]\ncriterion = {}\nbatch_norm = [\"{}\"]\n",
-        if args.granularity.is_some() {
-            "reconstruction"
-        } else {
-            "allocation"
-        },
-        quoted(&args.model),
-        amount.as_deref().unwrap_or("0.5"),
-        quoted(&args.criterion),
-        args.batch_norm.name(),
-    );
-    if args.pattern.is_none() {
-        text += &format!("allocators = [{}]\n", quoted(&args.allocator));
-    }
-    if let Some(granularity) = args.granularity {
-        text += &format!(
-            "granularity = [\"{}\"]\ninputs = [\"{}\"]\ncorrection = [{}]\n",
-            format!("{granularity:?}").to_lowercase(),
-            format!("{:?}", args.inputs).to_lowercase(),
-            !args.no_correction
-        );
-    }
-    let plan = Plan::parse(&text, "the options of export", &[])?;
-    let cells = plan.expand(registry)?;
-    let wanted = |cell: &Cell| match &cell.sparsity {
-        None => amount.is_none(),
-        Some(sparsity) => {
-            amount.is_some() && sparsity.reconstruction.is_some() == args.granularity.is_some()
-        }
+    let sparsity = match pattern {
+        Some(pattern) => Some(sparsity(args, pattern, registry)?),
+        None => None,
     };
-    let mut fitting = cells.into_iter().map(|planned| planned.cell).filter(wanted);
-    fitting
-        .next()
-        .context("the options describe no cell; see `ptsbench export --help`")
+    Ok(Cell {
+        model: args.model.clone(),
+        weights: registry
+            .weights(&args.model)
+            .map_err(anyhow::Error::from_boxed)?,
+        task: TaskCell {
+            name: TASK.to_owned(),
+            version: registry
+                .task(TASK)
+                .map_err(anyhow::Error::from_boxed)?
+                .version,
+            // Nothing is evaluated.
+            samples: 1,
+            data: None,
+            recipe: None,
+        },
+        sparsity,
+        precision: Precision::F32,
+    })
+}
+
+fn sparsity(args: &Args, pattern: Pattern, registry: &Zoo) -> anyhow::Result<Sparsity> {
+    registry
+        .fits(&args.model, pattern)
+        .map_err(anyhow::Error::from_boxed)?;
+    let allocation = match pattern {
+        Pattern::Unstructured { .. } => Some(Part {
+            name: args.allocator.clone(),
+            version: allocate::find(&args.allocator)?.version(),
+        }),
+        Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => None,
+    };
+    let criterion = Part {
+        name: args.criterion.clone(),
+        version: criterion::find(&args.criterion)?.version(),
+    };
+    let reconstruction = match args.granularity {
+        Some(granularity) => Some(Reconstruction {
+            version: registry.reconstruction_version(),
+            granularity,
+            inputs: args.inputs,
+            correction: !args.no_correction,
+            calibration: CalibrationCell {
+                images: args.images,
+                batch: args.images.min(BATCH),
+                seed: args.seed,
+                list: None,
+            },
+            fit: fit(args)?,
+        }),
+        None => None,
+    };
+    Ok(Sparsity {
+        pattern,
+        allocation,
+        criterion,
+        rule: Rule::Exact,
+        batch_norm: args.batch_norm,
+        reconstruction,
+    })
+}
+
+fn fit(args: &Args) -> anyhow::Result<Fit> {
+    let preset = FitPreset {
+        optimizer: OptimizerName::Adam,
+        lr: args.lr,
+        bias_lr: args.bias_lr,
+        momentum: None,
+        steps: args.steps,
+        early_stop: 1e-5,
+    };
+    preset.to_fit().map_err(anyhow::Error::msg)
 }

@@ -13,6 +13,7 @@ use model_zoo::weights::sha256;
 use serde::Serialize;
 
 use super::evaluate::weight_file;
+use super::target;
 use crate::data::decode::Rgb;
 use crate::data::error::{DataError, counted, entries, is_image_name};
 use crate::data::lsun::Lsun;
@@ -67,7 +68,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.save_stats {
-        check_target(file)?;
+        target::check("--save-stats", file, "npz")?;
+        let inputs = [Some(&args.a), args.b.as_ref()].into_iter().flatten();
+        let mut inputs: Vec<_> = inputs.map(|set| ("statistics", Path::new(set))).collect();
+        inputs.extend(args.weights.iter().map(|file| ("weights", file.as_path())));
+        target::spare("--save-stats", file, &inputs)?;
     }
     let mut sets = vec![Set::open(&args.a)?];
     if let Some(b) = &args.b {
@@ -97,21 +102,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     note!("{} could not be read", counted(unreadable, "image"));
     Ok(ExitCode::FAILURE)
-}
-
-/// Refuses a target for statistics before the long work, not after it.
-fn check_target(file: &Path) -> anyhow::Result<()> {
-    let name = file.display();
-    ensure!(
-        is_npz(file),
-        "{name}: statistics are read again by the ending .npz; name the file so"
-    );
-    let folder = file.parent().filter(|folder| *folder != Path::new(""));
-    ensure!(
-        folder.is_none_or(Path::is_dir),
-        "{name}: its folder does not exist; make it first"
-    );
-    Ok(())
 }
 
 fn is_npz(file: &Path) -> bool {
@@ -195,6 +185,12 @@ impl Set {
             None => network.insert(Opened::new(args)?),
         };
         let available = images.len();
+        if let Some(asked) = args.samples {
+            ensure!(
+                asked <= available as u64,
+                "--samples is {asked}, and the set holds {available}; ask for at most that many"
+            );
+        }
         let count = args
             .samples
             .map_or(available, |n| available.min(n as usize));

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use burn::tensor::{Device, Tensor};
 use indexmap::IndexMap;
-use kernels::nm_applies;
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::WeightError;
@@ -17,6 +16,7 @@ use super::evaluate::weight_file;
 use crate::allocate::{Allocation, Options, Rate, find};
 use crate::cell::{BatchNorm, Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
+use crate::nofm::{self, LeftDense, left_dense};
 use crate::pipeline::{layers_of, open_dense};
 use crate::subject;
 use crate::{out, outln};
@@ -83,13 +83,21 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let layers = layers_of(&args.model)?;
     let outcome = match (args.rate, args.pattern) {
         (Some(rate), _) => Some(allocate(&args, layers.clone(), rate)?),
-        (None, Some(pattern)) => Some(pattern_outcome(&layers, pattern)),
+        (None, Some(pattern)) => {
+            nofm::check(&layers, pattern).with_context(|| format!("model `{}`", args.model))?;
+            Some(pattern_outcome(&layers, pattern))
+        }
         (None, None) => None,
     };
+    let left = args.pattern.map(|pattern| left_dense(&layers, pattern));
     if args.json {
-        outln!("{}", layer_json(&args.model, &layers, outcome.as_ref())?)?;
+        let text = layer_json(&args.model, &layers, outcome.as_ref(), left.as_ref())?;
+        outln!("{text}")?;
     } else {
         out!("{}", layer_table(&layers, outcome.as_ref()))?;
+        if let Some(left) = left.filter(|left| !left.is_empty()) {
+            outln!("{left}")?;
+        }
     }
     Ok(())
 }
@@ -144,15 +152,7 @@ fn pattern_outcome(layers: &[Layer], pattern: Pattern) -> Allocation {
     let zeros: IndexMap<String, usize> = layers
         .iter()
         .map(|layer| {
-            let zeros = match pattern {
-                Pattern::NofM { n, m } if nm_applies(&layer.shape, m) => layer.len() / m * (m - n),
-                Pattern::TransposableNofM { n, m }
-                    if nm_applies(&layer.shape, m) && layer.shape[0] % m == 0 =>
-                {
-                    layer.len() / m * (m - n)
-                }
-                _ => 0,
-            };
+            let zeros = nofm::zeros(&layer.shape, pattern).unwrap_or(0);
             (layer.path.clone(), zeros)
         })
         .collect();
@@ -278,6 +278,9 @@ struct JsonLayer<'a> {
     rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zeros: Option<usize>,
+    /// Why a pattern leaves it dense.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_dense: Option<String>,
 }
 
 /// The same as JSON; `rate` is the real-valued rate before rounding to whole weights.
@@ -285,7 +288,12 @@ fn layer_json(
     model: &str,
     layers: &[Layer],
     outcome: Option<&Allocation>,
+    left: Option<&LeftDense>,
 ) -> serde_json::Result<String> {
+    let reason = |path: &str| {
+        let misfit = left?.each().find(|(name, _)| *name == path)?.1;
+        Some(misfit.to_string())
+    };
     let rows: Vec<JsonLayer> = layers
         .iter()
         .map(|layer| JsonLayer {
@@ -293,6 +301,7 @@ fn layer_json(
             weights: layer.len(),
             rate: outcome.and_then(|o| o.rates.get(&layer.path)).copied(),
             zeros: outcome.and_then(|o| o.zeros.get(&layer.path)).copied(),
+            left_dense: reason(&layer.path),
         })
         .collect();
     serde_json::to_string_pretty(&serde_json::json!({
@@ -398,12 +407,16 @@ fc        100x16          1,600    1,600  0.500000    800
     #[test]
     fn json_carries_every_layer() {
         let outcome = pattern_outcome(&layers(), Pattern::NofM { n: 2, m: 4 });
-        let text = layer_json("tiny", &layers(), Some(&outcome)).unwrap();
+        let left = left_dense(&layers(), Pattern::NofM { n: 2, m: 4 });
+        let text = layer_json("tiny", &layers(), Some(&outcome), Some(&left)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["zeros"], 800);
         assert_eq!(value["layers"][2]["path"], "fc");
         assert_eq!(value["layers"][2]["zeros"], 800);
-        let dense = layer_json("tiny", &layers(), None).unwrap();
+        let reason = "3 input channels per group are not divisible by 4";
+        assert_eq!(value["layers"][0]["left_dense"], reason);
+        assert_eq!(value["layers"][2].get("left_dense"), None);
+        let dense = layer_json("tiny", &layers(), None, None).unwrap();
         assert!(!dense.contains("\"rate\""));
     }
 }

@@ -1,5 +1,7 @@
 //! `ptsbench list`: what there is to choose from.
 
+mod layout;
+
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::plan::{PRESETS, Plan};
 use crate::{allocate, criterion, data, task};
-use crate::{out, outln};
+use crate::{note, out, outln, terminal};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -96,7 +98,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         let objects: Vec<Value> = rows.1.iter().map(described).collect();
         outln!("{}", serde_json::to_string_pretty(&objects)?)?;
     } else {
-        out!("{}", aligned(&rows.0, &rows.1))?;
+        let (text, left_out) = layout::text(&rows.0, &rows.1, terminal::columns());
+        out!("{text}")?;
+        if !left_out.is_empty() {
+            note!(
+                "left out, since the terminal is narrow: {} (--json has all)",
+                left_out.join(", ")
+            );
+        }
     }
     Ok(())
 }
@@ -253,35 +262,4 @@ fn object(columns: &[&str], row: &[String]) -> Value {
         (column.to_lowercase().replace(' ', "_"), value)
     };
     columns.iter().zip(row).map(pair).collect()
-}
-
-/// Columns padded to their widest value, numbers to the right.
-fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
-    let number = |column: usize| {
-        rows.iter()
-            .all(|row| row[column].bytes().all(|b| b.is_ascii_digit()))
-    };
-    let width = |column: usize| {
-        let widths = rows.iter().map(|row| row[column].chars().count());
-        widths.chain([columns[column].len()]).max().unwrap_or(0)
-    };
-    let layout: Vec<(usize, bool)> = (0..columns.len())
-        .map(|column| (width(column), number(column)))
-        .collect();
-    let line = |values: &mut dyn Iterator<Item = &str>| {
-        let cells = values.zip(&layout).map(|(value, &(width, right))| {
-            if right {
-                format!("{value:>width$}")
-            } else {
-                format!("{value:<width$}")
-            }
-        });
-        let text = cells.collect::<Vec<_>>().join("  ");
-        format!("{}\n", text.trim_end())
-    };
-    let mut text = line(&mut columns.iter().copied());
-    for row in rows {
-        text += &line(&mut row.iter().map(String::as_str));
-    }
-    text
 }

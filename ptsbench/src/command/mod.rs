@@ -17,3 +17,4 @@ pub mod micro_zoo;
 pub mod plan;
 pub mod report;
 pub mod run;
+mod target;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use indexmap::IndexMap;
 use kernels::Precision;
 use kernels::plan::KernelPolicy;
 
+use crate::cell::Pattern;
 use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
 use crate::note;
@@ -15,6 +17,7 @@ use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
 use crate::progress::{Estimator, Mode, Progress};
 use crate::reconstruct::FitError;
+use crate::record::Record;
 use crate::registry::Zoo;
 use crate::store::{Attempt, State, Store};
 
@@ -69,7 +72,7 @@ impl Weights {
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err("give a whole number, at least 1".to_owned()),
@@ -147,6 +150,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(outcome(skipped));
     }
     note!("{chosen}");
+    for left in left_dense(&open, &registry)? {
+        note!("{left}");
+    }
 
     let weight = open
         .iter()
@@ -230,9 +236,13 @@ fn compute(
         Ok(record) => {
             store.clear_failure(&planned.key)?;
             store.put(&record)?;
-            let units: f64 =
+            let seconds: f64 =
                 record.timing.prepare_s + record.timing.reconstruct_s + record.timing.evaluate_s;
-            Outcome::Done(format!("top-1 {:.2} %, {units:.1} s", record.score.value))
+            Outcome::Done(format!(
+                "top-1 {:.2} %, {}{seconds:.1} s",
+                record.score.value,
+                zeros_of(&record)
+            ))
         }
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
         // A full or failing disk is no property of the cell.
@@ -245,6 +255,39 @@ fn compute(
     };
     drop(claim);
     Ok(outcome)
+}
+
+/// What N:M patterns leave dense, once for each network and pattern.
+fn left_dense(open: &[&Planned], registry: &Zoo) -> anyhow::Result<Vec<String>> {
+    let mut told: IndexMap<(&str, String), String> = IndexMap::new();
+    for planned in open {
+        let (model, sparsity) = (&planned.cell.model, &planned.cell.sparsity);
+        let Some(pattern) = sparsity.as_ref().map(|sparsity| sparsity.pattern) else {
+            continue;
+        };
+        let key = (model.as_str(), pattern.to_string());
+        if matches!(pattern, Pattern::Unstructured { .. }) || told.contains_key(&key) {
+            continue;
+        }
+        let left = registry.left_dense(model, pattern);
+        let left = left.map_err(anyhow::Error::from_boxed)?;
+        if !left.is_empty() {
+            told.insert(key, format!("{model}: {left}"));
+        }
+    }
+    Ok(told.into_values().collect())
+}
+
+/// The share of zeros that a pattern came to: a rate is in the cell's own name.
+fn zeros_of(record: &Record) -> String {
+    let pattern = record.cell.sparsity.as_ref().map(|s| s.pattern);
+    match pattern {
+        None | Some(Pattern::Unstructured { .. }) => String::new(),
+        Some(_) => {
+            let share = record.cost.zeros as f64 / record.cost.weights.max(1) as f64;
+            format!("{:.1} % zeros, ", 100.0 * share)
+        }
+    }
 }
 
 fn count_done(store: &Store, cells: &[Planned]) -> anyhow::Result<usize> {

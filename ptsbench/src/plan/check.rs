@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Amount, FitPreset, Grid, OptimizerName, Plan, PlanError};
+use super::{Amount, FitPreset, Grid, OptimizerName, Plan, PlanError, empty};
 use crate::cell::{Fit, Optimizer, Pattern};
 
 impl Plan {
@@ -68,9 +68,11 @@ impl Plan {
     }
 
     fn validate_grid(&self, grid: &Grid) -> Result<(), String> {
-        let empty = |axis: &str| Err(format!("{axis} is empty; list at least one, or remove it"));
         if grid.models.is_empty() {
-            return empty("models");
+            return Err("models is empty; list at least one".into());
+        }
+        if grid.rates.as_ref().is_some_and(Vec::is_empty) {
+            return Err(empty("rates"));
         }
         distinct("models", &grid.models)?;
         distinct("allocators", &grid.allocators)?;
@@ -90,7 +92,7 @@ impl Plan {
         }
         let rates = self.rates(grid);
         if rates.is_empty() {
-            return Err("rates is empty, here and in the plan; list at least one".into());
+            return Err("there are no rates, here or in the plan; list at least one".into());
         }
         let texts: Vec<String> = rates.iter().map(|amount| amount.0.to_string()).collect();
         distinct("rates", &texts)?;
@@ -104,7 +106,7 @@ impl Plan {
             ));
         }
         if grid.batch_norm.as_ref().is_some_and(Vec::is_empty) {
-            return empty("batch_norm");
+            return Err(empty("batch_norm"));
         }
         let axes = [
             ("inputs", grid.inputs.as_ref().map(Vec::len)),
@@ -114,7 +116,7 @@ impl Plan {
         ];
         for (axis, length) in axes {
             match length {
-                Some(0) => return empty(axis),
+                Some(0) => return Err(empty(axis)),
                 // Seeds are allowed: they reach a cell through its calibration only, so here they multiply nothing.
                 Some(_) if grid.granularity.is_empty() && axis != "seeds" => {
                     return Err(format!(
@@ -143,7 +145,7 @@ impl Plan {
 
 impl FitPreset {
     /// The preset as a cell holds it.
-    pub(super) fn to_fit(&self) -> Result<Fit, String> {
+    pub(crate) fn to_fit(&self) -> Result<Fit, String> {
         let finite = |name: &str, value: f64| {
             if value.is_finite() && value >= 0.0 {
                 Ok(())

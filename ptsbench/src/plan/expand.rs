@@ -71,6 +71,12 @@ impl Plan {
                     sparsity,
                     precision: self.precision,
                 };
+                if !grid.dense {
+                    for amount in self.rates(grid) {
+                        let fits = registry.fits(&model, amount.0);
+                        fits.map_err(lookup(place()))?;
+                    }
+                }
                 dense.push((cell(None), member.clone()));
                 for sparsity in &sparsities {
                     sparse.push((cell(Some(sparsity.clone())), member.clone()));

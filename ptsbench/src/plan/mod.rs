@@ -33,6 +33,8 @@ pub trait Registry {
     fn weights(&self, model: &str) -> Lookup<String>;
     /// The catalog's names that match a name or glob, in the catalog's order; an error where there is none.
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>>;
+    /// Refuses an N:M pattern that fits no layer of a model.
+    fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()>;
     /// What there is to know of a task.
     fn task(&self, name: &str) -> Lookup<TaskFacts>;
     /// How pictures of a task become inputs of a model; none where they have one form for all.
@@ -138,10 +140,10 @@ pub struct Plan {
     /// What is evaluated.
     pub task: TaskPlan,
     /// Rates and patterns of every grid that lists none itself.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled::rates")]
     pub rates: Vec<Amount>,
-    /// Seeds of every reconstruction grid that lists none itself; `[0]` where this is empty too.
-    #[serde(default)]
+    /// Seeds of every reconstruction grid that lists none itself; `[0]` where this is absent too.
+    #[serde(default, deserialize_with = "filled::seeds")]
     pub seeds: Vec<u64>,
     /// What is done with batch norms in every grid that does not say; kept where this is empty too.
     #[serde(default)]
@@ -225,7 +227,7 @@ pub struct Grid {
     /// Rates and patterns; the plan's where absent.
     pub rates: Option<Vec<Amount>>,
     /// Allocators; patterns that decide the rate themselves need none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled::allocators")]
     pub allocators: Vec<String>,
     /// Which weights go inside a layer.
     #[serde(default = "magnitude")]
@@ -236,7 +238,7 @@ pub struct Grid {
     /// Whether batch norms are kept or folded; the plan's where absent.
     pub batch_norm: Option<Vec<BatchNorm>>,
     /// Grains of reconstruction; a grid without this axis does not reconstruct.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled::granularity")]
     pub granularity: Vec<Granularity>,
     /// Where units' inputs come from; `["sparse"]` where absent.
     pub inputs: Option<Vec<Inputs>>,
@@ -249,6 +251,41 @@ pub struct Grid {
     /// The dense networks alone: no rates, no allocators. Other grids bring their dense references with them.
     #[serde(default)]
     pub dense: bool,
+}
+
+/// Lists that may be absent and must not be empty: an empty one would drop cells, or be taken for an absent one.
+mod filled {
+    use serde::{Deserialize, Deserializer, de};
+
+    fn list<'de, D, T>(axis: &str, from: D) -> Result<Vec<T>, D::Error>
+    where
+        D: Deserializer<'de>,
+        T: Deserialize<'de>,
+    {
+        let list = Vec::deserialize(from)?;
+        if list.is_empty() {
+            return Err(de::Error::custom(super::empty(axis)));
+        }
+        Ok(list)
+    }
+
+    macro_rules! axes {
+        ($($axis:ident),*) => { $(
+            pub fn $axis<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+            where
+                D: Deserializer<'de>,
+                T: Deserialize<'de>,
+            {
+                list(stringify!($axis), from)
+            }
+        )* };
+    }
+
+    axes!(rates, seeds, allocators, granularity);
+}
+
+fn empty(axis: &str) -> String {
+    format!("{axis} is empty; list at least one, or remove it")
 }
 
 fn magnitude() -> String {

@@ -26,6 +26,12 @@ impl Registry for Fake {
         }
         Ok(found)
     }
+    fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()> {
+        match pattern {
+            Pattern::NofM { m: 5, .. } => Err(format!("{pattern} fits nothing of {model}").into()),
+            _ => Ok(()),
+        }
+    }
     fn task(&self, name: &str) -> Lookup<TaskFacts> {
         let facts = |data| TaskFacts {
             version: 3,
@@ -245,8 +251,12 @@ fn what_makes_no_sense_is_refused_with_the_remedy() {
         (with("[0.5, \"2:4\"]", "[]"), "rates is empty"),
         (with("[\"micro_resnet8\"]", "[]"), "models is empty"),
         (
-            with("[\"uniform\", \"erk\"]", "[]"),
+            with("allocators = [\"uniform\", \"erk\"]", ""),
             "rate 0.5 needs an allocator",
+        ),
+        (
+            with("\"2:4\"", "\"2:5\""),
+            "[[grid]] `first`: 2:5 fits nothing of micro_resnet8",
         ),
         (with("samples = 100", "samples = 0"), "task.samples is 0"),
         (
@@ -291,6 +301,40 @@ fn what_makes_no_sense_is_refused_with_the_remedy() {
     assert!(error(&twice).contains("two [[grid]] are named `first`"));
     let renamed = format!("{SMALL}\n{}", grid.replace("first", "second"));
     assert!(error(&renamed).contains("[[grid]] `second` repeats `first`"));
+}
+
+/// An empty axis would drop cells, or be taken for an absent one.
+#[test]
+fn every_empty_axis_is_refused_by_its_name() {
+    let plan = SMALL.to_string() + "granularity = [\"layer\"]\n";
+    for key in [
+        "rates",
+        "seeds",
+        "grid.0.models",
+        "grid.0.rates",
+        "grid.0.allocators",
+        "grid.0.granularity",
+        "grid.0.inputs",
+        "grid.0.correction",
+        "grid.0.seeds",
+    ] {
+        let axis = key.rsplit('.').next().unwrap();
+        let said = Plan::parse(&plan, "small.toml", &[format!("{key}=[]")]);
+        let said = said.unwrap_err().to_string();
+        assert!(said.contains(&format!("{axis} is empty")), "{key}: {said}");
+    }
+    let said = error(&SMALL.replace("name = \"small\"", "name = \"small\"\nseeds = []"));
+    assert!(
+        said.contains("small.toml:2:") && said.contains("seeds is empty"),
+        "{said}"
+    );
+    // A pattern needs no allocators, and an empty list of them is no statement.
+    let said = error(
+        &SMALL
+            .replace("[0.5, \"2:4\"]", "[\"2:4\"]")
+            .replace("[\"uniform\", \"erk\"]", "[]"),
+    );
+    assert!(said.contains("allocators is empty"), "{said}");
 }
 
 #[test]
@@ -370,8 +414,9 @@ proptest! {
         let (head, _) = SMALL.split_at(SMALL.find("[[grid]]").unwrap());
         let grid = |name: &str, glob: &str| format!(
             "[[grid]]\nname = \"{name}\"\ntrack = \"size\"\nmodels = [\"{glob}\"]\nrates = [{}]\n\
-             allocators = {allocators:?}\ngranularity = {grains:?}\nseeds = {seeds:?}\n",
-            rates.join(", ")
+             allocators = {allocators:?}\nseeds = {seeds:?}\n{}",
+            rates.join(", "),
+            if grains.is_empty() { String::new() } else { format!("granularity = {grains:?}\n") }
         );
         let text = format!("{head}{}{}", grid("all", "micro_*"), grid("one", "micro_resnet14"));
         let cells = parse(&text).unwrap().expand(&Fake).unwrap();

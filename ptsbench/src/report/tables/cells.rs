@@ -1,10 +1,13 @@
 //! The plain table of every cell.
 
+use indexmap::IndexSet;
+
 use super::super::suite::{Configuration, Suite, allocation};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
 use super::rate_name;
 use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule};
+use crate::nofm::left_dense;
 use crate::record::Record;
 
 /// Every cell.
@@ -65,7 +68,29 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
             );
         }
     }
+    table.notes.extend(left_dense_notes(suite));
     table
+}
+
+/// Why an N:M pattern came to fewer zeros than its numbers say, once for each network and pattern.
+fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
+    let mut notes = IndexSet::new();
+    for model in &suite.models {
+        for record in model.records() {
+            let Some(sparsity) = &record.cell.sparsity else {
+                continue;
+            };
+            let left = left_dense(&record.layers, sparsity.pattern);
+            if !left.is_empty() {
+                notes.insert(format!(
+                    "{}: {}, since their channels are not divisible by its group; Zeros, % is over all layers.",
+                    model.label,
+                    left.summary()
+                ));
+            }
+        }
+    }
+    notes
 }
 
 fn pattern(record: &Record) -> String {

@@ -210,6 +210,48 @@ mod tests {
             .unwrap_or_else(|| panic!("no table {id}"))
     }
 
+    /// A pattern's name is no rate: layers that it does not fit stay dense.
+    #[test]
+    fn pattern_cells_show_the_rate_they_came_to_in_every_format() {
+        use super::super::{csv, html, latex, markdown};
+        let mut records = fixture::records();
+        let mut pruned = records[1].clone();
+        let sparsity = pruned.cell.sparsity.as_mut().expect("pruned");
+        sparsity.pattern = crate::cell::Pattern::NofM { n: 2, m: 4 };
+        sparsity.allocation = None;
+        pruned.cost.zeros = pruned.cost.weights * 434 / 1000;
+        let achieved = 100.0 * pruned.cost.zeros as f64 / pruned.cost.weights as f64;
+        let pruned = fixture::rekeyed(pruned);
+        let model = pruned.cell.model.clone();
+        records.push(pruned);
+        let tables = all(&records);
+        let with_pattern = |table: &&Table| {
+            let mut entries = table.rows.iter().flat_map(|row| &row.entries);
+            entries.any(|entry| entry.plain() == "2:4")
+        };
+        let shown: Vec<&Table> = tables.iter().filter(with_pattern).collect();
+        assert_eq!(shown.len(), 1, "the tables that show a pattern");
+        let rate = format!("{achieved:.3}");
+        let page = html::page(&records, &tables, &[], &Words::default()).expect("drawn");
+        for table in shown {
+            assert!(table.columns.iter().any(|column| column.name == "Zeros, %"));
+            for text in [
+                markdown::render(table),
+                csv::render(table),
+                latex::render(table),
+                page.clone(),
+            ] {
+                assert!(text.contains(&rate), "{rate}: {text}");
+            }
+            let note = format!("{model}: 1 of 10 layers stays dense at 2:4");
+            assert!(
+                table.notes.iter().any(|text| text.starts_with(&note)),
+                "{:?}",
+                table.notes
+            );
+        }
+    }
+
     fn row<'a>(table: &'a Table, head: [&str; 2]) -> &'a [Entry] {
         let fits =
             |entries: &[Entry]| entries[0].plain() == head[0] && entries[1].plain() == head[1];
