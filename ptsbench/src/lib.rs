@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod inventory;
 pub mod metric;
 pub mod overall;
+pub mod own;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;

@@ -4,8 +4,10 @@
 //! output is an error, since what was asked for is not there. Remarks on standard error are lost with it, and never
 //! cost work.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
+use std::sync::{Mutex, PoisonError};
 
 /// The exit code when nobody reads standard output any more, as shells know it (128 + SIGPIPE).
 pub const CLOSED: u8 = 141;
@@ -63,6 +65,15 @@ pub fn print_bytes(text: &[u8]) -> Result<(), OutputError> {
 /// What [`note!`](crate::note) does.
 pub fn remark(text: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// The same for what a command comes by many times and says at the first.
+pub fn remark_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(text.to_owned()) {
+        remark(format_args!("{text}"));
+    }
 }
 
 /// What `write` prints, to standard output as one text.

@@ -10,6 +10,7 @@ use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
 use crate::outln;
+use crate::own;
 use crate::pipeline::Bench;
 use crate::plan::Plan;
 use crate::progress::{Mode, Progress};
@@ -99,16 +100,17 @@ fn inputs(text: &str) -> Result<Inputs, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
+    let model = own::named(&args.model)?.spec.name;
     let files: HashMap<_, _> = args
         .weights
         .iter()
-        .map(|file| (args.model.clone(), file.clone()))
+        .map(|file| (model.to_owned(), file.clone()))
         .collect();
     let folders = args.data_dirs.iter().cloned().collect();
     let registry = Zoo::new(&args.assets, files)?.with_data(folders)?;
-    let cell = cell(&args, &registry)?;
+    let cell = cell(&args, model, &registry)?;
     let file = registry
-        .file(&args.model)
+        .file(model)
         .map_err(|error| anyhow::anyhow!(error))?;
     let chosen = device::choose(args.device)?;
     let fits = cell
@@ -148,18 +150,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The cell that the options describe: as a plan would have it, so that its key is the one of the plan's cell.
-fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
+fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
     if let Some(file) = &args.from_record {
         let record = read_record(file)?;
         let Some(record) = record else {
             bail!("{}: no such record", file.display());
         };
         ensure!(
-            record.cell.model == args.model,
+            record.cell.model == model,
             "{}: this is a record of `{}`, not of `{}`",
             file.display(),
             record.cell.model,
-            args.model
+            model
         );
         return Ok(record.cell);
     }

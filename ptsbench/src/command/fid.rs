@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::own;
 use anyhow::{Context, ensure};
-use model_zoo::catalog;
 use model_zoo::inception;
 use model_zoo::weights::sha256;
 use serde::Serialize;
@@ -243,9 +243,9 @@ impl Opened {
             let weights = args.weights.clone().with_context(no_inception)?;
             (None, weights)
         } else {
-            let spec = catalog::find(&args.features)?;
-            let weights = weight_file(spec, args.weights.clone(), &args.assets)?;
-            (Some(spec), weights)
+            let named = own::named(&args.features)?;
+            let weights = weight_file(&named, args.weights.clone(), &args.assets)?;
+            (Some(named.spec), weights)
         };
         let chosen = device::choose(args.device)?;
         let device = &chosen.device;

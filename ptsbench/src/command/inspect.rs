@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor};
 use indexmap::IndexMap;
 use kernels::nm_applies;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::catalog::{Spec, Visit};
 use model_zoo::weights::WeightError;
 use serde::Serialize;
 
@@ -17,6 +17,7 @@ use super::evaluate::weight_file;
 use crate::allocate::{Allocation, Options, Rate, find};
 use crate::cell::{Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
+use crate::own;
 use crate::pipeline::{layers_of, open_dense};
 use crate::subject;
 use crate::{out, outln};
@@ -106,9 +107,9 @@ fn load(args: &Args) -> anyhow::Result<Loaded> {
             Ok(subject::weights(&network, &census))
         }
     }
-    let spec = catalog::find(&args.model)?;
-    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
-    Ok(spec.open(&Device::flex(), Open(&file))?)
+    let named = own::named(&args.model)?;
+    let file = weight_file(&named, args.weights.clone(), &args.assets)?;
+    Ok(named.spec.open(&Device::flex(), Open(&file))?)
 }
 
 fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Allocation> {

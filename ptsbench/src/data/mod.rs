@@ -17,6 +17,7 @@ pub mod lsun;
 pub mod matlab;
 pub mod pickle;
 pub mod recipe;
+pub mod recipe_file;
 pub mod resize;
 pub mod sheet;
 pub mod source;
