@@ -31,3 +31,4 @@ pub mod store;
 pub mod subject;
 pub mod task;
 pub mod terminal;
+pub mod zeros;

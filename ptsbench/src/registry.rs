@@ -11,6 +11,7 @@ use crate::fetch::{FetchError, Settings, Wanted, cached};
 use crate::own;
 use crate::plan::{Lookup, Registry, TaskFacts};
 use crate::task::Sets;
+use crate::terminal::remark_once;
 use crate::{allocate, criterion, reconstruct};
 
 /// The program's own registry.
@@ -197,6 +198,11 @@ impl Registry for Zoo {
 
     fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
         if crate::task::find(task)?.built_in() {
+            if self.recipes.contains_key(model) {
+                remark_once(&format!(
+                    "note: --recipe {model}=... is not used: the images of task `{task}` have one form only"
+                ));
+            }
             return Ok(None);
         }
         let spec = catalog::find(model)?;

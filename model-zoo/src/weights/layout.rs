@@ -39,15 +39,15 @@ pub fn load_network<N: Network>(network: N, source: &dyn Source) -> Result<N, We
 }
 
 /// The network with as many classes as a source has: nothing else of a network is left to its weights.
-pub fn fitted<N: Network>(network: N, source: &dyn Source) -> N {
-    match classes(&network, source) {
+fn fitted<N: Network>(network: N, source: &dyn Source) -> N {
+    match other_classes(&network, source) {
         Some(classes) => network.with_classes(classes),
         None => network,
     }
 }
 
 /// The rows of a source's classifier, where its columns are the network's and their number is another than its own.
-fn classes<N: Network>(network: &N, source: &dyn Source) -> Option<usize> {
+pub fn other_classes<N: Network>(network: &N, source: &dyn Source) -> Option<usize> {
     let weight = format!("{}.weight", network.classifier()?);
     let slot = parameters(network, source)
         .into_iter()

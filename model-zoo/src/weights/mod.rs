@@ -18,7 +18,7 @@ mod write;
 pub use container::{Container, Entry, HEADER_LIMIT, sha256};
 pub use dtype::{Dtype, from_f32};
 pub use error::{Fault, Foreign, NotFinite, WeightError, WrongShape};
-pub use layout::{Slot, fits, fitted, load_network, parameters, recognise};
+pub use layout::{Slot, fits, load_network, other_classes, parameters, recognise};
 pub use packed::{PACKED, PackedFile, pack};
 pub use source::{Source, load, open, save};
 pub use torch::{TorchFault, TorchFile};

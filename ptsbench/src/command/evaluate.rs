@@ -111,6 +111,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         note!("warning: {warning}");
     }
     let recipe = if set.kind.built_in() {
+        anyhow::ensure!(
+            args.recipe.is_none(),
+            "--recipe has no use here: the built-in images have one form only; leave it out, or give a folder with --data"
+        );
         Recipe::MICRO
     } else {
         let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;

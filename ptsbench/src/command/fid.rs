@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::own;
 use anyhow::{Context, ensure};
 use model_zoo::inception;
 use model_zoo::weights::sha256;
@@ -22,6 +21,7 @@ use crate::features::{Extractor, FeatureError, Seen};
 use crate::interrupt;
 use crate::metric::fid::{self, Statistics};
 use crate::metric::npz;
+use crate::own;
 use crate::progress::counter::Counter;
 use crate::{note, outln};
 
