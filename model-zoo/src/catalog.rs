@@ -4,11 +4,14 @@
 //! `catalog/counts.tsv`.
 
 mod micro;
+mod names;
 mod rows;
 
 use burn::tensor::{Device, Tensor};
 
 pub mod origin;
+
+pub use names::{Meant, Named, named};
 
 use crate::unit::Network;
 use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, shufflenet_v2, vgg, vit};
@@ -103,6 +106,15 @@ impl Spec {
         matches!(self.size, Size::Vit(_))
     }
 
+    /// Whether it takes images of these channels, height and width: its own, or, without positions of patches, any on which
+    /// all of its poolings find something.
+    pub fn takes(&self, input: [usize; 3]) -> bool {
+        let [channels, height, width] = input;
+        let least = SMALL[1].min(self.input[1]).min(self.input[2]);
+        input == self.input
+            || !self.one_size() && channels == self.input[0] && height.min(width) >= least
+    }
+
     /// What it has to prune, from a table: counting is a forward pass.
     pub fn counts(&self) -> Counts {
         let row = COUNTS.lines().find_map(|line| {
@@ -142,15 +154,17 @@ pub fn all() -> &'static [Spec] {
     &CATALOG
 }
 
-/// The network called `name`.
+/// The network called `name`, here or in another library.
 pub fn find(name: &str) -> Result<&'static Spec, CatalogError> {
-    CATALOG
-        .iter()
-        .find(|spec| spec.name == name)
-        .ok_or_else(|| CatalogError::Unknown {
-            name: name.to_owned(),
-            hint: nearest(name),
-        })
+    named(name).map(|named| named.spec)
+}
+
+/// The error of a name that means no network; the nearest names are those of the part that names one.
+fn unknown(name: &str, network: &str) -> CatalogError {
+    CatalogError::Unknown {
+        name: name.to_owned(),
+        hint: nearest(network),
+    }
 }
 
 /// The networks whose names match a pattern with `*` and `?`.

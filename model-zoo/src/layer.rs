@@ -320,6 +320,22 @@ impl PoolLinear {
             linear: LinearConfig::new(channels, classes).init(device),
         }
     }
+
+    /// For so many classes.
+    pub(crate) fn with_classes(self, classes: usize) -> Self {
+        Self {
+            linear: of_classes(&self.linear, classes),
+            ..self
+        }
+    }
+}
+
+/// A classifier in the place of another: as many inputs, on the same device, and so many classes.
+pub(crate) fn of_classes(linear: &Linear, classes: usize) -> Linear {
+    let inputs = linear.weight.lazy_shape()[0];
+    LinearConfig::new(inputs, classes)
+        .with_bias(linear.bias.is_some())
+        .init(&linear.weight.lazy_device())
 }
 
 impl Unit<Tensor<4>> for PoolLinear {

@@ -145,6 +145,17 @@ impl Network for MobileNetV2 {
         (layout != Layout::TorchvisionFirst).then(|| self.named(layout, path))
     }
 
+    fn classifier(&self) -> Option<String> {
+        Some("classifier.linear".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            classifier: self.classifier.with_classes(classes),
+            ..self
+        }
+    }
+
     fn fold(self) -> Self {
         Self {
             conv_stem: self.conv_stem.fold(),

@@ -27,7 +27,7 @@ use crate::inverted_residual::{
     round_channels, run_blocks,
 };
 use crate::layer::{
-    Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, global_average, join,
+    Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, global_average, join, of_classes,
 };
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
@@ -346,6 +346,17 @@ impl Network for MobileNetV3 {
             conv_stem: self.conv_stem.with_epsilon(epsilon),
             blocks: blocks_with_epsilon(self.blocks, epsilon),
             conv_last: self.conv_last.with_epsilon(epsilon),
+            ..self
+        }
+    }
+
+    fn classifier(&self) -> Option<String> {
+        Some("classifier".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            classifier: of_classes(&self.classifier, classes),
             ..self
         }
     }

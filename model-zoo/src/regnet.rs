@@ -147,6 +147,17 @@ impl Network for RegNetX {
         }
     }
 
+    fn classifier(&self) -> Option<String> {
+        Some("head.linear".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            head: self.head.with_classes(classes),
+            ..self
+        }
+    }
+
     fn fold(self) -> Self {
         let fold = |blocks: Vec<XBlock>| blocks.into_iter().map(XBlock::fold).collect();
         Self {

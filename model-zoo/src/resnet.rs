@@ -180,6 +180,17 @@ impl Network for ResNet {
         key(path)
     }
 
+    fn classifier(&self) -> Option<String> {
+        Some("fc.linear".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            fc: self.fc.with_classes(classes),
+            ..self
+        }
+    }
+
     fn fold(self) -> Self {
         let fold = |blocks: Vec<Residual>| blocks.into_iter().map(Residual::fold).collect();
         Self {

@@ -174,6 +174,17 @@ impl Network for ShuffleNetV2 {
         key(path)
     }
 
+    fn classifier(&self) -> Option<String> {
+        Some("fc.linear".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            fc: self.fc.with_classes(classes),
+            ..self
+        }
+    }
+
     fn fold(self) -> Self {
         let fold = |blocks: Vec<Shuffle>| blocks.into_iter().map(Shuffle::fold).collect();
         Self {

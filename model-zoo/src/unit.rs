@@ -227,6 +227,16 @@ pub trait Network: Module + 'static {
         self
     }
 
+    /// The path of the layer whose rows are the classes; none in a network without one.
+    fn classifier(&self) -> Option<String> {
+        None
+    }
+
+    /// The network with so many classes: another layer, with random weights, in the classifier's place.
+    fn with_classes(self, _classes: usize) -> Self {
+        self
+    }
+
     /// The network with every batch norm folded into the convolution before it; each convolution then has a bias.
     fn fold(self) -> Self;
 }

@@ -10,7 +10,7 @@ use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, Pool};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, Pool, of_classes};
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Convolutions in a block at most.
@@ -257,6 +257,19 @@ impl Network for Vgg {
             Layout::Torchvision => Some(key),
             Layout::TorchvisionFirst => None,
         }
+    }
+
+    fn classifier(&self) -> Option<String> {
+        let last = self.classifier.len().checked_sub(1)?;
+        Some(format!("classifier.{last}.linear"))
+    }
+
+    fn with_classes(mut self, classes: usize) -> Self {
+        if let Some(last) = self.classifier.last_mut() {
+            last.linear = of_classes(&last.linear, classes);
+        }
+        self.size.classes = classes;
+        self
     }
 
     fn fold(mut self) -> Self {

@@ -11,6 +11,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
+use crate::layer::of_classes;
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Added to the variance in every norm.
@@ -260,6 +261,20 @@ impl Network for Vit {
             Layout::TorchvisionFirst => ["mlp.linear_1", "mlp.linear_2"],
         };
         Some(torchvision_key(&key(path), mlp))
+    }
+
+    fn classifier(&self) -> Option<String> {
+        Some("head.linear".to_owned())
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        Self {
+            head: Head {
+                linear: of_classes(&self.head.linear, classes),
+                norm: self.head.norm,
+            },
+            ..self
+        }
     }
 
     /// There is no batch norm.

@@ -29,6 +29,7 @@ const RECIPE: Recipe = Recipe {
     short: 256,
     filter: Filter::Bilinear,
     crop: 224,
+    squash: false,
     statistics: IMAGENET,
 };
 

@@ -16,6 +16,7 @@ use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 
 use crate::cell::{BatchNorm, Cell, Key};
 use crate::inventory::Weights;
+use crate::own;
 use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose, treat};
 use crate::subject;
 
@@ -109,7 +110,7 @@ impl Visit for Export<'_> {
         let measure = self.0;
         let device = &measure.bench.chosen.device;
         measure.check_file()?;
-        let source = weights::open(measure.file)?;
+        let source = own::open(measure.file)?;
         let loaded = weights::load_network(network, source.as_ref())?;
         let slots = weights::parameters(&loaded, source.as_ref());
 

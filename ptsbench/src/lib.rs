@@ -23,6 +23,7 @@ pub mod inventory;
 pub mod metric;
 pub mod nofm;
 pub mod overall;
+pub mod own;
 pub mod pipeline;
 #[allow(clippy::disallowed_methods, reason = "plan files")]
 pub mod plan;
@@ -43,3 +44,4 @@ pub mod store;
 pub mod subject;
 pub mod task;
 pub mod terminal;
+pub mod zeros;

@@ -12,10 +12,12 @@ use model_zoo::weights::{self, WeightError};
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{BatchNorm, Cell, Pattern, Reconstruction, Sparsity};
 use crate::criterion::{self, UnknownCriterion};
+use crate::data::recipe::Recipe;
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Weights};
 use crate::nofm::{self, FitsNothing};
+use crate::own;
 use crate::progress::Progress;
 use crate::reconstruct::{FitError, Work};
 use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
@@ -78,6 +80,20 @@ pub enum MeasureError {
         wanted: [usize; 3],
         /// What else may be wrong.
         hint: &'static str,
+    },
+    /// The recipe's images are of another size than the network can take.
+    #[error(
+        "`{model}` takes images of {own:?}, and the recipe makes {input:?}: {why}; give a recipe of that size (--recipe)"
+    )]
+    Size {
+        /// The model.
+        model: &'static str,
+        /// Its own size.
+        own: [usize; 3],
+        /// The recipe's.
+        input: [usize; 3],
+        /// Why another is none.
+        why: &'static str,
     },
     /// The weight file is bad.
     #[error(transparent)]
@@ -155,7 +171,9 @@ impl Bench<'_> {
     /// The task of a cell for its model, once its images are seen to be the cell's.
     pub(crate) fn task(&self, spec: &Spec, cell: &Cell) -> Result<Task, MeasureError> {
         let set = self.sets.get(&cell.task.name)?;
-        let task = Task::new(set, spec);
+        // The cell is the whole description, whoever's the recipe was; the built-in images have one form only.
+        let of_cell = cell.task.recipe.as_ref().and_then(|text| text.parse().ok());
+        let task = Task::new(set, of_cell.unwrap_or(Recipe::of(spec)));
         let recipe = (!task.set().kind.built_in()).then(|| task.recipe().to_string());
         for (what, expected, found) in [
             ("list of images", &cell.task.data, &task.set().sha256),
@@ -191,7 +209,7 @@ pub fn open_dense<N: Network>(
     file: &Path,
     batch_norm: BatchNorm,
 ) -> Result<N, WeightError> {
-    let source = weights::open(file)?;
+    let source = own::open(file)?;
     let network = weights::load_network(network, source.as_ref())?;
     Ok(treat(network, batch_norm))
 }
@@ -204,10 +222,30 @@ pub(crate) fn treat<N: Network>(network: N, batch_norm: BatchNorm) -> N {
     }
 }
 
+/// Refuses inputs of a size that a network cannot take.
+pub fn takes(spec: &Spec, input: [usize; 3]) -> Result<(), MeasureError> {
+    if spec.takes(input) {
+        return Ok(());
+    }
+    Err(MeasureError::Size {
+        model: spec.name,
+        own: spec.input,
+        input,
+        why: if spec.one_size() {
+            "a transformer has one position for each patch of its own size"
+        } else {
+            "nothing would be left of such an image"
+        },
+    })
+}
+
 /// Refuses a model whose input or classes are not the task's.
 pub fn check_fit(spec: &Spec, census: &Census, task: &Task) -> Result<(), MeasureError> {
     let (found, set) = (classes(census), task.set());
-    if spec.input == task.input() && found == set.classes {
+    if found == set.classes && !set.kind.built_in() {
+        takes(spec, task.input())?;
+    }
+    if spec.takes(task.input()) && found == set.classes {
         return Ok(());
     }
     // A part of ImageNet without its list of classes gives every picture a wrong one.
@@ -257,8 +295,9 @@ impl Visit for Measure<'_> {
         let task = self.bench.task(spec, self.cell)?;
         let treatment = self.cell.sparsity.as_ref().map(|s| s.batch_norm);
         let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
-        let census = subject::census(spec, &dense, device);
-        check_fit(spec, &census, &task)?;
+        check_fit(spec, &subject::census(spec, &dense, device), &task)?;
+        // Multiply-adds are those of the task's images.
+        let census = subject::census_of(task.input(), &dense, device);
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
             Some(sparsity) => Some(choose(spec, &weights, sparsity)?),

@@ -4,23 +4,25 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use model_zoo::catalog::{self, Spec, Weights};
+use model_zoo::catalog::{self, CatalogError, Meant, Named, Spec, Weights};
 use model_zoo::weights::sha256;
 
 use crate::cell::Pattern;
-use crate::data::recipe::Recipe;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
 use crate::inventory::Layer;
 use crate::nofm::{self, LeftDense, left_dense};
+use crate::own;
 use crate::pipeline::layers_of;
 use crate::plan::{Lookup, Registry, TaskFacts};
 use crate::task::Sets;
+use crate::terminal::remark_once;
 use crate::{allocate, criterion, reconstruct};
 
 /// The program's own registry.
 #[derive(Debug, Default)]
 pub struct Zoo {
-    files: HashMap<String, PathBuf>,
+    files: HashMap<&'static str, PathBuf>,
+    recipes: HashMap<&'static str, PathBuf>,
     assets: PathBuf,
     cache: PathBuf,
     digests: Mutex<HashMap<PathBuf, String>>,
@@ -44,6 +46,18 @@ pub enum NoWeights {
         /// Who publishes them.
         source_name: &'static str,
     },
+    /// The name means other weights than those that the catalog knows.
+    #[error(
+        "`{asked}` names weights that are not known here (those of `{model}` are {known}); give their file with --weights, or ask for `{model}`"
+    )]
+    Others {
+        /// What was asked.
+        asked: String,
+        /// The catalog's name.
+        model: &'static str,
+        /// The weights that the catalog knows.
+        known: &'static str,
+    },
     /// There are none.
     #[error(
         "`{model}` exists for tests and has no weights; `ptsbench list models` shows those that have"
@@ -57,18 +71,43 @@ pub enum NoWeights {
     Gone(PathBuf),
 }
 
+/// Refuses a name that means other weights than the catalog knows, where no file is given.
+pub fn not_others(named: &Named) -> Result<(), NoWeights> {
+    if named.weights != Meant::Others {
+        return Ok(());
+    }
+    Err(NoWeights::Others {
+        asked: named.asked.clone(),
+        model: named.spec.name,
+        known: named.published().unwrap_or("none"),
+    })
+}
+
+/// Files by the catalog's names of their models, whatever names they were given under.
+fn by_model(
+    files: HashMap<String, PathBuf>,
+) -> Result<HashMap<&'static str, PathBuf>, CatalogError> {
+    let files = files.into_iter();
+    files
+        .map(|(model, file)| Ok((own::named(&model)?.spec.name, file)))
+        .collect()
+}
+
 impl Zoo {
     /// With built-in weights in `assets`, the user's own files by model, and what `ptsbench fetch` has brought.
     pub fn new(assets: &Path, files: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
-        for model in files.keys() {
-            catalog::find(model)?;
-        }
         Ok(Self {
-            files,
+            files: by_model(files)?,
             assets: assets.to_owned(),
             cache: Settings::from_env().cache,
             ..Self::default()
         })
+    }
+
+    /// With recipes of the user's own by model.
+    pub fn with_recipes(self, recipes: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
+        let recipes = by_model(recipes)?;
+        Ok(Self { recipes, ..self })
     }
 
     /// The fetched file of a model, if there is one; its digest is checked once.
@@ -160,8 +199,14 @@ impl Registry for Zoo {
     }
 
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
-        let found = catalog::matching(glob)?;
-        Ok(found.into_iter().map(|spec| spec.name.to_owned()).collect())
+        let found = own::matching(glob)?;
+        for named in &found {
+            if !self.files.contains_key(named.spec.name) {
+                not_others(named)?;
+            }
+        }
+        let names = found.into_iter().map(|named| named.spec.name.to_owned());
+        Ok(names.collect())
     }
 
     fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()> {
@@ -184,9 +229,17 @@ impl Registry for Zoo {
 
     fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
         if crate::task::find(task)?.built_in() {
+            if self.recipes.contains_key(model) {
+                remark_once(&format!(
+                    "note: --recipe {model}=... is not used: the images of task `{task}` have one form only"
+                ));
+            }
             return Ok(None);
         }
-        Ok(Some(Recipe::of(catalog::find(model)?).to_string()))
+        let spec = catalog::find(model)?;
+        let (recipe, weights) = (self.recipes.get(spec.name), self.files.get(spec.name));
+        let own = own::recipe_file(recipe.map(PathBuf::as_path), weights.map(PathBuf::as_path))?;
+        Ok(Some(own::recipe(spec, own.as_ref()).to_string()))
     }
 
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {

@@ -21,7 +21,15 @@ pub fn census<N>(spec: &Spec, network: &N, device: &Device) -> Census
 where
     N: Network<Input = Tensor<4>>,
 {
-    let [channels, height, width] = spec.input;
+    census_of(spec.input, network, device)
+}
+
+/// The same over an image of these channels, height and width.
+pub fn census_of<N>(input: [usize; 3], network: &N, device: &Device) -> Census
+where
+    N: Network<Input = Tensor<4>>,
+{
+    let [channels, height, width] = input;
     let mut census = Census::default();
     network.run(
         Tensor::zeros([1, channels, height, width], device),

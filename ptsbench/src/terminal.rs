@@ -4,8 +4,10 @@
 //! output is an error, since what was asked for is not there. Remarks on standard error are lost with it, and never
 //! cost work.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 use console::Term;
 
@@ -77,6 +79,15 @@ pub fn columns() -> Option<usize> {
             .then(|| Term::stdout().size_checked())??;
         Some(usize::from(columns))
     })
+}
+
+/// The same for what a command comes by many times and says at the first.
+pub fn remark_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(text.to_owned()) {
+        remark(format_args!("{text}"));
+    }
 }
 
 /// What `write` prints, to standard output as one text.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::tap::Bare;
 use model_zoo::unit::Layout;
 use model_zoo::vit;
 use model_zoo::weights::{
@@ -97,7 +98,7 @@ fn classifier(tensors: &[Stored]) -> usize {
 /// How a sound file's tensors are spoilt, and what the message then has, the tensor's key apart.
 type Damage = (&'static str, fn(&mut Vec<Stored>), &'static [&'static str]);
 
-const DAMAGES: [Damage; 13] = [
+const DAMAGES: [Damage; 15] = [
     (
         "without its first tensor",
         |t| drop(t.remove(0)),
@@ -135,12 +136,21 @@ const DAMAGES: [Damage; 13] = [
         &["1 of", "missing", "1 other tensors"],
     ),
     (
-        "from a wrapper",
+        "from a wrapper, but for one tensor",
         |t| {
             t.iter_mut()
+                .skip(1)
                 .for_each(|tensor| tensor.key.insert_str(0, "module."))
         },
         &["missing", "prefix `module.`"],
+    ),
+    (
+        "from a trainer",
+        |t| {
+            t.iter_mut()
+                .for_each(|tensor| tensor.key.insert_str(0, "model."))
+        },
+        &["missing", "prefix `model.`"],
     ),
     (
         "with a kernel flattened",
@@ -160,19 +170,23 @@ const DAMAGES: [Damage; 13] = [
         &["1 tensors of another shape", "found [1, 1, 1, 1]"],
     ),
     (
-        "of a class less",
+        "of a class less, but with its bias",
         |t| {
             let at = classifier(t);
             let inputs = t[at].shape[1];
             t[at].shape[0] = 19;
             t[at].bytes.truncate(19 * inputs * 4);
         },
-        &[
-            "1 tensors of another shape",
-            "expected [20, ",
-            "found [19, ",
-            "number of classes",
-        ],
+        &["1 tensors of another shape", "expected [19]", "found [20]"],
+    ),
+    (
+        "without classes",
+        |t| {
+            let at = classifier(t);
+            t[at].shape[0] = 0;
+            t[at].bytes.clear();
+        },
+        &["1 tensors of another shape", "expected [20, ", "found [0, "],
     ),
     (
         "with a NaN",
@@ -391,6 +405,103 @@ fn files_in_the_other_layout_are_recognised() {
     }
 }
 
+/// The file of a network that somebody trained further: other classes, the first weights of the same layers, and every key
+/// behind `prefix`.
+fn tuned(own: &Path, classes: usize, prefix: &str, file: &Path) {
+    let mut tensors = tensors(own);
+    let at = classifier(&tensors);
+    let (inputs, stem) = (
+        tensors[at].shape[1],
+        tensors[at].key.strip_suffix("weight").unwrap().to_owned(),
+    );
+    for tensor in &mut tensors {
+        if let Some(part) = tensor.key.strip_prefix(&stem) {
+            let row = if part == "weight" { 4 * inputs } else { 4 };
+            let rows = tensor.bytes.len() / row;
+            tensor.bytes = (0..classes)
+                .flat_map(|class| {
+                    let at = class % rows * row;
+                    tensor.bytes[at..at + row].to_vec()
+                })
+                .collect();
+            tensor.shape[0] = classes;
+        }
+        tensor.key.insert_str(0, prefix);
+    }
+    write_stored(file, &tensors, &BTreeMap::new()).unwrap();
+}
+
+/// Loads a file and runs it on a fixed image.
+struct Logits<'a>(&'a Path);
+
+impl Visit for Logits<'_> {
+    type Out = Vec<f32>;
+
+    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+    ) -> Vec<f32> {
+        let source = open(self.0).unwrap();
+        let network = load_network(network, source.as_ref()).unwrap();
+        let [channels, height, width] = spec.input;
+        let count = channels * height * width;
+        let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
+        let shape = [1, channels, height, width];
+        let input = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
+        let logits = network.run(input, &mut Bare).into_data();
+        logits.iter::<f32>().collect()
+    }
+}
+
+#[test]
+fn the_file_decides_how_many_classes_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, file) = (
+        folder.path().join("own.safetensors"),
+        folder.path().join("tuned.safetensors"),
+    );
+    for [name, _] in FAMILIES {
+        saved(name, &own);
+        let logits = |file: &Path| {
+            let spec = catalog::find(name).unwrap();
+            spec.open(&Device::flex(), Logits(file))
+        };
+        let of_own = logits(&own);
+        for (classes, prefix) in [(7, ""), (37, "module."), (1, "_orig_mod.module.")] {
+            tuned(&own, classes, prefix, &file);
+            let found = logits(&file);
+            let expected: Vec<f32> = (0..classes).map(|class| of_own[class % 20]).collect();
+            assert_eq!(found.len(), classes, "{name}");
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{name}: {found} {expected}"
+                );
+            }
+            assert_eq!(open(&file).unwrap().prefix(), prefix);
+        }
+    }
+}
+
+#[test]
+fn another_body_is_refused_whatever_its_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, file) = (
+        folder.path().join("own.safetensors"),
+        folder.path().join("tuned.safetensors"),
+    );
+    saved("micro_resnet14", &own);
+    tuned(&own, 7, "module.", &file);
+    let said = loaded("micro_resnet8", &file).unwrap_err();
+    assert!(said.contains("have no place in ResNet"), "{said}");
+    saved("micro_vit_nano", &own);
+    tuned(&own, 7, "", &file);
+    let said = loaded("micro_vit_tiny", &file).unwrap_err();
+    assert!(said.contains("of another shape"), "{said}");
+    assert!(said.contains("cls_token expected [1, 1, 64]"), "{said}");
+}
+
 /// The message with which a vision transformer's file is refused by another one, or `None`.
 fn between(file: vit::Size, network: vit::Size) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
@@ -432,16 +543,14 @@ fn a_transformer_of_other_numbers_is_refused_with_them() {
         ),
         (vit::Size { depth: 3, ..size }, ["no place", "blocks.2."]),
         (vit::Size { depth: 1, ..size }, ["missing", "blocks.1."]),
-        (
-            vit::Size { classes: 6, ..size },
-            ["expected [5, 24]", "found [6, 24]"],
-        ),
     ] {
         let said = between(other, size).unwrap_or_else(|| panic!("{other:?} is taken"));
         for word in words {
             assert!(said.contains(word), "{other:?}: no `{word}` in: {said}");
         }
     }
+    // Classes are the checkpoint's to decide.
+    assert_eq!(between(vit::Size { classes: 6, ..size }, size), None);
     // The same tokens cut into other heads: no tensor of a checkpoint says how many there are, so this one is taken. In the
     // published sizes a head has 64 channels, and their number changes the width.
     assert_eq!(between(vit::Size { heads: 6, ..size }, size), None);

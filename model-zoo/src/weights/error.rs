@@ -127,7 +127,7 @@ pub enum WeightError {
     },
     /// Tensors of another shape than the network's.
     #[error(
-        "{file}: {} tensors of another shape than {model}'s: {}; use the weights of this very network and number of classes",
+        "{file}: {} tensors of another shape than {model}'s: {}; use the weights of this very network",
         wrong.len(),
         listed(wrong, ", ")
     )]

@@ -8,11 +8,13 @@ use std::collections::HashMap;
 use burn::module::Module;
 
 use super::error::WeightError;
-use super::source::{Source, Walk, load};
+use super::source::{self, Source, Walk, load};
 use crate::unit::{Layout, Network};
 
-/// Fills a network from a source in its own layout or in another one of its family's, as [`load`] does it.
+/// Fills a network from a source in its own layout or in another one of its family's, as [`load`] does it. It gets as many
+/// classes as the source has.
 pub fn load_network<N: Network>(network: N, source: &dyn Source) -> Result<N, WeightError> {
+    let network = fitted(network, source);
     // Keys depend on the network's shape alone, but loading consumes it; running statistics that the two share are of no
     // interest to the one that only names keys.
     let names = network.clone();
@@ -34,6 +36,50 @@ pub fn load_network<N: Network>(network: N, source: &dyn Source) -> Result<N, We
             load(network.meant_by(layout), key_of, &source)
         }
     }
+}
+
+/// The network with as many classes as a source has: nothing else of a network is left to its weights.
+fn fitted<N: Network>(network: N, source: &dyn Source) -> N {
+    match other_classes(&network, source) {
+        Some(classes) => network.with_classes(classes),
+        None => network,
+    }
+}
+
+/// The rows of a source's classifier, where its columns are the network's and their number is another than its own.
+pub fn other_classes<N: Network>(network: &N, source: &dyn Source) -> Option<usize> {
+    let weight = format!("{}.weight", network.classifier()?);
+    let slot = parameters(network, source)
+        .into_iter()
+        .find(|slot| slot.path == weight)?;
+    let found = source.shape(&slot.source)?;
+    let ([rows, columns @ ..], [own, wanted @ ..]) = (found.as_slice(), slot.shape.as_slice())
+    else {
+        return None;
+    };
+    (*rows > 0 && rows != own && columns == wanted).then_some(*rows)
+}
+
+/// Whether a source holds this very network, its number of classes apart; what differs where it does not.
+pub fn fits<N: Network>(network: N, source: &dyn Source) -> Result<N, WeightError> {
+    let network = fitted(network, source);
+    let own: Vec<Slot> = parameters(&network, source);
+    let wanted = own
+        .iter()
+        .map(|slot| (slot.source.clone(), slot.shape.clone()));
+    let reshaped = Reshaped {
+        source,
+        wanted: wanted.collect(),
+    };
+    let slots: Vec<_> = own
+        .into_iter()
+        .map(|slot| source::Slot {
+            key: slot.source,
+            shape: slot.shape,
+        })
+        .collect();
+    source::check::<N>(&slots, &reshaped)?;
+    Ok(network)
 }
 
 /// Where a source keeps each of a network's parameters.

@@ -12,12 +12,13 @@ mod layout;
 mod packed;
 mod source;
 mod torch;
+mod unwrapped;
 mod write;
 
 pub use container::{Container, Entry, HEADER_LIMIT, sha256};
 pub use dtype::{Dtype, from_f32};
 pub use error::{Fault, Foreign, NotFinite, WeightError, WrongShape};
-pub use layout::{Slot, load_network, parameters, recognise};
+pub use layout::{Slot, fits, load_network, other_classes, parameters, recognise};
 pub use packed::{PACKED, PackedFile, pack};
 pub use source::{Source, load, open, save};
 pub use torch::{TorchFault, TorchFile};

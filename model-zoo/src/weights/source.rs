@@ -15,12 +15,14 @@ use super::dtype::Dtype;
 use super::error::{NotFinite, WeightError, WrongShape};
 use super::packed::PackedFile;
 use super::torch::TorchFile;
+use super::unwrapped::Unwrapped;
 use super::write::{Named, write};
 
 /// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
 
-/// What wrappers put before every key: data parallel, trainers, whole checkpoints, compiled models.
+/// What wrappers put before every key: data parallel, trainers, whole checkpoints, compiled models. Those that
+/// [`Unwrapped`] takes off are named for files in which only some keys have them.
 const WRAPPERS: [&str; 4] = ["module.", "model.", "state_dict.", "_orig_mod."];
 
 /// Marks of layouts that are known and not read here.
@@ -35,6 +37,11 @@ const LAYOUTS: [(&str, &str); 4] = [
 pub trait Source {
     /// The file, or whatever a message should name.
     fn origin(&self) -> String;
+
+    /// What stood before every key and is left out of them.
+    fn prefix(&self) -> &str {
+        ""
+    }
 
     /// Every key, in the source's order.
     fn keys(&self) -> Vec<String>;
@@ -61,7 +68,13 @@ pub trait Source {
 }
 
 /// Opens a weight file of any kind that is read: safetensors, or a PyTorch checkpoint.
+/// The prefixes of data parallel and compiled models are taken off.
 pub fn open(path: &Path) -> Result<Box<dyn Source>, WeightError> {
+    Ok(Unwrapped::of(stored(path)?))
+}
+
+/// A file's tensors as it names them.
+fn stored(path: &Path) -> Result<Box<dyn Source>, WeightError> {
     let mut start = Vec::new();
     let (file, _) = open_regular(path)?;
     file.take(64)
@@ -243,7 +256,7 @@ impl<K: Fn(&str) -> String> ModuleVisitor for Walk<'_, K> {
 }
 
 /// Every slot must be in the source with its shape, and nothing else but what is ignored.
-fn check<M>(slots: &[Slot], source: &dyn Source) -> Result<(), WeightError> {
+pub(super) fn check<M>(slots: &[Slot], source: &dyn Source) -> Result<(), WeightError> {
     let (file, model) = (source.origin(), short_name::<M>());
     let wanted: HashSet<&str> = slots.iter().map(|slot| slot.key.as_str()).collect();
     let keys: Vec<String> = source

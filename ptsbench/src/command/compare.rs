@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::{out, outln};
-use model_zoo::weights::{self, Source, WeightError};
+use crate::{out, outln, own};
+use model_zoo::weights::{Source, WeightError};
 use serde::Serialize;
 
 /// Arguments.
@@ -129,7 +129,7 @@ fn largest(a: &[f32], b: &[f32]) -> Option<(f64, usize)> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let (a, b) = (weights::open(&args.a)?, weights::open(&args.b)?);
+    let (a, b) = (own::open(&args.a)?, own::open(&args.b)?);
     let comparison = Comparison::of(a.as_ref(), b.as_ref())?;
     if args.json {
         outln!("{}", serde_json::to_string_pretty(&comparison)?)?;

@@ -13,17 +13,19 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use burn::tensor::Tensor;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::catalog::{Named, Spec, Visit};
 use model_zoo::weights::sha256;
 use serde::Serialize;
 
 use super::target;
 use crate::cell::BatchNorm;
+use crate::data::recipe::Recipe;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
+use crate::own;
 use crate::pipeline::{check_fit, open_dense};
 use crate::progress::counter::Counter;
-use crate::registry::{NoWeights, Zoo};
+use crate::registry::{NoWeights, Zoo, not_others};
 use crate::subject;
 use crate::task::journal::{Binding, Journal};
 use crate::task::{self, OpenError, Run, Set, Task, TaskError};
@@ -37,6 +39,10 @@ pub struct Args {
     /// Its weight file [default: the built-in one]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
+    /// How pictures become inputs: timm's config.json, transformers' preprocessor_config.json, or a TOML file
+    /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
     /// What it is judged by: micro, or the folder of ImageNet or CIFAR (`ptsbench list datasets`)
     #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
     pub data: PathBuf,
@@ -62,13 +68,15 @@ pub struct Args {
 
 /// The model's weight file: the user's, the built-in one, or what was fetched.
 pub(super) fn weight_file(
-    spec: &Spec,
+    named: &Named,
     weights: Option<PathBuf>,
     assets: &Path,
 ) -> anyhow::Result<PathBuf> {
     if let Some(file) = weights {
         return Ok(file);
     }
+    not_others(named)?;
+    let spec = named.spec;
     let found = Zoo::new(assets, HashMap::new())?.file(spec.name);
     found.map_err(|error| match error.downcast_ref() {
         Some(NoWeights::NotGiven { model, source_name }) => anyhow::anyhow!(
@@ -97,8 +105,9 @@ fn open_set(data: &Path) -> anyhow::Result<Set> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let spec = catalog::find(&args.model)?;
-    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    let named = own::named(&args.model)?;
+    let spec = named.spec;
+    let file = weight_file(&named, args.weights.clone(), &args.assets)?;
     if let Some(journal) = &args.resume {
         target::spare("--resume", journal, &[("weights", &file)])?;
     }
@@ -114,6 +123,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for warning in &set.warnings {
         note!("warning: {warning}");
     }
+    let recipe = if set.kind.built_in() {
+        anyhow::ensure!(
+            args.recipe.is_none(),
+            "--recipe has no use here: the built-in images have one form only; leave it out, or give a folder with --data"
+        );
+        Recipe::MICRO
+    } else {
+        let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
+        own::recipe(spec, own.as_ref())
+    };
     let chosen = device::choose(args.device)?;
     interrupt::install(match args.resume {
         Some(_) => "what is evaluated is kept in the file of --resume",
@@ -122,7 +141,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = spec.open(
         &chosen.device,
         Evaluate {
-            task: Task::new(set, spec),
+            task: Task::new(set, recipe),
             args: &args,
             file,
             chosen: &chosen,

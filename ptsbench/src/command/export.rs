@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use kernels::Precision;
-use model_zoo::catalog;
 
 use super::target;
 use crate::allocate::{self, Rate};
@@ -18,6 +17,7 @@ use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
 use crate::outln;
+use crate::own;
 use crate::pipeline::Bench;
 use crate::plan::{FitPreset, OptimizerName, Registry};
 use crate::progress::{Mode, Progress};
@@ -116,17 +116,17 @@ fn inputs(text: &str) -> Result<Inputs, String> {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     target::check("--out", &args.out, "safetensors")?;
+    let model = own::named(&args.model)?.spec.name;
     let files: HashMap<_, _> = args
         .weights
         .iter()
-        .map(|file| (args.model.clone(), file.clone()))
+        .map(|file| (model.to_owned(), file.clone()))
         .collect();
     let folders = args.data_dirs.iter().cloned().collect();
     let registry = Zoo::new(&args.assets, files)?.with_data(folders)?;
-    catalog::find(&args.model)?;
-    let cell = cell(&args, &registry)?;
+    let cell = cell(&args, model, &registry)?;
     let file = registry
-        .file(&args.model)
+        .file(model)
         .map_err(|error| anyhow::anyhow!(error))?;
     let mut inputs = vec![("weights", file.as_path())];
     inputs.extend(
@@ -194,18 +194,18 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// The cell that the options describe.
-fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
+fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
     if let Some(file) = &args.from_record {
         let record = read_record(file)?;
         let Some(record) = record else {
             bail!("{}: no such record", file.display());
         };
         ensure!(
-            record.cell.model == args.model,
+            record.cell.model == model,
             "{}: this is a record of `{}`, not of `{}`",
             file.display(),
             record.cell.model,
-            args.model
+            model
         );
         return Ok(record.cell);
     }
@@ -221,14 +221,12 @@ fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
         "nothing is pruned, so nothing is reconstructed; add --rate or --pattern"
     );
     let sparsity = match pattern {
-        Some(pattern) => Some(sparsity(args, pattern, registry)?),
+        Some(pattern) => Some(sparsity(args, model, pattern, registry)?),
         None => None,
     };
     Ok(Cell {
-        model: args.model.clone(),
-        weights: registry
-            .weights(&args.model)
-            .map_err(anyhow::Error::from_boxed)?,
+        model: model.to_owned(),
+        weights: registry.weights(model).map_err(anyhow::Error::from_boxed)?,
         task: TaskCell {
             name: TASK.to_owned(),
             version: registry
@@ -245,9 +243,14 @@ fn cell(args: &Args, registry: &Zoo) -> anyhow::Result<Cell> {
     })
 }
 
-fn sparsity(args: &Args, pattern: Pattern, registry: &Zoo) -> anyhow::Result<Sparsity> {
+fn sparsity(
+    args: &Args,
+    model: &str,
+    pattern: Pattern,
+    registry: &Zoo,
+) -> anyhow::Result<Sparsity> {
     registry
-        .fits(&args.model, pattern)
+        .fits(model, pattern)
         .map_err(anyhow::Error::from_boxed)?;
     let allocation = match pattern {
         Pattern::Unstructured { .. } => Some(Part {

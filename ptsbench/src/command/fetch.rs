@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use model_zoo::catalog::origin::{Origin, Place};
-use model_zoo::catalog::{self, Spec, Weights};
+use model_zoo::catalog::{Spec, Weights};
 
 use crate::fetch::{FetchError, Settings, Wanted, fetch};
 use crate::interrupt;
+use crate::own;
+use crate::registry::not_others;
 use crate::terminal::OutputError;
 use crate::{note, out, outln};
 
@@ -34,7 +36,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     settings.cache = args.cache.unwrap_or(settings.cache);
     let mut specs: Vec<&Spec> = Vec::new();
     for pattern in &args.models {
-        specs.extend(catalog::matching(pattern)?);
+        for named in own::matching(pattern)? {
+            not_others(&named)?;
+            specs.push(named.spec);
+        }
     }
     interrupt::install("what came is kept, and the same command goes on from there")
         .context("cannot listen for Ctrl-C")?;

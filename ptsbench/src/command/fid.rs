@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use model_zoo::catalog;
 use model_zoo::inception;
 use model_zoo::weights::sha256;
 use serde::Serialize;
@@ -23,6 +22,7 @@ use crate::features::{Extractor, FeatureError, Seen};
 use crate::interrupt;
 use crate::metric::fid::{self, FidError, Statistics, Which};
 use crate::metric::npz;
+use crate::own;
 use crate::progress::counter::Counter;
 use crate::{note, outln};
 
@@ -239,9 +239,9 @@ impl Opened {
             let weights = args.weights.clone().with_context(no_inception)?;
             (None, weights)
         } else {
-            let spec = catalog::find(&args.features)?;
-            let weights = weight_file(spec, args.weights.clone(), &args.assets)?;
-            (Some(spec), weights)
+            let named = own::named(&args.features)?;
+            let weights = weight_file(&named, args.weights.clone(), &args.assets)?;
+            (Some(named.spec), weights)
         };
         let chosen = device::choose(args.device)?;
         let device = &chosen.device;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow};
 use burn::tensor::{Tensor, TensorData};
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::catalog::{Spec, Visit, Weights};
 use model_zoo::file;
 use model_zoo::tap::Bare;
 use serde::Serialize;
@@ -19,11 +19,13 @@ use crate::cell::BatchNorm;
 use crate::data::decode::{self, Rotation};
 use crate::data::limits;
 use crate::data::recipe::Recipe;
+use crate::data::recipe_file::Own;
 use crate::data::synthetic;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::metric::top_k::{TopKError, first};
-use crate::pipeline::{classes, open_dense};
+use crate::own;
+use crate::pipeline::{classes, open_dense, takes};
 use crate::subject;
 use crate::{note, outln};
 
@@ -41,7 +43,11 @@ pub struct Args {
     /// The model's weight file [default: the built-in one]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Names of the classes, a line each [default: those of the built-in networks, numbers elsewhere]
+    /// How pictures become inputs: timm's config.json, transformers' preprocessor_config.json, or a TOML file
+    /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
+    #[arg(long, value_name = "FILE")]
+    pub recipe: Option<PathBuf>,
+    /// Names of the classes, a line each [default: those of the recipe's file, those of the built-in networks, numbers elsewhere]
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
     /// What computes
@@ -57,8 +63,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let spec = catalog::find(&args.model)?;
-    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
+    let named = own::named(&args.model)?;
+    let spec = named.spec;
+    let file = weight_file(&named, args.weights.clone(), &args.assets)?;
+    let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
+    let recipe = own::recipe(spec, own.as_ref());
     let chosen = device::choose(args.device)?;
     interrupt::install("nothing is written by this command")?;
     let unreadable = spec.open(
@@ -66,6 +75,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Infer {
             args: &args,
             file: &file,
+            recipe,
+            own: own.as_ref(),
             chosen: &chosen,
         },
     )?;
@@ -81,14 +92,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The names of the classes.
-fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String>> {
+fn labels(
+    args: &Args,
+    spec: &Spec,
+    own: Option<&Own>,
+    classes: usize,
+) -> anyhow::Result<Vec<String>> {
     let Some(path) = &args.labels else {
-        let names: Vec<String> = if spec.weights == Weights::BuiltIn {
-            synthetic::CLASS_NAMES.map(str::to_owned).to_vec()
-        } else {
-            (0..classes).map(|class| format!("class {class}")).collect()
-        };
-        return Ok(names);
+        if let Some((names, own)) = own.and_then(|own| Some((own.labels.as_ref()?, own))) {
+            if names.len() == classes {
+                return Ok(names.clone());
+            }
+            note!(
+                "warning: {} names {} classes, and the network has {classes}: the names are not used",
+                own.from.display(),
+                names.len()
+            );
+        }
+        if spec.weights == Weights::BuiltIn && classes == synthetic::CLASSES {
+            return Ok(synthetic::CLASS_NAMES.map(str::to_owned).to_vec());
+        }
+        return Ok((0..classes).map(|class| format!("class {class}")).collect());
     };
     let text = file::read_text(path, limits::LABELS).map_err(|error| {
         anyhow!(
@@ -110,6 +134,8 @@ fn labels(args: &Args, spec: &Spec, classes: usize) -> anyhow::Result<Vec<String
 struct Infer<'a> {
     args: &'a Args,
     file: &'a Path,
+    recipe: Recipe,
+    own: Option<&'a Own>,
     chosen: &'a Chosen,
 }
 
@@ -142,7 +168,9 @@ impl Visit for Infer<'_> {
         let device = &self.chosen.device;
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let classes = classes(&subject::census(spec, &network, device));
-        let (recipe, labels) = (Recipe::of(spec), labels(self.args, spec, classes)?);
+        let labels = labels(self.args, spec, self.own, classes)?;
+        let recipe = self.recipe;
+        takes(spec, [3, recipe.crop, recipe.crop])?;
         let mut unreadable = 0;
         for image in &self.args.images {
             interrupt::check()?;

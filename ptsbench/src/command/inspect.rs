@@ -1,30 +1,39 @@
-//! `ptsbench inspect`: a model's prunable layers, and what an allocator or a pattern would take from each.
+//! `ptsbench inspect`: a model's prunable layers, and what an allocator or a pattern would take from each; or a weight
+//! file's layers, and the zeros that they have already.
 //!
 //! Needs neither weights nor data unless the allocator looks at weights.
 
+mod file;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use burn::tensor::{Device, Tensor};
 use indexmap::IndexMap;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::catalog::{self, Named, Spec, Visit};
 use model_zoo::weights::WeightError;
 use serde::Serialize;
 
+use self::file::{Found, network_of};
 use super::evaluate::weight_file;
 use crate::allocate::{Allocation, Options, Rate, find};
 use crate::cell::{BatchNorm, Pattern, Rule};
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::nofm::{self, LeftDense, left_dense};
+use crate::own;
 use crate::pipeline::{layers_of, open_dense};
 use crate::subject;
 use crate::{out, outln};
 
+/// How weight files end.
+const ENDINGS: [&str; 5] = ["safetensors", "pth", "pt", "bin", "ckpt"];
+
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model's name in the catalog.
+    /// The model's name in the catalog, or a weight file.
+    #[arg(value_name = "MODEL|FILE")]
     pub model: String,
     /// Fraction of zeros over all prunable weights, e.g. 0.9.
     #[arg(long, value_name = "P", conflicts_with = "pattern")]
@@ -44,8 +53,9 @@ pub struct Args {
     /// Gamma in the density of ERK.
     #[arg(long, value_name = "GAMMA", default_value_t = 1.0, requires = "rate")]
     pub erk_power: f64,
-    /// The model's weight file, for allocators that look at weights [default: the built-in one].
-    #[arg(long, value_name = "FILE", requires = "rate")]
+    /// The model's weight file: for allocators that look at weights [default: the built-in one], or alone, for the zeros
+    /// that it has.
+    #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
     /// Whether allocators see the checkpoint's weights, or those with batch norms folded in.
     #[arg(long, value_enum, default_value_t)]
@@ -80,9 +90,51 @@ fn parse_cap(text: &str) -> Result<Cap, String> {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let layers = layers_of(&args.model)?;
+    let mut args = args;
+    let mut recognised = None;
+    // A name of the catalog's is a name, whatever file lies there.
+    let known = catalog::all().iter().any(|spec| spec.name == args.model);
+    let given = Path::new(&args.model);
+    let ending = given.extension().and_then(|ending| ending.to_str());
+    if !known && ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+        // No name is meant, so whatever is wrong is wrong with a file.
+        own::open(given)?;
+    }
+    if !known && given.is_file() {
+        ensure!(
+            args.weights.is_none(),
+            "{} is a weight file itself; give it alone, or a model's name with --weights",
+            args.model
+        );
+        let source = own::open(Path::new(&args.model))?;
+        recognised = network_of(source.as_ref());
+        args.weights = Some(PathBuf::from(&args.model));
+        if let Some((spec, _)) = &recognised {
+            args.model = spec.name.to_owned();
+        } else if args.rate.is_some() || args.pattern.is_some() {
+            bail!(
+                "{}: no network of the catalog has these tensors, so there is nothing to allocate to; leave --rate and --pattern out, or name the model and give --weights",
+                args.model
+            );
+        }
+    }
+    if let (Some(file), None, None) = (&args.weights, args.rate, args.pattern) {
+        return zeros(&args, file, recognised);
+    }
+    let named = own::named(&args.model)?;
+    let looks = match args.rate {
+        Some(_) => find(&args.allocator)?.needs_weights(),
+        None => false,
+    };
+    // The file's layers: it decides the number of classes.
+    let weights: Box<dyn Weights> = if looks || args.weights.is_some() {
+        Box::new(load(&args, &named)?)
+    } else {
+        Box::new(layers_of(named.spec.name)?)
+    };
+    let layers = weights.layers().to_vec();
     let outcome = match (args.rate, args.pattern) {
-        (Some(rate), _) => Some(allocate(&args, layers.clone(), rate)?),
+        (Some(rate), _) => Some(allocate(&args, weights.as_ref(), rate)?),
         (None, Some(pattern)) => {
             nofm::check(&layers, pattern).with_context(|| format!("model `{}`", args.model))?;
             Some(pattern_outcome(&layers, pattern))
@@ -91,7 +143,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let left = args.pattern.map(|pattern| left_dense(&layers, pattern));
     if args.json {
-        let text = layer_json(&args.model, &layers, outcome.as_ref(), left.as_ref())?;
+        let text = layer_json(named.spec.name, &layers, outcome.as_ref(), left.as_ref())?;
         outln!("{text}")?;
     } else {
         out!("{}", layer_table(&layers, outcome.as_ref()))?;
@@ -102,8 +154,29 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints the zeros that a file has: of the network that it was recognised as, or that the user names.
+fn zeros(
+    args: &Args,
+    file: &Path,
+    recognised: Option<(&'static Spec, Vec<&'static str>)>,
+) -> anyhow::Result<()> {
+    let source = own::open(file)?;
+    let whole = file.to_str() == Some(args.model.as_str());
+    let found = match recognised {
+        Some((spec, also)) => Found::of_network(spec, also, source.as_ref())?,
+        None if whole => Found::of_tensors(source.as_ref())?,
+        None => Found::of_network(own::named(&args.model)?.spec, Vec::new(), source.as_ref())?,
+    };
+    if args.json {
+        outln!("{}", found.json(file)?)?;
+    } else {
+        out!("{}", found.text(file))?;
+    }
+    Ok(())
+}
+
 /// The model's weights as a run sees them.
-fn load(args: &Args) -> anyhow::Result<Loaded> {
+fn load(args: &Args, named: &Named) -> anyhow::Result<Loaded> {
     struct Open<'a>(&'a Path, BatchNorm);
     impl Visit for Open<'_> {
         type Out = Result<Loaded, WeightError>;
@@ -117,12 +190,13 @@ fn load(args: &Args) -> anyhow::Result<Loaded> {
             Ok(subject::weights(&network, &census))
         }
     }
-    let spec = catalog::find(&args.model)?;
-    let file = weight_file(spec, args.weights.clone(), &args.assets)?;
-    Ok(spec.open(&Device::flex(), Open(&file, args.batch_norm))?)
+    let file = weight_file(named, args.weights.clone(), &args.assets)?;
+    Ok(named
+        .spec
+        .open(&Device::flex(), Open(&file, args.batch_norm))?)
 }
 
-fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Allocation> {
+fn allocate(args: &Args, weights: &dyn Weights, rate: Rate) -> anyhow::Result<Allocation> {
     let allocator = find(&args.allocator)?;
     let mut options = Options {
         dense: args.dense.clone(),
@@ -137,13 +211,8 @@ fn allocate(args: &Args, layers: Vec<Layer>, rate: Rate) -> anyhow::Result<Alloc
             None => options.max_rate = cap.rate,
         }
     }
-    let weights: Box<dyn Weights> = if allocator.needs_weights() || args.weights.is_some() {
-        Box::new(load(args)?)
-    } else {
-        Box::new(layers)
-    };
     allocator
-        .allocate(weights.as_ref(), rate, Rule::Exact, &options)
+        .allocate(weights, rate, Rule::Exact, &options)
         .with_context(|| format!("model `{}`", args.model))
 }
 
@@ -218,7 +287,11 @@ pub fn layer_table(layers: &[Layer], outcome: Option<&Allocation>) -> String {
         total.extend(rate_and_zeros(outcome.total_zeros(), weights));
     }
     rows.push(total);
+    ruled(&rows)
+}
 
+/// Rows of cells as aligned plain text, with rules below the first and above the last.
+fn ruled(rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..rows[0].len())
         .map(|column| {
             let cells = rows.iter().filter_map(|row| row.get(column));

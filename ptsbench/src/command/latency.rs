@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::plan::KernelPolicy;
 use model_zoo::Network;
-use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::catalog::{Spec, Visit};
 use model_zoo::frozen::Frozen;
 use model_zoo::tap::Bare;
 use serde::Serialize;
@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::allocate::{self, Rate};
 use crate::cell::{Pattern, Rule};
 use crate::outln;
+use crate::own;
 use crate::select::select;
 use crate::{criterion, interrupt, subject};
 
@@ -71,7 +72,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         .build()?;
     let mut specs: Vec<&'static Spec> = Vec::new();
     for pattern in &args.models {
-        specs.extend(catalog::matching(pattern)?);
+        specs.extend(own::matching(pattern)?.iter().map(|named| named.spec));
     }
     let mut timings = Vec::new();
     if !args.json {

@@ -173,6 +173,7 @@ mod tests {
             weights: Weights {
                 files: Vec::new(),
                 data_dirs: Vec::new(),
+                recipes: Vec::new(),
                 assets: PathBuf::new(),
             },
             json,

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::cell::Pattern;
+use model_zoo::catalog;
+
 use crate::outln;
 use crate::plan::{Lookup, Plan, Registry, TaskFacts};
 use crate::record::Record;
@@ -80,6 +82,8 @@ impl Selection {
 struct Recorded {
     zoo: Zoo,
     digests: BTreeMap<String, BTreeSet<String>>,
+    /// Recipes by task and model.
+    recipes: BTreeMap<(String, String), BTreeSet<Option<String>>>,
     /// Task, images of its set, digest of their list.
     tasks: BTreeSet<(String, usize, Option<String>)>,
     /// Digests of calibration lists by task, number and seed.
@@ -89,10 +93,15 @@ struct Recorded {
 impl Recorded {
     fn new(records: &[Record]) -> anyhow::Result<Self> {
         let mut digests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut recipes: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
         let mut tasks = BTreeSet::new();
         let mut lists: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for record in records {
             let task = &record.cell.task;
+            recipes
+                .entry((task.name.clone(), record.cell.model.clone()))
+                .or_default()
+                .insert(task.recipe.clone());
             let available = record.score.available as usize;
             tasks.insert((task.name.clone(), available, task.data.clone()));
             let sparsity = record.cell.sparsity.as_ref();
@@ -110,6 +119,7 @@ impl Recorded {
         Ok(Self {
             zoo: Zoo::default(),
             digests,
+            recipes,
             tasks,
             lists,
         })
@@ -131,7 +141,9 @@ impl Registry for Recorded {
     }
 
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
-        self.zoo.models_matching(glob)
+        // Records hold measurements: whose weights a name means is seen from their digests.
+        let found = catalog::matching(glob)?;
+        Ok(found.into_iter().map(|spec| spec.name.to_owned()).collect())
     }
 
     fn fits(&self, _: &str, _: Pattern) -> Lookup<()> {
@@ -162,7 +174,16 @@ impl Registry for Recorded {
     }
 
     fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
-        self.zoo.recipe(task, model)
+        let wanted = (task.to_owned(), model.to_owned());
+        let mut found = self.recipes.get(&wanted).into_iter().flatten();
+        match (found.next(), found.next()) {
+            (Some(recipe), None) => Ok(recipe.clone()),
+            (None, _) => self.zoo.recipe(task, model),
+            (Some(_), Some(_)) => Err(format!(
+                "the store has records of `{model}` on task `{task}` with two different recipes; keep them in two stores, or leave --plan out"
+            )
+            .into()),
+        }
     }
 
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {

@@ -58,6 +58,10 @@ pub struct Weights {
     /// Folder of the built-in networks
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
+    /// How pictures become inputs of a model's weights: timm's config.json, transformers' preprocessor_config.json, or
+    /// a TOML file (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
+    #[arg(long = "recipe", value_name = "MODEL=FILE", value_parser = model_file)]
+    pub recipes: Vec<(String, PathBuf)>,
     /// The folder of a task's images, such as imagenet=DIR; may be repeated
     #[arg(long = "data-dir", value_name = "TASK=DIR", value_parser = task_folder)]
     pub data_dirs: Vec<(String, PathBuf)>,
@@ -67,8 +71,11 @@ impl Weights {
     /// The registry that looks there.
     pub fn registry(&self) -> anyhow::Result<Zoo> {
         let files: HashMap<_, _> = self.files.iter().cloned().collect();
+        let recipes = self.recipes.iter().cloned().collect();
         let folders = self.data_dirs.iter().cloned().collect();
-        Zoo::new(&self.assets, files)?.with_data(folders)
+        Zoo::new(&self.assets, files)?
+            .with_recipes(recipes)?
+            .with_data(folders)
     }
 }
 

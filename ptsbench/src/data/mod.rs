@@ -18,6 +18,7 @@ pub mod lsun;
 pub mod matlab;
 pub mod pickle;
 pub mod recipe;
+pub mod recipe_file;
 pub mod resize;
 pub mod sheet;
 pub mod source;

@@ -2,6 +2,7 @@
 //! another accuracy.
 
 use std::fmt;
+use std::str::FromStr;
 
 use model_zoo::catalog::Spec;
 use model_zoo::catalog::origin::{Interpolation, Preprocess};
@@ -63,6 +64,9 @@ impl Statistics {
     }
 }
 
+/// The longest side that a recipe may ask for: no classifier has a larger input.
+const LARGEST: usize = 4096;
+
 /// How pictures reach a classifier: resize the shorter side, cut the centre, normalise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recipe {
@@ -72,6 +76,8 @@ pub struct Recipe {
     pub filter: Filter,
     /// Side of the square cut out.
     pub crop: usize,
+    /// Whether both sides are resized to `short`, whatever the picture's proportions are.
+    pub squash: bool,
     /// Normalisation.
     pub statistics: Statistics,
 }
@@ -86,6 +92,7 @@ impl From<&Preprocess> for Recipe {
                 Interpolation::Bicubic => Filter::Bicubic,
             },
             crop: origin.crop,
+            squash: false,
             statistics: Statistics {
                 mean: origin.mean,
                 std: origin.std,
@@ -102,11 +109,63 @@ impl fmt::Display for Recipe {
             Filter::Bicubic => Interpolation::Bicubic,
         };
         let Statistics { mean, std } = self.statistics;
+        let side = if self.squash { BOTH } else { SHORTER };
         write!(
             f,
-            "shorter side {} {filter}, crop {}, mean {mean:?}, std {std:?}",
+            "{side} {} {filter}, crop {}, mean {mean:?}, std {std:?}",
             self.short, self.crop
         )
+    }
+}
+
+/// How recipes begin that keep a picture's proportions.
+const SHORTER: &str = "shorter side";
+/// How those begin that do not.
+const BOTH: &str = "both sides";
+
+/// A text that is no recipe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a recipe as records hold it")]
+pub struct NotARecipe(pub String);
+
+/// What [`Display`](fmt::Display) writes: a cell is measured as it says.
+impl FromStr for Recipe {
+    type Err = NotARecipe;
+
+    fn from_str(text: &str) -> Result<Self, NotARecipe> {
+        let read = || {
+            let (squash, rest) = match text.strip_prefix(BOTH) {
+                Some(rest) => (true, rest),
+                None => (false, text.strip_prefix(SHORTER)?),
+            };
+            let (resize, rest) = rest.split_once(", crop ")?;
+            let (crop, rest) = rest.split_once(", mean ")?;
+            let (mean, std) = rest.split_once(", std ")?;
+            let (short, filter) = resize.strip_prefix(' ')?.split_once(' ')?;
+            let three = |text: &str| -> Option<[f32; 3]> {
+                let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+                let values: Option<Vec<f32>> =
+                    inner.split(", ").map(|value| value.parse().ok()).collect();
+                values?.try_into().ok()
+            };
+            let recipe = Self {
+                short: short.parse().ok()?,
+                filter: match filter {
+                    "bilinear" => Filter::Bilinear,
+                    "bicubic" => Filter::Bicubic,
+                    _ => return None,
+                },
+                crop: crop.parse().ok()?,
+                squash,
+                statistics: Statistics {
+                    mean: three(mean)?,
+                    std: three(std)?,
+                },
+            };
+            recipe.sound().ok()?;
+            Some(recipe)
+        };
+        read().ok_or_else(|| NotARecipe(text.to_owned()))
     }
 }
 
@@ -116,6 +175,7 @@ impl Recipe {
         short: synthetic::SIDE,
         filter: Filter::Bilinear,
         crop: synthetic::SIDE,
+        squash: false,
         statistics: Statistics {
             mean: synthetic::MEAN,
             std: synthetic::STD,
@@ -135,8 +195,35 @@ impl Recipe {
         }
     }
 
+    /// Refuses numbers that no picture can be prepared with.
+    pub fn sound(&self) -> Result<(), String> {
+        let Statistics { mean, std } = self.statistics;
+        if !(1..=LARGEST).contains(&self.crop) {
+            return Err(format!(
+                "an input of {0} x {0} pixels; give a side from 1 to {LARGEST}",
+                self.crop
+            ));
+        }
+        if !(self.crop..=LARGEST).contains(&self.short) {
+            return Err(format!(
+                "pictures are resized to {}, and {} are cut out of them; give at least that, and at most {LARGEST}",
+                self.short, self.crop
+            ));
+        }
+        if !mean.iter().all(|mean| mean.is_finite()) {
+            return Err(format!("mean is {mean:?}; give three finite numbers"));
+        }
+        if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return Err(format!("std is {std:?}; give three numbers above 0"));
+        }
+        Ok(())
+    }
+
     /// Width and height after resizing: the longer side is truncated, and never below the crop.
     pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+        if self.squash {
+            return (self.short, self.short);
+        }
         let long =
             |long: usize, short: usize| (self.short as u64 * long as u64 / short as u64) as usize;
         if width <= height {
@@ -343,6 +430,7 @@ mod tests {
             short: 256,
             filter: Filter::Bilinear,
             crop: 224,
+            squash: false,
             statistics: IMAGENET,
         };
         for (margin, corner) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)] {
@@ -352,6 +440,39 @@ mod tests {
                 "margin {margin}"
             );
         }
+    }
+
+    #[test]
+    fn recipes_are_read_as_they_are_written() {
+        let mut all: Vec<Recipe> = model_zoo::catalog::all().iter().map(Recipe::of).collect();
+        all.push(Recipe {
+            squash: true,
+            ..all[0]
+        });
+        for recipe in all {
+            assert_eq!(recipe.to_string().parse(), Ok(recipe));
+        }
+        let sound = Recipe::MICRO.to_string();
+        for bad in [
+            "",
+            "shorter side 32",
+            &sound.replace("crop 32", "crop 33"),
+            &sound.replace("bilinear", "nearest"),
+            &sound.replace("std [", "std [0.0, "),
+            &sound.replace("std [", "std [-"),
+        ] {
+            assert!(bad.parse::<Recipe>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn squashed_pictures_lose_their_proportions() {
+        let recipe = Recipe {
+            squash: true,
+            ..Recipe::MICRO
+        };
+        assert_eq!(recipe.resized(100, 50), (32, 32));
+        assert_eq!(Recipe::MICRO.resized(100, 50), (64, 32));
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::Network;
-use model_zoo::catalog::Spec;
 use model_zoo::tap::Bare;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -171,12 +170,14 @@ pub struct Task {
 }
 
 impl Task {
-    /// The set in the form that a network's weights were trained for.
-    pub fn new(set: Arc<Set>, spec: &Spec) -> Self {
-        Self {
-            set,
-            recipe: Recipe::of(spec),
-        }
+    /// The set in the form that a network's weights were trained for; the built-in images have one form only.
+    pub fn new(set: Arc<Set>, recipe: Recipe) -> Self {
+        let recipe = if set.kind.built_in() {
+            Recipe::MICRO
+        } else {
+            recipe
+        };
+        Self { set, recipe }
     }
 
     /// The built-in images.

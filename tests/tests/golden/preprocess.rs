@@ -132,6 +132,7 @@ fn preprocess_classification() {
                 short: count("resize"),
                 filter,
                 crop: count("crop"),
+                squash: false,
                 statistics: recipe::IMAGENET,
             };
             (name, recipe)
@@ -205,6 +206,7 @@ fn preprocess_sizes_without_pixels() {
             short: short as usize,
             filter: Filter::Bilinear,
             crop: 224,
+            squash: false,
             statistics: recipe::IMAGENET,
         };
         let (w, h) = recipe.resized(width as usize, height as usize);
