@@ -6,11 +6,12 @@
 mod micro;
 mod rows;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 pub mod origin;
 
-use crate::unit::Network;
+use crate::modality::{Classes, ClassesOnly, VisitAny};
+pub use crate::modality::{OtherModality, Visit};
 use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, shufflenet_v2, vgg, vit};
 
 /// One network.
@@ -65,19 +66,6 @@ enum Size {
     Vit(vit::Size),
 }
 
-/// What is done with a network whose type the catalog decides.
-pub trait Visit {
-    /// What comes of it.
-    type Out;
-
-    /// Takes the network, with random weights.
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out;
-}
-
 /// A name that the catalog does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogError {
@@ -123,17 +111,33 @@ impl Spec {
         origin::of(self.name)
     }
 
+    /// Tokens of the context and their width, for networks that take one.
+    pub fn context(&self) -> Option<[usize; 2]> {
+        None
+    }
+
     /// Builds the network with random weights and hands it, typed, to `visitor`.
-    pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
+    pub fn open<V: VisitAny<Out>, Out>(&'static self, device: &Device, visitor: V) -> Out {
         match self.size {
-            Size::ResNet(size) => visitor.visit(self, size.init(device)),
-            Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
-            Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
-            Size::ShuffleNetV2(size) => visitor.visit(self, size.init(device)),
-            Size::RegNetX(size) => visitor.visit(self, size.init(device)),
-            Size::Vgg(size) => visitor.visit(self, size.init(device)),
-            Size::Vit(size) => visitor.visit(self, size.init(device)),
+            Size::ResNet(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::MobileNetV2(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::MobileNetV3(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::ShuffleNetV2(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::RegNetX(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::Vgg(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::Vit(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
         }
+    }
+
+    /// The same with a visitor for networks that name classes; an error of any other, which says what is done with classes
+    /// alone: `wanted`, as "`infer` names classes".
+    pub fn open_classes<V: Visit<Classes>>(
+        &'static self,
+        device: &Device,
+        wanted: &'static str,
+        visitor: V,
+    ) -> Result<V::Out, OtherModality> {
+        self.open(device, ClassesOnly { visitor, wanted })
     }
 }
 
@@ -231,6 +235,7 @@ static CATALOG: [Spec; micro::ROWS.len() + rows::ROWS.len()] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modality::{Blank, Modality, Of};
 
     #[test]
     fn wildcards_match_whole_names() {
@@ -260,17 +265,11 @@ mod tests {
 
     struct Count;
 
-    impl Visit for Count {
+    impl<M: Modality> Visit<M> for Count {
         type Out = Counts;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Counts {
-            let [channels, height, width] = spec.input;
+        fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Counts {
             let mut census = crate::tap::Census::default();
-            let image = Tensor::zeros([1, channels, height, width], &Device::flex());
-            network.run(image, &mut census);
+            network.run(Blank::blank(spec, 1, &Device::flex()), &mut census);
             let layers = census.layers();
             Counts {
                 layers: layers.len(),

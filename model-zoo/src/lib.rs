@@ -15,6 +15,7 @@ pub mod layer;
 pub mod mask;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
+pub mod modality;
 pub mod norm;
 pub mod regnet;
 pub mod resnet;
@@ -25,6 +26,7 @@ pub mod vgg;
 pub mod vit;
 pub mod weights;
 
+pub use modality::{Blank, Boxes, Classes, Classifier, Modality, Noise, Of, Tokens, Visit};
 pub use unit::{
     Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit,
 };

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use burn::tensor::{Tensor, TensorData};
-use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
 use model_zoo::tap::Bare;
+use model_zoo::{Classes, Classifier};
 use serde::Serialize;
 
 use super::evaluate::weight_file;
@@ -59,14 +59,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let file = weight_file(spec, args.weights.clone(), &args.assets)?;
     let chosen = device::choose(args.device)?;
     interrupt::install("nothing is written by this command")?;
-    let unreadable = spec.open(
+    let unreadable = spec.open_classes(
         &chosen.device,
+        "`infer` names classes",
         Infer {
             args: &args,
             file: &file,
             chosen: &chosen,
         },
-    )?;
+    )??;
     if unreadable == 0 {
         return Ok(ExitCode::SUCCESS);
     }
@@ -124,15 +125,11 @@ struct Named<'a> {
     probability: f64,
 }
 
-impl Visit for Infer<'_> {
+impl Visit<Classes> for Infer<'_> {
     /// Images that could not be read.
     type Out = anyhow::Result<usize>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> anyhow::Result<usize> {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> anyhow::Result<usize> {
         let device = &self.chosen.device;
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let classes = classes(&subject::census(spec, &network, device));

@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use indexmap::IndexMap;
 use kernels::nm_applies;
-use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::WeightError;
+use model_zoo::{Modality, Of};
 use serde::Serialize;
 
 use super::evaluate::weight_file;
@@ -97,13 +97,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 /// The model's weights as a run sees them.
 fn load(args: &Args) -> anyhow::Result<Loaded> {
     struct Open<'a>(&'a Path, BatchNorm);
-    impl Visit for Open<'_> {
+    impl<M: Modality> Visit<M> for Open<'_> {
         type Out = Result<Loaded, WeightError>;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Self::Out {
+        fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
             let network = open_dense(network, self.0, self.1)?;
             let census = subject::census(spec, &network, &Device::flex());
             Ok(subject::weights(&network, &census))

@@ -10,7 +10,7 @@ pub mod train;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use model_zoo::Network;
+use model_zoo::Classifier;
 use model_zoo::catalog::Spec;
 use model_zoo::tap::Bare;
 use rayon::prelude::*;
@@ -240,7 +240,7 @@ impl Task {
         mut progress: impl FnMut(usize),
     ) -> Result<Score, TaskError>
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         let samples = samples.min(self.set.available());
         let run = Run {
@@ -275,7 +275,7 @@ impl Task {
         mut after: impl FnMut(&Tally, &mut Vec<ImageError>) -> Result<(), TaskError>,
     ) -> Result<Tally, TaskError>
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         let Run {
             samples,
