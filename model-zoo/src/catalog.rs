@@ -10,9 +10,9 @@ use burn::tensor::Device;
 
 pub mod origin;
 
-use crate::modality::{Classes, ClassesOnly, VisitAny};
+use crate::modality::{Boxes, Classes, ClassesOnly, Noise, VisitAny};
 pub use crate::modality::{OtherModality, Visit};
-use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, shufflenet_v2, vgg, vit};
+use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, unet, vgg, vit};
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Spec {
     pub family: &'static str,
     /// How the paper calls this row; networks outside the paper's table have none.
     pub paper: Option<&'static str>,
-    /// Channels, height and width of the input.
+    /// Channels, height and width of the input: an image, or a latent.
     pub input: [usize; 3],
     /// Where its weights come from.
     pub weights: Weights,
@@ -64,6 +64,8 @@ enum Size {
     RegNetX(regnet::Size),
     Vgg(vgg::Size),
     Vit(vit::Size),
+    RetinaNet(retinanet::Size),
+    UNet(unet::Size),
 }
 
 /// A name that the catalog does not have.
@@ -113,7 +115,10 @@ impl Spec {
 
     /// Tokens of the context and their width, for networks that take one.
     pub fn context(&self) -> Option<[usize; 2]> {
-        None
+        match self.size {
+            Size::UNet(size) => Some(size.context),
+            _ => None,
+        }
     }
 
     /// Builds the network with random weights and hands it, typed, to `visitor`.
@@ -126,6 +131,8 @@ impl Spec {
             Size::RegNetX(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
             Size::Vgg(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
             Size::Vit(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::RetinaNet(size) => Visit::<Boxes>::visit(visitor, self, size.init(device)),
+            Size::UNet(size) => Visit::<Noise>::visit(visitor, self, size.init(device)),
         }
     }
 
