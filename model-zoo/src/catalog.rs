@@ -7,14 +7,15 @@ mod micro;
 mod names;
 mod rows;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 
 pub mod origin;
 
 pub use names::{Meant, Named, named};
 
-use crate::unit::Network;
-use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, shufflenet_v2, vgg, vit};
+use crate::modality::{Boxes, Classes, ClassesOnly, Noise, VisitAny};
+pub use crate::modality::{OtherModality, Visit};
+use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, unet, vgg, vit};
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +26,7 @@ pub struct Spec {
     pub family: &'static str,
     /// How the paper calls this row; networks outside the paper's table have none.
     pub paper: Option<&'static str>,
-    /// Channels, height and width of the input.
+    /// Channels, height and width of the input: an image, or a latent.
     pub input: [usize; 3],
     /// Where its weights come from.
     pub weights: Weights,
@@ -66,19 +67,8 @@ enum Size {
     RegNetX(regnet::Size),
     Vgg(vgg::Size),
     Vit(vit::Size),
-}
-
-/// What is done with a network whose type the catalog decides.
-pub trait Visit {
-    /// What comes of it.
-    type Out;
-
-    /// Takes the network, with random weights.
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out;
+    RetinaNet(retinanet::Size),
+    UNet(unet::Size),
 }
 
 /// A name that the catalog does not have.
@@ -135,17 +125,38 @@ impl Spec {
         origin::of(self.name)
     }
 
-    /// Builds the network with random weights and hands it, typed, to `visitor`.
-    pub fn open<V: Visit>(&'static self, device: &Device, visitor: V) -> V::Out {
+    /// Tokens of the context and their width, for networks that take one.
+    pub fn context(&self) -> Option<[usize; 2]> {
         match self.size {
-            Size::ResNet(size) => visitor.visit(self, size.init(device)),
-            Size::MobileNetV2(size) => visitor.visit(self, size.init(device)),
-            Size::MobileNetV3(size) => visitor.visit(self, size.init(device)),
-            Size::ShuffleNetV2(size) => visitor.visit(self, size.init(device)),
-            Size::RegNetX(size) => visitor.visit(self, size.init(device)),
-            Size::Vgg(size) => visitor.visit(self, size.init(device)),
-            Size::Vit(size) => visitor.visit(self, size.init(device)),
+            Size::UNet(size) => Some(size.context),
+            _ => None,
         }
+    }
+
+    /// Builds the network with random weights and hands it, typed, to `visitor`.
+    pub fn open<V: VisitAny<Out>, Out>(&'static self, device: &Device, visitor: V) -> Out {
+        match self.size {
+            Size::ResNet(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::MobileNetV2(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::MobileNetV3(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::ShuffleNetV2(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::RegNetX(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::Vgg(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::Vit(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
+            Size::RetinaNet(size) => Visit::<Boxes>::visit(visitor, self, size.init(device)),
+            Size::UNet(size) => Visit::<Noise>::visit(visitor, self, size.init(device)),
+        }
+    }
+
+    /// The same with a visitor for networks that name classes; an error of any other, which says what is done with classes
+    /// alone: `wanted`, as "`infer` names classes".
+    pub fn open_classes<V: Visit<Classes>>(
+        &'static self,
+        device: &Device,
+        wanted: &'static str,
+        visitor: V,
+    ) -> Result<V::Out, OtherModality> {
+        self.open(device, ClassesOnly { visitor, wanted })
     }
 }
 
@@ -245,6 +256,7 @@ static CATALOG: [Spec; micro::ROWS.len() + rows::ROWS.len()] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modality::{Blank, Modality, Of};
 
     #[test]
     fn wildcards_match_whole_names() {
@@ -274,17 +286,11 @@ mod tests {
 
     struct Count;
 
-    impl Visit for Count {
+    impl<M: Modality> Visit<M> for Count {
         type Out = Counts;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Counts {
-            let [channels, height, width] = spec.input;
+        fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Counts {
             let mut census = crate::tap::Census::default();
-            let image = Tensor::zeros([1, channels, height, width], &Device::flex());
-            network.run(image, &mut census);
+            network.run(Blank::blank(spec, 1, &Device::flex()), &mut census);
             let layers = census.layers();
             Counts {
                 layers: layers.len(),

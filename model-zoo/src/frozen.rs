@@ -227,21 +227,17 @@ mod tests {
     use crate::catalog;
     use crate::graft::read_params;
     use crate::mask::Attach;
+    use crate::modality::{Classes, Classifier, Visit};
     use crate::tap::{Bare, Census};
-    use crate::unit::Network;
     use burn::tensor::Distribution;
     use kernels::plan::PathChoice;
 
     struct Compare;
 
-    impl catalog::Visit for Compare {
+    impl Visit<Classes> for Compare {
         type Out = usize;
 
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static catalog::Spec,
-            network: N,
-        ) -> usize {
+        fn visit<N: Classifier>(self, spec: &'static catalog::Spec, network: N) -> usize {
             let device = Device::flex();
             let [channels, height, width] = spec.input;
             let x = Tensor::random([3, channels, height, width], Distribution::Default, &device);
@@ -291,7 +287,9 @@ mod tests {
     fn kept_weights_alone_give_the_same_outputs() {
         for name in ["tiny_resnet_basic", "tiny_mobilenetv2", "tiny_vit"] {
             let spec = catalog::find(name).expect("in the catalog");
-            let runs = spec.open(&Device::flex(), Compare);
+            let runs = spec
+                .open_classes(&Device::flex(), "frozen", Compare)
+                .expect("it names classes");
             assert!(runs >= 2, "{name}: {runs}");
         }
     }

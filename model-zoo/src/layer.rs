@@ -1,11 +1,12 @@
 //! The layers that families share. A layer here is a unit of [`Grain::Layer`]: a convolution or linear layer with what
 //! follows it up to the next one or a join.
 
-use burn::module::Module;
+use burn::module::{Initializer, Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{AdaptiveAvgPool2d, AdaptiveAvgPool2dConfig, MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::module::adaptive_avg_pool2d;
+use burn::tensor::module::{adaptive_avg_pool2d, interpolate};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 
 pub use kernels::Activation;
@@ -303,6 +304,76 @@ pub(crate) fn join(first: &str, rest: &[&str]) -> String {
 /// The mean of each channel, [N, C, 1, 1].
 pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
     adaptive_avg_pool2d(x, [1, 1])
+}
+
+/// The nearest values of an image of another size.
+pub(crate) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
+    let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);
+    interpolate(x, options)
+}
+
+/// Layer norm over the last axis, under the checkpoint's names.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Over `width` values.
+    pub fn init(width: usize, epsilon: f64, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([width], device),
+            bias: Initializer::Zeros.init([width], device),
+            epsilon,
+        }
+    }
+
+    /// The normed tokens.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        kernels::layer_norm(x, self.weight.val(), self.bias.val(), self.epsilon)
+    }
+}
+
+/// Norm over groups of channels and all positions, under the checkpoint's names.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl GroupNorm {
+    /// Over `channels` in `groups`.
+    pub fn init(channels: usize, groups: usize, epsilon: f64, device: &Device) -> Self {
+        assert_eq!(channels % groups, 0, "groups are equally large");
+        Self {
+            weight: Initializer::Ones.init([channels], device),
+            bias: Initializer::Zeros.init([channels], device),
+            groups,
+            epsilon,
+        }
+    }
+
+    /// The normed image. Each group is a row of a layer norm; scale and shift are the channels'.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let shape = x.dims();
+        let [images, channels, height, width] = shape;
+        let (rows, columns) = (
+            images * self.groups,
+            channels / self.groups * height * width,
+        );
+        let device = x.device();
+        let (ones, zeros) = (
+            Tensor::ones([columns], &device),
+            Tensor::zeros([columns], &device),
+        );
+        let y = kernels::layer_norm(x.reshape([rows, columns]), ones, zeros, self.epsilon);
+        let along = |values: &Param<Tensor<1>>| values.val().reshape([1, channels, 1, 1]);
+        y.reshape(shape) * along(&self.weight) + along(&self.bias)
+    }
 }
 
 /// Global average pooling and a linear classifier.

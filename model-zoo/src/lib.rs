@@ -18,17 +18,21 @@ pub mod layer;
 pub mod mask;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
+pub mod modality;
 pub mod norm;
 pub mod pickle;
 pub mod regnet;
 pub mod resnet;
+pub mod retinanet;
 pub mod shufflenet_v2;
 pub mod tap;
+pub mod unet;
 pub mod unit;
 pub mod vgg;
 pub mod vit;
 pub mod weights;
 
+pub use modality::{Blank, Boxes, Classes, Classifier, Modality, Noise, Of, Tokens, Visit};
 pub use unit::{
     Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit, Zeros,
 };

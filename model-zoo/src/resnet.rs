@@ -84,6 +84,14 @@ impl Unit<Tensor<4>> for Residual {
     }
 }
 
+/// Stem and stages: everything before the classifier, which detectors take as their backbone.
+pub(crate) struct Body {
+    pub(crate) conv1: ConvNormAct,
+    pub(crate) stages: [Vec<Residual>; 4],
+    /// Channels that each stage gives; 0 where there is none.
+    pub(crate) channels: [usize; 4],
+}
+
 impl Residual {
     fn init(block: Block, input: usize, width: usize, stride: usize, device: &Device) -> Self {
         let conv = ConvNormActConfig::new;
@@ -109,7 +117,18 @@ impl Residual {
         }
     }
 
-    fn fold(self) -> Self {
+    /// The block with this epsilon in its batch norms.
+    pub(crate) fn with_epsilon(self, epsilon: f64) -> Self {
+        let with = |layer: ConvNormAct| layer.with_epsilon(epsilon);
+        Self {
+            conv1: with(self.conv1),
+            conv2: with(self.conv2),
+            conv3: self.conv3.map(with),
+            downsample: self.downsample.map(with),
+        }
+    }
+
+    pub(crate) fn fold(self) -> Self {
         Self {
             conv1: self.conv1.fold(),
             conv2: self.conv2.fold(),
@@ -129,8 +148,8 @@ impl Block {
 }
 
 impl Size {
-    /// A network of this size with random weights.
-    pub fn init(&self, device: &Device) -> ResNet {
+    /// Everything before the classifier, with random weights.
+    pub(crate) fn body(&self, device: &Device) -> Body {
         let (kernel, stride) = match self.stem {
             Stem::ImageNet => (7, 2),
             Stem::Small { stride } => (3, stride),
@@ -149,14 +168,33 @@ impl Size {
                 .collect()
         });
         let mut next = || stages.next().unwrap_or_default();
-        let [layer1, layer2, layer3, layer4] = [next(), next(), next(), next()];
-        ResNet {
+        let stages = [next(), next(), next(), next()];
+        let width = |stage: usize| match self.depths.get(stage) {
+            Some(_) => (self.width << stage) * self.block.expansion(),
+            None => 0,
+        };
+        Body {
             conv1: stem.init(device),
+            stages,
+            channels: [0, 1, 2, 3].map(width),
+        }
+    }
+
+    /// A network of this size with random weights.
+    pub fn init(&self, device: &Device) -> ResNet {
+        let Body {
+            conv1,
+            stages: [layer1, layer2, layer3, layer4],
+            channels,
+        } = self.body(device);
+        let last = channels.into_iter().rfind(|&channels| channels > 0);
+        ResNet {
+            conv1,
             layer1,
             layer2,
             layer3,
             layer4,
-            fc: PoolLinear::init(channels, self.classes, device),
+            fc: PoolLinear::init(last.unwrap_or(self.width), self.classes, device),
         }
     }
 }

@@ -11,6 +11,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
+use crate::layer::LayerNorm;
 use crate::layer::of_classes;
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
@@ -162,33 +163,13 @@ impl Unit<Tensor<3>> for Head {
     }
 }
 
-/// Layer norm over the last axis, under the checkpoint's names.
-#[derive(Module, Debug)]
-struct LayerNorm {
-    weight: Param<Tensor<1>>,
-    bias: Param<Tensor<1>>,
-}
-
-impl LayerNorm {
-    fn init(width: usize, device: &Device) -> Self {
-        Self {
-            weight: Initializer::Ones.init([width], device),
-            bias: Initializer::Zeros.init([width], device),
-        }
-    }
-
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        kernels::layer_norm(x, self.weight.val(), self.bias.val(), EPSILON)
-    }
-}
-
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> Vit {
         let width = self.width;
         let linear = |from, to| LinearConfig::new(from, to).init(device);
         let block = || Block {
-            norm1: LayerNorm::init(width, device),
+            norm1: LayerNorm::init(width, EPSILON, device),
             attn: Attention {
                 qkv: Attend {
                     linear: linear(width, 3 * width),
@@ -196,7 +177,7 @@ impl Size {
                 },
                 proj: linear(width, width),
             },
-            norm2: LayerNorm::init(width, device),
+            norm2: LayerNorm::init(width, EPSILON, device),
             mlp: Perceptron {
                 fc1: LinearGelu {
                     linear: linear(width, EXPANSION * width),
@@ -219,7 +200,7 @@ impl Size {
             },
             blocks: (0..self.depth).map(|_| block()).collect(),
             head: Head {
-                norm: LayerNorm::init(width, device),
+                norm: LayerNorm::init(width, EPSILON, device),
                 linear: linear(width, self.classes),
             },
         }

@@ -8,16 +8,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Tensor;
-use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::graft::read_params;
 use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
+use model_zoo::{Network, Of};
 
 use crate::cell::{BatchNorm, Cell, Key};
 use crate::inventory::Weights;
 use crate::own;
-use crate::pipeline::{Bench, Measure, MeasureError, check_fit, choose, treat};
+use crate::pipeline::{Bench, Calibrated, Measure, MeasureError, choose, treat};
 use crate::subject;
 
 /// PyTorch's counter of training batches: carried over where the file has it.
@@ -99,14 +98,10 @@ pub fn export(
 
 struct Export<'a>(Measure<'a>);
 
-impl Visit for Export<'_> {
+impl<M: Calibrated> Visit<M> for Export<'_> {
     type Out = Result<Exported, ExportError>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out {
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let measure = self.0;
         let device = &measure.bench.chosen.device;
         measure.check_file()?;
@@ -124,9 +119,7 @@ impl Visit for Export<'_> {
             let (_, masks) = choose(spec, &before, sparsity)?;
             let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
             if let Some(settings) = &sparsity.reconstruction {
-                let task = measure.bench.task(spec, measure.cell)?;
-                check_fit(spec, &census, &task)?;
-                let batches = measure.calibrate(&task, settings)?;
+                let batches = M::calibrate(&measure, spec, &census, settings)?;
                 sparse = measure
                     .reconstruct(&dense, sparse, &census, &masks, settings, &batches)?
                     .0;

@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use model_zoo::Network;
-use model_zoo::catalog::{Spec, Visit};
+use model_zoo::catalog::{OtherModality, Spec, Visit};
 use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Capture};
 use model_zoo::weights::WeightError;
+use model_zoo::{Classes, Classifier, Network};
 
 use crate::cell::BatchNorm;
 use crate::data::decode::Rgb;
@@ -32,6 +32,9 @@ pub enum FeatureError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The network is no classifier.
+    #[error(transparent)]
+    Modality(#[from] OtherModality),
     /// The last layer does not take a row of features per image.
     #[error(
         "`{model}` does not end in a linear layer, so it has no features to compare; choose another network"
@@ -95,7 +98,8 @@ impl Extractor {
         file: &Path,
         device: &Device,
     ) -> Result<Self, FeatureError> {
-        spec.open(device, UpToClassifier { file, device })
+        let visitor = UpToClassifier { file, device };
+        spec.open_classes(device, "features come from classifiers", visitor)?
     }
 
     /// The statistics of the features of `count` images, gathered batch by batch: memory does not grow with the images.
@@ -151,14 +155,10 @@ struct UpToClassifier<'a> {
     device: &'a Device,
 }
 
-impl Visit for UpToClassifier<'_> {
+impl Visit<Classes> for UpToClassifier<'_> {
     type Out = Result<Extractor, FeatureError>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let layers = subject::census(spec, &network, self.device).layers();
         let missing = FeatureError::NoClassifier { model: spec.name };

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
-use model_zoo::catalog::{self, CatalogError, Spec, Visit};
+use model_zoo::catalog::{self, CatalogError, OtherModality, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{self, WeightError};
+use model_zoo::{Boxes, Classes, Classifier, Modality, Network, Noise, Of, Tokens};
 
 use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
 use crate::cell::{BatchNorm, Cell, Pattern, Reconstruction, Sparsity};
@@ -44,6 +44,9 @@ pub enum MeasureError {
     /// No such model.
     #[error(transparent)]
     Model(#[from] CatalogError),
+    /// The model does what no task judges.
+    #[error(transparent)]
+    Modality(#[from] OtherModality),
     /// No such task, or no images for it.
     #[error(transparent)]
     Task(#[from] OpenError),
@@ -157,15 +160,17 @@ impl From<TaskError> for MeasureError {
 impl Bench<'_> {
     /// Measures a cell with the weights in `file`; `work` keeps what an interrupted measurement can go on from.
     pub fn measure(&self, cell: &Cell, file: &Path, work: &Path) -> Result<Record, MeasureError> {
-        catalog::find(&cell.model)?.open(
+        let measure = Measure {
+            bench: self,
+            cell,
+            file,
+            work,
+        };
+        catalog::find(&cell.model)?.open_classes(
             &self.chosen.device,
-            Measure {
-                bench: self,
-                cell,
-                file,
-                work,
-            },
-        )
+            "`run` measures classes",
+            measure,
+        )?
     }
 
     /// The task of a cell for its model, once its images are seen to be the cell's.
@@ -279,14 +284,10 @@ pub(crate) struct Measure<'a> {
     pub(crate) work: &'a Path,
 }
 
-impl Visit for Measure<'_> {
+impl Visit<Classes> for Measure<'_> {
     type Out = Result<Record, MeasureError>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
         let device = &self.bench.chosen.device;
         let mut timing = Timing::default();
 
@@ -297,7 +298,9 @@ impl Visit for Measure<'_> {
         let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
         check_fit(spec, &subject::census(spec, &dense, device), &task)?;
         // Multiply-adds are those of the task's images.
-        let census = subject::census_of(task.input(), &dense, device);
+        let [channels, height, width] = task.input();
+        let census =
+            subject::census_on(Tensor::zeros([1, channels, height, width], device), &dense);
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
             Some(sparsity) => Some(choose(spec, &weights, sparsity)?),
@@ -394,10 +397,10 @@ impl Measure<'_> {
         census: &Census,
         masks: &Masks,
         settings: &Reconstruction,
-        batches: &[Tensor<4>],
+        batches: &[N::Input],
     ) -> Result<(N, Vec<UnitOutcome>), MeasureError>
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Network,
     {
         let work = Work {
             dense,
@@ -421,6 +424,36 @@ impl Measure<'_> {
         }
     }
 }
+
+/// A kind of network that reconstruction may have inputs for.
+pub(crate) trait Calibrated: Modality + Sized {
+    /// The inputs of a cell, once its task is seen to fit the network.
+    fn calibrate(
+        _measure: &Measure<'_>,
+        spec: &'static Spec,
+        _census: &Census,
+        _settings: &Reconstruction,
+    ) -> Result<Vec<Self::Input>, MeasureError> {
+        Err(OtherModality::of::<Self>(spec, "tasks have images to classify").into())
+    }
+}
+
+impl Calibrated for Classes {
+    fn calibrate(
+        measure: &Measure<'_>,
+        spec: &'static Spec,
+        census: &Census,
+        settings: &Reconstruction,
+    ) -> Result<Vec<Tensor<4>>, MeasureError> {
+        let task = measure.bench.task(spec, measure.cell)?;
+        check_fit(spec, census, &task)?;
+        measure.calibrate(&task, settings)
+    }
+}
+
+impl Calibrated for Boxes {}
+impl Calibrated for Noise {}
+impl Calibrated for Tokens {}
 
 /// The counts (where the pattern does not decide them) and the masks.
 pub(crate) fn choose(
@@ -500,13 +533,9 @@ fn cost(layers: &[Layer], outcomes: &[LayerOutcome], parameters: usize) -> Cost 
 /// The layers of a model, by name, without weights.
 pub fn layers_of(model: &str) -> Result<Vec<Layer>, CatalogError> {
     struct Layers;
-    impl Visit for Layers {
+    impl<M: Modality> Visit<M> for Layers {
         type Out = Vec<Layer>;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Vec<Layer> {
+        fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Vec<Layer> {
             let census = subject::census(spec, &network, &Device::flex());
             subject::layers(&network, &census)
         }

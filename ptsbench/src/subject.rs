@@ -5,36 +5,29 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, TensorData};
 use kernels::BitMask;
 use model_zoo::catalog::Spec;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::mask::Attach;
 use model_zoo::tap::{Census, Row};
-use model_zoo::{LayerInfo, Network};
+use model_zoo::{Blank, LayerInfo, Network};
 
 use crate::inventory::{Layer, LayerKind, Loaded};
 use crate::select::Masks;
 
-/// The announcements of one forward pass over a blank image of the network's own size.
+/// The announcements of one forward pass over a blank input of the network's own size.
 pub fn census<N>(spec: &Spec, network: &N, device: &Device) -> Census
 where
-    N: Network<Input = Tensor<4>>,
+    N: Network<Input: Blank>,
 {
-    census_of(spec.input, network, device)
+    census_on(Blank::blank(spec, 1, device), network)
 }
 
-/// The same over an image of these channels, height and width.
-pub fn census_of<N>(input: [usize; 3], network: &N, device: &Device) -> Census
-where
-    N: Network<Input = Tensor<4>>,
-{
-    let [channels, height, width] = input;
+/// The same over this input.
+pub fn census_on<N: Network>(input: N::Input, network: &N) -> Census {
     let mut census = Census::default();
-    network.run(
-        Tensor::zeros([1, channels, height, width], device),
-        &mut census,
-    );
+    network.run(input, &mut census);
     census
 }
 

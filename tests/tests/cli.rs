@@ -8,10 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::{Container, Named, Source, save, write};
+use model_zoo::{Modality, Of};
 use ptsbench_tests::{program, workspace_root};
 
 const MODEL: &str = "assets/micro/micro_resnet8.safetensors";
@@ -543,9 +543,9 @@ fn bad_weights_are_explained() {
 /// Writes a network's weights as they are before any training.
 fn save_fresh(model: &str, file: &Path) {
     struct Save<'a>(&'a Path);
-    impl Visit for Save<'_> {
+    impl<M: Modality> Visit<M> for Save<'_> {
         type Out = ();
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(self, _: &'static Spec, n: N) {
+        fn visit<N: Of<M>>(self, _: &'static Spec, n: N) {
             save(&n, |path| n.key(path), self.0, &BTreeMap::new()).unwrap();
         }
     }

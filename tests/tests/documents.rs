@@ -11,10 +11,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::save;
+use model_zoo::{Modality, Of};
 use ptsbench::data::synthetic::generation;
 use ptsbench_tests::{program, workspace_root};
 
@@ -186,9 +186,9 @@ fn documents() -> Vec<(String, Document)> {
 /// A network's weights as they are before any training: a stand-in for published ones.
 fn fresh(model: &str, file: &Path) {
     struct Save<'a>(&'a Path);
-    impl Visit for Save<'_> {
+    impl<M: Modality> Visit<M> for Save<'_> {
         type Out = ();
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(self, _: &'static Spec, n: N) {
+        fn visit<N: Of<M>>(self, _: &'static Spec, n: N) {
             save(&n, |path| n.key(path), self.0, &BTreeMap::new()).unwrap();
         }
     }

@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::{Classes, Classifier};
 use ptsbench::cell::BatchNorm;
 use ptsbench::cell::{Cell, Optimizer};
 use ptsbench::device::{Choice, Chosen, choose};
@@ -146,13 +146,9 @@ fn cells_have_the_scores_of_the_cpu() {
 /// The weights of the pruned, and of the reconstructed network, layer after layer.
 fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
     struct Fit<'a>(&'a Device, &'a Cell);
-    impl Visit for Fit<'_> {
+    impl Visit<Classes> for Fit<'_> {
         type Out = [Vec<Vec<f32>>; 2];
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Self::Out {
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
             let Self(device, cell) = self;
             let sparsity = cell.sparsity.as_ref().expect("a pruned cell");
             let settings = sparsity.reconstruction.as_ref().expect("reconstructed");
@@ -208,7 +204,8 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
         }
     }
     let spec = catalog::find(MODEL).unwrap();
-    spec.open(device, Fit(device, cell))
+    spec.open_classes(device, "this test fits classes", Fit(device, cell))
+        .unwrap()
 }
 
 #[test]

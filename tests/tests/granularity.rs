@@ -7,7 +7,7 @@
 use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Capture, Census};
-use model_zoo::{Grain, Network};
+use model_zoo::{Classes, Classifier, Grain};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
     BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
@@ -51,7 +51,7 @@ struct Compare {
 /// Mean over batches of the squared error at the output of each block, and at the end, against the dense network.
 fn errors<N>(network: &N, dense: &N, census: &Census, batches: &[Tensor<4>]) -> Vec<(String, f64)>
 where
-    N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+    N: Classifier,
 {
     let blocks = census.rows.iter().filter(|row| row.grain == Grain::Block);
     let mut errors: Vec<(String, f64)> = blocks
@@ -79,14 +79,10 @@ where
     errors
 }
 
-impl Visit for Compare {
+impl Visit<Classes> for Compare {
     type Out = ();
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
         let device = Device::flex();
         let file = workspace_root().join(format!("assets/micro/{}.safetensors", spec.name));
         let dense = open_dense(network, &file, BatchNorm::Folded).unwrap();
@@ -226,6 +222,11 @@ fn larger_pieces_come_nearer_to_the_dense_outputs() {
     for model in models {
         catalog::find(model)
             .unwrap()
-            .open(&Device::flex(), Compare { effort });
+            .open_classes(
+                &Device::flex(),
+                "this test compares logits",
+                Compare { effort },
+            )
+            .unwrap();
     }
 }

@@ -3,31 +3,51 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::module::ModuleVisitor;
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census, Path};
-use model_zoo::{Bundle, Grain, Network, Tap, Unit};
+use model_zoo::{Blank, Bundle, Grain, Modality, Network, Of, Tap, TensorMap, Unit};
 
 const GRAINS: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
 /// Large networks run on a small image, where they can: units and weights do not depend on its size.
-fn input(spec: &Spec, device: &Device) -> Tensor<4> {
-    let [channels, height, width] = spec.input;
-    let shape = if spec.one_size() {
-        [1, channels, height, width]
-    } else {
-        [2, channels, height.min(64), width.min(64)]
-    };
-    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
+fn input<M: Modality>(spec: &Spec, device: &Device) -> M::Input {
+    let mut small = *spec;
+    if !spec.one_size() {
+        let [channels, height, width] = spec.input;
+        small.input = [channels, height.min(64), width.min(64)];
+    }
+    let batch = if spec.one_size() { 1 } else { 2 };
+    M::Input::blank(&small, batch, device).map(&mut Random)
 }
 
-fn census<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-    network: &N,
-    x: Tensor<4>,
-) -> (Census, TensorData) {
+struct Random;
+
+impl TensorMap for Random {
+    fn map<const D: usize>(&mut self, blank: Tensor<D>) -> Tensor<D> {
+        blank.random_like(Distribution::Uniform(-1.0, 1.0))
+    }
+}
+
+fn census<N: Network>(network: &N, x: N::Input) -> (Census, N::Output) {
     let mut census = Census::default();
     let output = network.run(x, &mut census);
-    (census, output.into_data())
+    (census, output)
+}
+
+/// Shapes and bit patterns of all tensors of a value.
+fn bits<B: Bundle>(value: B) -> Vec<(Vec<usize>, Vec<u32>)> {
+    struct Bits(Vec<(Vec<usize>, Vec<u32>)>);
+    impl TensorMap for Bits {
+        fn map<const D: usize>(&mut self, tensor: Tensor<D>) -> Tensor<D> {
+            let values = tensor.to_data().iter::<f32>().map(f32::to_bits).collect();
+            self.0.push((tensor.dims().to_vec(), values));
+            tensor
+        }
+    }
+    let mut bits = Bits(Vec::new());
+    value.map(&mut bits);
+    bits.0
 }
 
 /// Every module's path with the type's name.
@@ -49,15 +69,11 @@ impl ModuleVisitor for Modules {
 
 struct PathsAgree;
 
-impl Visit for PathsAgree {
+impl<M: Modality> Visit<M> for PathsAgree {
     type Out = usize;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> usize {
-        let (census, _) = census(&network, input(spec, &Device::flex()));
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> usize {
+        let (census, _) = census(&network, input::<M>(spec, &Device::flex()));
         let mut modules = Modules::default();
         network.visit(&mut modules);
         for row in &census.rows {
@@ -106,15 +122,11 @@ fn announced_paths_are_module_paths() {
 
 struct Covered;
 
-impl Visit for Covered {
+impl<M: Modality> Visit<M> for Covered {
     type Out = [usize; 4];
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> [usize; 4] {
-        let (census, _) = census(&network, input(spec, &Device::flex()));
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> [usize; 4] {
+        let (census, _) = census(&network, input::<M>(spec, &Device::flex()));
         let layers = census.layers();
         let mut counts = [layers.len(), 0, 0, 0];
         for (place, grain) in GRAINS.into_iter().enumerate() {
@@ -166,17 +178,14 @@ fn every_prunable_weight_is_covered_once_at_each_granularity() {
 
 struct TapsAgree;
 
-impl Visit for TapsAgree {
+impl<M: Modality> Visit<M> for TapsAgree {
     type Out = ();
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) {
-        let x = input(spec, &Device::flex());
-        let bare = network.run(x.clone(), &mut Bare).into_data();
-        assert_eq!(bare, census(&network, x).1, "{}", spec.name);
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) {
+        let x = input::<M>(spec, &Device::flex());
+        let bare = network.run(x.clone(), &mut Bare);
+        let counted = census(&network, x).1;
+        assert_eq!(bits(bare), bits(counted), "{}", spec.name);
     }
 }
 
@@ -186,17 +195,6 @@ fn bare_and_census_give_the_same_output() {
     for spec in catalog::all() {
         spec.open(&device, TapsAgree);
     }
-}
-
-/// Shape and bit patterns of a unit's output.
-fn bits(output: &dyn std::any::Any) -> (Vec<usize>, Vec<u32>) {
-    let data = None
-        .or_else(|| output.downcast_ref::<Tensor<2>>().map(|t| t.to_data()))
-        .or_else(|| output.downcast_ref::<Tensor<3>>().map(|t| t.to_data()))
-        .or_else(|| output.downcast_ref::<Tensor<4>>().map(|t| t.to_data()))
-        .expect("units of the catalog give one tensor of rank 2 to 4");
-    let values = data.iter::<f32>().map(f32::to_bits).collect();
-    (data.shape().to_vec(), values)
 }
 
 /// Runs one unit alone on a captured input and compares bit for bit.
@@ -216,7 +214,7 @@ impl Tap for Replay {
             let captured = input.downcast::<In>().expect("the unit's own type");
             let expected = output.downcast::<U::Out>().expect("the unit's own type");
             let got = unit.run(*captured, &mut Bare);
-            assert_eq!(bits(&got), bits(&*expected), "{}", self.target);
+            assert_eq!(bits(got), bits(*expected), "{}", self.target);
         }
         let output = unit.run(input, self);
         self.path.pop();
@@ -226,15 +224,11 @@ impl Tap for Replay {
 
 struct Replays;
 
-impl Visit for Replays {
+impl<M: Modality> Visit<M> for Replays {
     type Out = usize;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> usize {
-        let x = input(spec, &Device::flex());
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> usize {
+        let x = input::<M>(spec, &Device::flex());
         let (census, _) = census(&network, x.clone());
         let mut targets: Vec<String> = census.rows.iter().map(|row| row.path.clone()).collect();
         if targets.len() > 40 {

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
+use model_zoo::{Classes, Classifier};
 use ptsbench::allocate::{self, Options, Rate, keep_trunc};
 use ptsbench::cell::{
     BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
@@ -124,7 +124,7 @@ trait Look {
     type Out;
     fn look<N>(self, subject: Subject<'_, N>) -> Self::Out
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>;
+        N: Classifier;
 }
 
 /// The dense network and what is known of it.
@@ -135,7 +135,7 @@ struct Subject<'a, N> {
     device: &'a Device,
 }
 
-impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Subject<'_, N> {
+impl<N: Classifier> Subject<'_, N> {
     fn masks(&self, allocator: &str, rate: f64) -> Masks {
         let allocation = allocate::find(allocator)
             .unwrap()
@@ -171,13 +171,9 @@ impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Subject<'_, N> {
 
 fn look<L: Look>(look: L) -> L::Out {
     struct Open<L>(L);
-    impl<L: Look> Visit for Open<L> {
+    impl<L: Look> Visit<Classes> for Open<L> {
         type Out = L::Out;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> L::Out {
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> L::Out {
             let device = Device::flex();
             let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, &device);
@@ -191,7 +187,8 @@ fn look<L: Look>(look: L) -> L::Out {
         }
     }
     let spec = catalog::find(MODEL).unwrap();
-    spec.open(&Device::flex(), Open(look))
+    spec.open_classes(&Device::flex(), "this test looks at classes", Open(look))
+        .unwrap()
 }
 
 #[test]
@@ -201,7 +198,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
         type Out = ();
         fn look<N>(self, subject: Subject<'_, N>)
         where
-            N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+            N: Classifier,
         {
             let masks = subject.masks("l2norm", 0.8);
             let batches = subject.batches(0);
@@ -274,7 +271,7 @@ fn settings(granularity: Granularity, inputs: Inputs, correction: bool) -> Recon
 /// Pruned weights are exactly zero, the others are not and have moved, and together the zeros are the budget.
 fn zeros_are_kept<N>(subject: &Subject<'_, N>, masks: &Masks, fitted: &N, name: &str)
 where
-    N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+    N: Classifier,
 {
     let weights = subject::weights(fitted, subject.census);
     let (mut zeros, mut total) = (0, 0);
@@ -314,7 +311,7 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
         type Out = ();
         fn look<N>(self, subject: Subject<'_, N>)
         where
-            N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+            N: Classifier,
         {
             let batches = subject.batches(0);
             let fresh = subject.batches(1);

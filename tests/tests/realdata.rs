@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::save;
+use model_zoo::{Modality, Of};
 use ptsbench::data::synthetic::{CLASSES, MicroSet, PIXELS, SIDE};
 use ptsbench_tests::{program, workspace_root};
 use serde_json::Value;
@@ -245,13 +245,9 @@ fn sets_that_do_not_fit_are_refused_with_numbers() {
 /// Writes random weights of a network.
 fn random_weights(model: &str, file: &Path) {
     struct Save<'a>(&'a Path);
-    impl Visit for Save<'_> {
+    impl<M: Modality> Visit<M> for Save<'_> {
         type Out = ();
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            _: &'static Spec,
-            network: N,
-        ) {
+        fn visit<N: Of<M>>(self, _: &'static Spec, network: N) {
             save(
                 &network,
                 |path| network.key(path),

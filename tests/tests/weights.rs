@@ -5,7 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use model_zoo::Network;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Bare;
 use model_zoo::unit::Layout;
@@ -13,6 +12,7 @@ use model_zoo::vit;
 use model_zoo::weights::{
     Container, Dtype, Source, Stored, load_network, open, parameters, recognise, save, write_stored,
 };
+use model_zoo::{Classes, Classifier, Modality, Of};
 
 /// A small row of each family, and another size of it.
 const FAMILIES: [[&str; 2]; 7] = [
@@ -28,14 +28,10 @@ const FAMILIES: [[&str; 2]; 7] = [
 /// Writes a network's weights, as they are before any training, under its own keys.
 struct Save<'a>(&'a Path);
 
-impl Visit for Save<'_> {
+impl<M: Modality> Visit<M> for Save<'_> {
     type Out = ();
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        _: &'static Spec,
-        network: N,
-    ) {
+    fn visit<N: Of<M>>(self, _: &'static Spec, network: N) {
         save(&network, |path| network.key(path), self.0, &BTreeMap::new()).unwrap();
     }
 }
@@ -43,14 +39,10 @@ impl Visit for Save<'_> {
 /// Loads a file as every command does; the message where it is refused.
 struct Load<'a>(&'a Path);
 
-impl Visit for Load<'_> {
+impl<M: Modality> Visit<M> for Load<'_> {
     type Out = Result<(), String>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        _: &'static Spec,
-        network: N,
-    ) -> Self::Out {
+    fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Self::Out {
         let source = open(self.0).map_err(|error| error.to_string())?;
         let loaded = load_network(network, source.as_ref());
         loaded.map(drop).map_err(|error| error.to_string())
@@ -323,14 +315,10 @@ fn bad_files_of_every_family_are_refused() {
 /// Writes a network's file again under the keys of each other layout that names all of it, reads it back and compares.
 struct Layouts<'a>(&'a Path);
 
-impl Visit for Layouts<'_> {
+impl<M: Modality> Visit<M> for Layouts<'_> {
     type Out = Vec<Layout>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Vec<Layout> {
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Vec<Layout> {
         let file = |name: &str| self.0.join(name);
         save(
             &network,
@@ -369,13 +357,9 @@ impl Visit for Layouts<'_> {
 
             /// Loads into a network of its own and saves it under its own keys.
             struct Again<'a>(&'a dyn Source, &'a Path);
-            impl Visit for Again<'_> {
+            impl<M: Modality> Visit<M> for Again<'_> {
                 type Out = ();
-                fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                    self,
-                    _: &'static Spec,
-                    network: N,
-                ) {
+                fn visit<N: Of<M>>(self, _: &'static Spec, network: N) {
                     let network = load_network(network, self.0).unwrap();
                     save(&network, |path| network.key(path), self.1, &BTreeMap::new()).unwrap();
                 }
@@ -434,14 +418,10 @@ fn tuned(own: &Path, classes: usize, prefix: &str, file: &Path) {
 /// Loads a file and runs it on a fixed image.
 struct Logits<'a>(&'a Path);
 
-impl Visit for Logits<'_> {
+impl Visit<Classes> for Logits<'_> {
     type Out = Vec<f32>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Vec<f32> {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Vec<f32> {
         let source = open(self.0).unwrap();
         let network = load_network(network, source.as_ref()).unwrap();
         let [channels, height, width] = spec.input;
@@ -465,7 +445,8 @@ fn the_file_decides_how_many_classes_there_are() {
         saved(name, &own);
         let logits = |file: &Path| {
             let spec = catalog::find(name).unwrap();
-            spec.open(&Device::flex(), Logits(file))
+            spec.open_classes(&Device::flex(), "this test looks at classes", Logits(file))
+                .unwrap()
         };
         let of_own = logits(&own);
         for (classes, prefix) in [(7, ""), (37, "module."), (1, "_orig_mod.module.")] {

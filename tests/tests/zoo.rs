@@ -28,6 +28,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network, Zeros};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
+use model_zoo::{Classes, Classifier};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
@@ -261,20 +262,16 @@ struct Check<'a> {
     device: &'a Device,
 }
 
-impl Visit for Check<'_> {
+impl Visit<Classes> for Check<'_> {
     type Out = Outcome;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        _: &'static Spec,
-        network: N,
-    ) -> Outcome {
+    fn visit<N: Classifier>(self, _: &'static Spec, network: N) -> Outcome {
         self.network(network)
     }
 }
 
 impl Check<'_> {
-    fn network<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(&self, network: N) -> Outcome {
+    fn network<N: Classifier>(&self, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let formula = Formula {
             origin: format!("{}.json", self.golden.arch),
@@ -421,7 +418,7 @@ impl Check<'_> {
 
     fn check_case<N>(&self, case: &Case, network: &N, outcome: &mut Outcome)
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         let input = match self.input(case) {
             Ok(input) => input,
@@ -467,7 +464,7 @@ impl Check<'_> {
     /// The outputs again, from the network with its batch norms folded: the same within the same tolerance.
     fn check_folded<N>(&self, case: &Case, folded: &N, outcome: &mut Outcome)
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         // What is wrong with an input or a stored tensor is reported by the unfolded network's check.
         let Ok(input) = self.input(case) else { return };
@@ -616,7 +613,8 @@ fn check_network(folder: &Path, name: &str, device: &Device) -> Outcome {
             check.network(Inception::init(device))
         } else {
             let spec = catalog::find(name).map_err(|error| error.to_string())?;
-            spec.open(device, check)
+            spec.open_classes(device, "goldens", check)
+                .map_err(|error| error.to_string())?
         };
         outcome.expect("arch", golden.arch.as_str(), name);
         Ok(outcome)

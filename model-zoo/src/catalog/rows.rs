@@ -4,7 +4,7 @@ use super::{SMALL, Size, Spec, Weights};
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, shufflenet_v2, vgg, vit};
+use crate::{regnet, retinanet, shufflenet_v2, unet, vgg, vit};
 
 const TORCHVISION: Weights = Weights::File {
     source: "torchvision or timm, IMAGENET1K_V1",
@@ -652,6 +652,35 @@ pub(super) const ROWS: &[Spec] = {
                 depth: 2,
                 heads: 3,
                 classes: 10,
+            }),
+        },
+        Spec {
+            name: "tiny_retinanet",
+            family: "RetinaNet",
+            paper: None,
+            input: [3, 64, 96],
+            weights: Weights::None,
+            size: Size::RetinaNet(retinanet::Size {
+                backbone: imagenet(Basic, &[1, 1, 1, 1], 0),
+                epsilon: 1e-5,
+                width: 16,
+                classes: 5,
+            }),
+        },
+        Spec {
+            name: "tiny_unet",
+            family: "UNet",
+            paper: None,
+            input: [4, 8, 8],
+            weights: Weights::None,
+            size: Size::UNet(unet::Size {
+                latent: 4,
+                widths: &[32, 64],
+                heads: &[2, 4],
+                attends: &[true, false],
+                depth: 1,
+                groups: 8,
+                context: [7, 24],
             }),
         },
     ]

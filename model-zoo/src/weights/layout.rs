@@ -175,7 +175,8 @@ mod tests {
     use indexmap::IndexMap;
 
     use super::*;
-    use crate::catalog::{self, Spec, Visit};
+    use crate::catalog::{self, Spec};
+    use crate::modality::{Classes, Classifier, Modality, Of, Visit};
     use crate::tap::Bare;
 
     /// Pairs of torchvision's key and ours, of networks that torchvision was asked to build at these sizes and that
@@ -237,10 +238,7 @@ mod tests {
         }
     }
 
-    fn logits<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        spec: &Spec,
-        network: &N,
-    ) -> Vec<f32> {
+    fn logits<N: Classifier>(spec: &Spec, network: &N) -> Vec<f32> {
         let [channels, height, width] = spec.input;
         let count = 2 * channels * height * width;
         let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
@@ -256,37 +254,34 @@ mod tests {
     /// Logits from weights in the network's own layout, and from the same ones renamed (and reshaped).
     struct Both<F>(F);
 
-    impl<F: Fn(Memory) -> Memory> Visit for Both<F> {
+    impl<F: Fn(Memory) -> Memory> Visit<Classes> for Both<F> {
         type Out = [Vec<f32>; 2];
 
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Self::Out {
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
             let own = Memory::of(&network);
             let other = (self.0)(Memory::of(&network));
             assert!(recognise(&network, &own).is_none());
             assert!(recognise(&network, &other).is_some(), "{}", spec.name);
             // Each with a network of its own: loading writes into what clones share.
             struct Fresh<'a>(&'a Memory);
-            impl Visit for Fresh<'_> {
+            impl Visit<Classes> for Fresh<'_> {
                 type Out = Vec<f32>;
-                fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                    self,
-                    spec: &'static Spec,
-                    network: N,
-                ) -> Vec<f32> {
+                fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Vec<f32> {
                     logits(spec, &load_network(network, self.0).unwrap())
                 }
             }
-            [own, other].map(|memory| spec.open(&Device::flex(), Fresh(&memory)))
+            [own, other].map(|memory| {
+                let fresh = Fresh(&memory);
+                spec.open_classes(&Device::flex(), "layouts", fresh)
+                    .unwrap()
+            })
         }
     }
 
     fn both(model: &str, rename: impl Fn(Memory) -> Memory) -> [Vec<f32>; 2] {
         let spec = catalog::find(model).unwrap();
-        spec.open(&Device::flex(), Both(rename))
+        spec.open_classes(&Device::flex(), "layouts", Both(rename))
+            .unwrap()
     }
 
     fn assert_same([own, other]: [Vec<f32>; 2]) {
@@ -314,13 +309,9 @@ mod tests {
         assert_same(both("tiny_vit", |memory| {
             let spec = catalog::find("tiny_vit").unwrap();
             struct Names;
-            impl Visit for Names {
+            impl<M: Modality> Visit<M> for Names {
                 type Out = HashMap<String, String>;
-                fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                    self,
-                    _: &'static Spec,
-                    network: N,
-                ) -> Self::Out {
+                fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Self::Out {
                     let pair = |(path, _): (String, Vec<usize>)| {
                         let first = network.key_in(Layout::TorchvisionFirst, &path)?;
                         Some((network.key(&path), first))
@@ -354,13 +345,9 @@ mod tests {
     /// Both rows of a network are in the catalog, each with its own layout: the order of their tensors is the same.
     fn in_the_layout_of(model: &'static str) -> impl Fn(Memory) -> Memory {
         struct Keys;
-        impl Visit for Keys {
+        impl<M: Modality> Visit<M> for Keys {
             type Out = Vec<(String, Vec<usize>)>;
-            fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                self,
-                _: &'static Spec,
-                network: N,
-            ) -> Self::Out {
+            fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Self::Out {
                 let keyed = |(path, shape): (String, Vec<usize>)| (network.key(&path), shape);
                 slots(&network).into_iter().map(keyed).collect()
             }
@@ -392,13 +379,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_in_the_files_layout() {
         struct Missing;
-        impl Visit for Missing {
+        impl<M: Modality> Visit<M> for Missing {
             type Out = String;
-            fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                self,
-                _: &'static Spec,
-                network: N,
-            ) -> String {
+            fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> String {
                 let mut memory = in_the_layout_of("mobilenetv2_050_tv")(Memory::of(&network));
                 memory.0.shift_remove("classifier.1.bias");
                 load_network(network, &memory).unwrap_err().to_string()

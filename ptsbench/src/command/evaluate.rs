@@ -11,10 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use burn::tensor::Tensor;
-use model_zoo::Network;
 use model_zoo::catalog::{Named, Spec, Visit};
 use model_zoo::weights::sha256;
+use model_zoo::{Classes, Classifier};
 use serde::Serialize;
 
 use super::target;
@@ -138,15 +137,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(_) => "what is evaluated is kept in the file of --resume",
         None => "nothing is kept (--resume FILE would)",
     })?;
-    let report = spec.open(
+    let report = spec.open_classes(
         &chosen.device,
+        "`evaluate` judges classes",
         Evaluate {
             task: Task::new(set, recipe),
             args: &args,
             file,
             chosen: &chosen,
         },
-    )?;
+    )??;
     let Some(report) = report else {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
@@ -215,11 +215,11 @@ struct Evaluate<'a> {
     chosen: &'a Chosen,
 }
 
-impl Visit for Evaluate<'_> {
+impl Visit<Classes> for Evaluate<'_> {
     /// Nothing where the user stopped it.
     type Out = anyhow::Result<Option<Report>>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+    fn visit<N: Classifier>(
         self,
         spec: &'static Spec,
         network: N,

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use burn::tensor::{Tensor, TensorData};
-use model_zoo::Network;
 use model_zoo::catalog::{Spec, Visit, Weights};
 use model_zoo::file;
 use model_zoo::tap::Bare;
+use model_zoo::{Classes, Classifier};
 use serde::Serialize;
 
 use super::evaluate::weight_file;
@@ -70,8 +70,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = own::recipe(spec, own.as_ref());
     let chosen = device::choose(args.device)?;
     interrupt::install("nothing is written by this command")?;
-    let unreadable = spec.open(
+    let unreadable = spec.open_classes(
         &chosen.device,
+        "`infer` names classes",
         Infer {
             args: &args,
             file: &file,
@@ -79,7 +80,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             own: own.as_ref(),
             chosen: &chosen,
         },
-    )?;
+    )??;
     if unreadable == 0 {
         return Ok(ExitCode::SUCCESS);
     }
@@ -156,15 +157,11 @@ struct Named<'a> {
     probability: f64,
 }
 
-impl Visit for Infer<'_> {
+impl Visit<Classes> for Infer<'_> {
     /// Images that could not be read.
     type Out = anyhow::Result<usize>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> anyhow::Result<usize> {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> anyhow::Result<usize> {
         let device = &self.chosen.device;
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let classes = classes(&subject::census(spec, &network, device));

@@ -8,11 +8,11 @@ mod file;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use indexmap::IndexMap;
-use model_zoo::Network;
 use model_zoo::catalog::{self, Named, Spec, Visit};
 use model_zoo::weights::WeightError;
+use model_zoo::{Modality, Of};
 use serde::Serialize;
 
 use self::file::{Found, network_of};
@@ -178,13 +178,9 @@ fn zeros(
 /// The model's weights as a run sees them.
 fn load(args: &Args, named: &Named) -> anyhow::Result<Loaded> {
     struct Open<'a>(&'a Path, BatchNorm);
-    impl Visit for Open<'_> {
+    impl<M: Modality> Visit<M> for Open<'_> {
         type Out = Result<Loaded, WeightError>;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) -> Self::Out {
+        fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
             let network = open_dense(network, self.0, self.1)?;
             let census = subject::census(spec, &network, &Device::flex());
             Ok(subject::weights(&network, &census))

@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::plan::KernelPolicy;
-use model_zoo::Network;
 use model_zoo::catalog::{Spec, Visit};
 use model_zoo::frozen::Frozen;
 use model_zoo::tap::Bare;
+use model_zoo::{Blank, Bundle, Modality, Of, TensorMap};
 use serde::Serialize;
 
 use crate::allocate::{self, Rate};
@@ -132,28 +132,30 @@ impl fmt::Display for Timing {
     }
 }
 
+struct Random;
+
+impl TensorMap for Random {
+    fn map<const D: usize>(&mut self, blank: Tensor<D>) -> Tensor<D> {
+        blank.random_like(Distribution::Normal(0.0, 1.0))
+    }
+}
+
 struct Time<'a> {
     args: &'a Args,
     batch: usize,
 }
 
-impl Visit for Time<'_> {
+impl<M: Modality> Visit<M> for Time<'_> {
     type Out = anyhow::Result<Vec<Timing>>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Self::Out {
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let device = Device::flex();
         let network = if self.args.fold {
             network.fold()
         } else {
             network
         };
-        let [channels, height, width] = spec.input;
-        let dims = [self.batch, channels, height, width];
-        let images = Tensor::random(dims, Distribution::Normal(0.0, 1.0), &device);
+        let images = N::Input::blank(spec, self.batch, &device).map(&mut Random);
         let census = subject::census(spec, &network, &device);
         let macs: u64 = census.layers().iter().map(|layer| layer.macs).sum();
         let timing = |rate, sparse_layers, ms| Timing {

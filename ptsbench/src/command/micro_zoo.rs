@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
-use model_zoo::{Network, weights};
+use model_zoo::{Classes, Classifier, weights};
 
 use crate::interrupt;
 use crate::task::train::{Recipe, Training};
@@ -42,7 +42,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     interrupt::install("epochs that are done are kept")?;
     for spec in chosen(&args.models)? {
         // Always the CPU: the stored files are what this very path gives.
-        spec.open(&Device::flex(), Train { args: &args })?;
+        spec.open_classes(
+            &Device::flex(),
+            "`micro-zoo` trains classifiers",
+            Train { args: &args },
+        )??;
     }
     Ok(())
 }
@@ -72,14 +76,10 @@ struct Train<'a> {
     args: &'a Args,
 }
 
-impl Visit for Train<'_> {
+impl Visit<Classes> for Train<'_> {
     type Out = anyhow::Result<()>;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> anyhow::Result<()> {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> anyhow::Result<()> {
         let (name, recipe, device) = (spec.name, Recipe::micro(spec.name), Device::flex());
         let checkpoint = self
             .args
@@ -116,7 +116,7 @@ impl Visit for Train<'_> {
 }
 
 /// Writes weights and log, and says whether they are what was there before.
-fn store<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
+fn store<N: Classifier>(
     training: &Training<N>,
     name: &str,
     recipe: Recipe,

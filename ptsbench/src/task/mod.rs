@@ -11,7 +11,7 @@ pub mod train;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use model_zoo::Network;
+use model_zoo::Classifier;
 use model_zoo::tap::Bare;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -242,7 +242,7 @@ impl Task {
         mut progress: impl FnMut(usize),
     ) -> Result<Score, TaskError>
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         let samples = samples.min(self.set.available());
         let run = Run {
@@ -277,7 +277,7 @@ impl Task {
         mut after: impl FnMut(&Tally, &mut Vec<ImageError>) -> Result<(), TaskError>,
     ) -> Result<Tally, TaskError>
     where
-        N: Network<Input = Tensor<4>, Output = Tensor<2>>,
+        N: Classifier,
     {
         let Run {
             samples,

@@ -8,14 +8,10 @@ struct FromFile<'a> {
     file: &'a Container,
 }
 
-impl Visit for FromFile<'_> {
+impl Visit<Classes> for FromFile<'_> {
     type Out = Outcome;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        _: &'static Spec,
-        network: N,
-    ) -> Outcome {
+    fn visit<N: Classifier>(self, _: &'static Spec, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let names = network.clone();
         let network = load(network, |path| names.key(path), self.file)
@@ -102,7 +98,8 @@ fn exports_are_the_checkpoint_again() {
                 device: &device,
             };
             let spec = catalog::find(name).expect("in the catalog");
-            spec.open(&device, FromFile { check, file })
+            spec.open_classes(&device, "goldens", FromFile { check, file })
+                .unwrap()
         };
         let dense = outcome(&whole);
         assert!(dense.failures.is_empty(), "{name}: {:?}", dense.failures);

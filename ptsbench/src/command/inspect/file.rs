@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::Context;
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::{Source, WeightError, fits, load_network, other_classes, recognise};
+use model_zoo::{Modality, Of};
 use serde_json::json;
 
 use super::{fraction, grouped, ruled};
@@ -36,14 +36,10 @@ struct Row {
 /// The keys and the number of classes decide where several have the shapes, then the catalog's order.
 pub(super) fn network_of(source: &dyn Source) -> Option<(&'static Spec, Vec<&'static str>)> {
     struct Fits<'a>(&'a dyn Source);
-    impl Visit for Fits<'_> {
+    impl<M: Modality> Visit<M> for Fits<'_> {
         /// How unlike the row the source is; nothing where it is another network.
         type Out = Option<[bool; 2]>;
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            _: &'static Spec,
-            network: N,
-        ) -> Self::Out {
+        fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Self::Out {
             let unlike = [
                 recognise(&network, self.0).is_some(),
                 other_classes(&network, self.0).is_some(),
@@ -70,13 +66,9 @@ impl Found {
         source: &dyn Source,
     ) -> Result<Self, WeightError> {
         struct Layers<'a>(&'a dyn Source);
-        impl Visit for Layers<'_> {
+        impl<M: Modality> Visit<M> for Layers<'_> {
             type Out = Result<(usize, Vec<Row>), WeightError>;
-            fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-                self,
-                spec: &'static Spec,
-                network: N,
-            ) -> Self::Out {
+            fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
                 let network = load_network(network, self.0)?;
                 let census = subject::census(spec, &network, &Device::flex());
                 let weights = subject::weights(&network, &census);

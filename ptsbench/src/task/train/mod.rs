@@ -19,7 +19,7 @@ use std::path::Path;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use model_zoo::Network;
+use model_zoo::Classifier;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::tap::Bare;
 use model_zoo::weights::{Container, Named, Source, WeightError, write};
@@ -115,7 +115,7 @@ pub struct Training<N> {
     bytes: Vec<u8>,
 }
 
-impl<N: Network<Input = Tensor<4>, Output = Tensor<2>>> Training<N> {
+impl<N: Classifier> Training<N> {
     /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
     pub fn start(name: &str, network: N, recipe: Recipe, device: &Device) -> Self {
         let bytes = drawn(recipe);
@@ -342,10 +342,7 @@ fn drawn(recipe: Recipe) -> Vec<u8> {
 }
 
 /// Percent of the test split that a network off the tape classifies correctly.
-fn top1<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-    network: &N,
-    device: &Device,
-) -> Result<f64, TrainError> {
+fn top1<N: Classifier>(network: &N, device: &Device) -> Result<f64, TrainError> {
     let set = MicroSet::TEST;
     let indices: Vec<usize> = (0..set.len()).collect();
     let mut right = 0;
@@ -384,6 +381,7 @@ fn json(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use model_zoo::Classes;
     use model_zoo::catalog::{self, Spec, Visit};
 
     use super::*;
@@ -391,14 +389,10 @@ mod tests {
     /// Resuming: one epoch, checkpoint, a new process's worth of nothing but the file, one more epoch.
     struct Resume(Recipe);
 
-    impl Visit for Resume {
+    impl Visit<Classes> for Resume {
         type Out = ();
 
-        fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-            self,
-            spec: &'static Spec,
-            network: N,
-        ) {
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
             let device = Device::flex();
             let folder = tempfile::tempdir().unwrap();
             let [first, whole, resumed] =
@@ -432,7 +426,8 @@ mod tests {
                 ..Recipe::micro(name)
             };
             let spec = catalog::find(name).unwrap();
-            spec.open(&Device::flex(), Resume(recipe));
+            spec.open_classes(&Device::flex(), "they are trained", Resume(recipe))
+                .unwrap();
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
-use model_zoo::Network;
+use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::Container;
+use model_zoo::{Classes, Classifier};
 
 use super::recipe::EPOCHS;
 use super::{EpochLog, Recipe, json, top1};
@@ -32,14 +32,10 @@ struct Stored {
 /// Loads a built-in network's file, compares score, recipe and log.
 struct Check<'a>(&'a Path);
 
-impl Visit for Check<'_> {
+impl Visit<Classes> for Check<'_> {
     type Out = Stored;
 
-    fn visit<N: Network<Input = Tensor<4>, Output = Tensor<2>>>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> Stored {
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Stored {
         let file = self.0.join(format!("{}.safetensors", spec.name));
         let source = Container::open(&file).unwrap();
         let names = network.clone();
@@ -117,7 +113,9 @@ fn stored_networks_score_what_their_files_say() {
         .filter(|spec| spec.weights == catalog::Weights::BuiltIn);
     let mut stored = Vec::new();
     for spec in built_in {
-        let one = spec.open(&Device::flex(), Check(&folder));
+        let one = spec
+            .open_classes(&Device::flex(), "they are trained", Check(&folder))
+            .unwrap();
         assert_eq!(
             one.top1 < 85.0,
             BELOW.contains(&spec.name),
