@@ -116,7 +116,7 @@ pub enum Unreadable {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// It is no file, too long for a picture, or the file system refuses.
-    #[error("{} {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     File {
         /// Which file.
         path: PathBuf,
