@@ -494,7 +494,7 @@ fn bad_weights_are_explained() {
         ("pointer", &["LFS"]),
         ("pickle", &["zip"]),
         ("empty", &["0 bytes"]),
-        ("folder", &["not a regular file"]),
+        ("folder", &["is a folder, not a file"]),
         ("gone", &["cannot"]),
         ("missing", &["missing", "micro_resnet8"]),
         ("extra", &["head.weight"]),

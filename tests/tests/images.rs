@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use ptsbench::data::synthetic::{CLASS_NAMES, MicroSet, PIXELS, SIDE};
 use ptsbench_tests::{program, workspace_root};
@@ -111,6 +111,8 @@ fn a_bad_image_costs_a_line() {
     std::fs::write(place("flat.png"), flat).unwrap();
     std::fs::write(place("text.png"), "no image at all").unwrap();
     std::fs::write(place("empty.png"), "").unwrap();
+    let made = Command::new("mkfifo").arg(place("pipe.png")).status();
+    assert!(made.unwrap().success());
 
     let output = run(
         folder.path(),
@@ -126,6 +128,7 @@ fn a_bad_image_costs_a_line() {
             "flat.png",
             "cmyk.jpg",
             "gone.png",
+            "pipe.png",
         ],
     );
     let (said, complained) = (words(&output.stdout), words(&output.stderr));
@@ -137,7 +140,8 @@ fn a_bad_image_costs_a_line() {
         ("cut.png", "truncated"),
         ("flat.png", "dimensions"),
         ("gone.png", "cannot be read"),
-        ("5 of 9 images", "could not be read"),
+        ("pipe.png", "is a pipe, not a file"),
+        ("6 of 10 images", "could not be read"),
     ];
     assert_eq!(lines.len(), expected.len(), "{complained}");
     for (line, (name, reason)) in lines.iter().zip(expected) {

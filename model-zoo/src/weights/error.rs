@@ -33,7 +33,7 @@ pub enum WeightError {
         source: io::Error,
     },
     /// A folder, pipe or device where a file is needed.
-    #[error("{file} {found}; name the .safetensors file itself")]
+    #[error("{file}: {found}; name the .safetensors file itself")]
     NotAFile {
         /// The path.
         file: String,

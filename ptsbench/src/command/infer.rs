@@ -117,7 +117,7 @@ fn labels(
     };
     let text = file::read_text(path, limits::LABELS).map_err(|error| {
         anyhow!(
-            "{} {error}; give the labels as a text file, one name per line",
+            "{}: {error}; give the labels as a text file, one name per line",
             path.display()
         )
     })?;

@@ -116,7 +116,7 @@ pub enum Unreadable {
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// It is no file, too long for a picture, or the file system refuses.
-    #[error("{} {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -270,6 +270,9 @@ const ANY_CONTENT: usize = 1 << 24;
 /// would take a gigabyte.
 const EMPTIEST: usize = 64;
 
+/// Scans of a progressive JPEG at most; encoders make ten.
+const SCANS: usize = 100;
+
 /// Refuses a header that promises more pixels than the file can hold, or than a picture of its length has, before
 /// memory is taken for them.
 fn long_enough(
@@ -298,6 +301,11 @@ fn decode_jpeg(bytes: &[u8], rotation: Rotation) -> Result<Rgb, Unreadable> {
         return Err(truncated(Format::Jpeg, bytes, "no frame header"));
     };
     let (width, height) = checked_size(width.into(), height.into())?;
+    // A scan may say in a few bytes that nothing changes, and all blocks are gone through for it.
+    if layout.scans > SCANS {
+        let reason = format!("{} scans, more than {SCANS}", layout.scans);
+        return Err(corrupt(Format::Jpeg, reason));
+    }
     // Each block of 64 pixels takes one bit at least.
     long_enough(Format::Jpeg, bytes, width * height, 8 * 64)?;
     let pixels = if layout.ended {
@@ -414,6 +422,10 @@ fn decode_webp(bytes: &[u8]) -> Result<Rgb, Unreadable> {
     let (width, height) = size(bytes)?;
     // Neither of its two codes has a bound on pixels to a byte.
     long_enough(Format::WebP, bytes, width * height, usize::MAX)?;
+    if !lossy_frames_fit(&bytes[12..], width, height) {
+        let reason = "its parts disagree on the number of pixels";
+        return Err(corrupt(Format::WebP, reason));
+    }
     let mut decoder = image_webp::WebPDecoder::new(Cursor::new(bytes))
         .map_err(|error| webp_error(bytes, &error))?;
     decoder.set_memory_limit(MAX_PIXELS as usize * 4);
@@ -427,6 +439,31 @@ fn decode_webp(bytes: &[u8]) -> Result<Rgb, Unreadable> {
         height,
         pixels: to_rgb(pixels, channels),
     })
+}
+
+/// Whether the lossy frames among these chunks are no larger than the picture: the decoder takes memory for a frame before
+/// it compares them.
+fn lossy_frames_fit(mut chunks: &[u8], width: usize, height: usize) -> bool {
+    while let Some((head, rest)) = chunks.split_first_chunk::<8>() {
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        if head.starts_with(b"VP8 ")
+            // Three bytes of flags and three of a start code, then two sides of 14 bits.
+            && let Some(&[w0, w1, h0, h1]) = rest.get(6..10)
+        {
+            let side = |low, high| usize::from(u16::from_le_bytes([low, high]) & 0x3fff);
+            if side(w0, w1) > width || side(h0, h1) > height {
+                return false;
+            }
+        }
+        // A frame of an animation holds chunks behind 16 bytes.
+        let next = if head.starts_with(b"ANMF") {
+            16
+        } else {
+            length.next_multiple_of(2)
+        };
+        chunks = rest.get(next..).unwrap_or_default();
+    }
+    true
 }
 
 fn webp_error(bytes: &[u8], error: &image_webp::DecodingError) -> Unreadable {

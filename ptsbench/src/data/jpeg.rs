@@ -9,6 +9,8 @@ pub struct Layout {
     pub frame: Option<(u16, u16)>,
     /// EXIF orientation, 1 (as stored) to 8.
     pub orientation: u8,
+    /// How often the picture is gone through.
+    pub scans: usize,
     /// Whether the end-of-image marker follows the compressed data.
     pub ended: bool,
 }
@@ -19,6 +21,7 @@ impl Layout {
         let mut layout = Self {
             frame: None,
             orientation: 1,
+            scans: 0,
             ended: false,
         };
         let mut at = 2;
@@ -45,6 +48,7 @@ impl Layout {
                         layout.frame = Some(size);
                     }
                 }
+                0xda => layout.scans += 1,
                 0xe1 => {
                     if let Some(tiff) = body.strip_prefix(b"Exif\0\0") {
                         layout.orientation = orientation(tiff).unwrap_or(1);

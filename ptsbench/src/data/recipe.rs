@@ -401,13 +401,15 @@ pub mod fid {
 
     /// The network's input: channels, rows, columns.
     pub fn apply(picture: &Rgb) -> Vec<f32> {
-        let planes: Vec<f32> = (0..3)
-            .flat_map(|channel| {
-                let pixels = picture.pixels.as_chunks::<3>().0.iter();
-                pixels.map(move |pixel| f32::from(pixel[channel]) / 255.0)
-            })
-            .collect();
-        of_planes(&planes, (picture.width, picture.height))
+        // One plane after the other: all three of a large picture would be four times what it takes itself.
+        let of_channel = |channel: usize| {
+            let pixels = picture.pixels.as_chunks::<3>().0.iter();
+            let plane: Vec<f32> = pixels
+                .map(|pixel| f32::from(pixel[channel]) / 255.0)
+                .collect();
+            of_planes(&plane, (picture.width, picture.height))
+        };
+        (0..3).flat_map(of_channel).collect()
     }
 
     /// The same for a picture given as channels, rows and columns of values from 0 to 1.

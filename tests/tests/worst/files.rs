@@ -143,9 +143,9 @@ pub const ALL: &[Row] = &[
             "[".repeat(10_000_000)
         ))
     }),
-    ("coco", "200,000 objects outside of no image", || {
-        let row = r#"{"id":0,"image_id":1,"category_id":1,"bbox":[-9,-9,0,0]}"#;
-        coco(&vec![row; 200_000].join(","))
+    ("coco", "200,000 objects outside of their image", || {
+        let row = |id| format!(r#"{{"id":{id},"image_id":1,"category_id":1,"bbox":[-9,-9,0,0]}}"#);
+        coco(&(0..200_000).map(row).collect::<Vec<_>>().join(","))
     }),
     ("results", "a box of 20 million numbers", || {
         format!(r#"[{{"bbox":[0{}]}}]"#, ",0".repeat(20_000_000)).into_bytes()
@@ -173,7 +173,7 @@ pub const ALL: &[Row] = &[
         lmdb(2, 30_000, false)
     }),
     ("lmdb", "1,000 pages of small keys", || lmdb(2, 100, true)),
-    ("classes", "a million empty names", || {
+    ("classes", "340,000 empty names", || {
         format!(r#"{{"a":[""{}]}}"#, r#","""#.repeat(340_000)).into_bytes()
     }),
     ("picture", "PNG: 89 million pixels, grey, in 1 bit", || {
@@ -206,6 +206,16 @@ pub const ALL: &[Row] = &[
         webp(16_383, 16_383)
     }),
     ("picture", "WebP: 16 million pixels", || webp(4096, 4096)),
+    ("picture", "WebP: a frame larger than its picture", || {
+        let mut data = b"\x10\0\0\x9d\x01\x2a".to_vec();
+        data.extend([16_383_u16.to_le_bytes(), 16_383_u16.to_le_bytes()].concat());
+        data.resize(100_000, 0);
+        let mut chunks = b"VP8X\x0a\0\0\0\0\0\0\0\x0f\0\0\x0f\0\0".to_vec();
+        chunks.extend(b"VP8 ");
+        chunks.extend((data.len() as u32).to_le_bytes());
+        chunks.extend(data);
+        riff(&chunks)
+    }),
     (
         "picture",
         "WebP: 60 million pixels, as long as it must be",
@@ -352,7 +362,10 @@ fn matrix_of(class: u32, elements: &[&[u8]], data: &[u8]) -> Vec<u8> {
 }
 
 fn coco(annotation: &str) -> Vec<u8> {
-    format!(r#"{{"images":[],"categories":[],"annotations":[{annotation}]}}"#).into_bytes()
+    format!(
+        r#"{{"images":[{{"id":1,"file_name":"status","width":9,"height":9}}],"categories":[{{"id":1,"name":"a"}}],"annotations":[{annotation}]}}"#
+    )
+    .into_bytes()
 }
 
 /// An annotation with so many attributes.
@@ -472,10 +485,16 @@ fn webp(width: u32, height: u32) -> Vec<u8> {
         .collect();
     data.resize(data.len() + 16, 0);
     data.resize(data.len().next_multiple_of(2), 0);
+    let mut chunk = b"VP8L".to_vec();
+    chunk.extend((data.len() as u32).to_le_bytes());
+    chunk.extend(data);
+    riff(&chunk)
+}
+
+fn riff(chunks: &[u8]) -> Vec<u8> {
     let mut bytes = b"RIFF".to_vec();
-    bytes.extend((data.len() as u32 + 12).to_le_bytes());
-    bytes.extend(b"WEBPVP8L");
-    bytes.extend((data.len() as u32).to_le_bytes());
-    bytes.extend(data);
+    bytes.extend((chunks.len() as u32 + 4).to_le_bytes());
+    bytes.extend(b"WEBP");
+    bytes.extend(chunks);
     bytes
 }
