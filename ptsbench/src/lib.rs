@@ -26,6 +26,7 @@ pub mod registry;
 pub mod report;
 pub mod seed;
 pub mod select;
+pub mod solver;
 pub mod store;
 pub mod subject;
 pub mod task;
