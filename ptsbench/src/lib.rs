@@ -36,6 +36,7 @@ pub mod seed;
 pub mod seen;
 pub mod select;
 pub mod sequential;
+pub mod solver;
 #[allow(
     clippy::disallowed_methods,
     reason = "records and claims, which the program wrote itself; a folder is opened to be synced"

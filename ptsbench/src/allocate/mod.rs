@@ -4,6 +4,7 @@
 //! Which weights go is the business of [`crate::criterion`] and [`crate::select`].
 
 mod erk;
+pub mod evopress;
 mod global;
 mod integer;
 mod uniform;

@@ -2,6 +2,7 @@
 //! [`crate::select`]'s.
 
 mod magnitude;
+pub mod wanda;
 
 use crate::allocate::nearest;
 use crate::inventory::Layer;

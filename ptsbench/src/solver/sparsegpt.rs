@@ -1,0 +1,634 @@
+//! SparseGPT (section 2.5): one order of columns for all rows, pruned in blocks, the rest making up for each.
+//!
+//! With `H = X X^T + ridge I` and `H^-1 = U^T U`, column `i` of a row costs `w_i^2 / U_ii^2` to remove when the columns
+//! before it are settled; what follows is then moved to the least squares solution by `w[i..] -= (w_i / U_ii) U[i, i..]`.
+//! The factors that the section puts before `X X^T` change neither, because the ridge is relative.
+//!
+//! Work is cut into pieces of rows that do not depend on the threads, and so are the bits of the result.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use kernels::{BitMask, KernelError, Ties, select_smallest};
+use rayon::prelude::*;
+
+use super::inverse::InverseFactor;
+
+/// Rows to a parallel piece.
+const BAND: usize = 32;
+
+/// One group of a layer, and what its inputs were.
+#[derive(Debug, Clone, Copy)]
+pub struct Problem<'a> {
+    /// `[rows, cols]`: output channels of the group by input channels and kernel positions (channel, ky, kx).
+    pub weight: &'a [f32],
+    /// Output channels of the group.
+    pub rows: usize,
+    /// Weights of each.
+    pub cols: usize,
+    /// Kernel positions `ky kx`; 1 for a linear layer. N:M groups run along input channels at a fixed one.
+    pub area: usize,
+    /// `X X^T`, `[cols, cols]`; the entries on and above the diagonal are read.
+    pub gram: &'a [f64],
+    /// Columns of `X`.
+    pub positions: u64,
+}
+
+/// How much goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// So many zeros in this matrix.
+    Count(usize),
+    /// At most `n` of every `m` input channels stay; a layer whose input channels `m` does not divide stays dense.
+    NofM {
+        /// Kept.
+        n: usize,
+        /// Group.
+        m: usize,
+    },
+}
+
+/// What a weight is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaskScope {
+    /// The weights of its block (for N:M: its group) when the block is reached, so every block gets the same rate.
+    #[default]
+    Blocks,
+    /// The whole matrix, once, before any weight has moved: `w^2 / [H^-1]_ii`.
+    Global,
+}
+
+/// What can be set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// The ridge over the mean of `X X^T`'s diagonal.
+    pub damping: f64,
+    /// Columns to a block; rounded down to whole groups for N:M.
+    pub block: usize,
+    /// Where masks are decided.
+    pub mask: MaskScope,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            damping: 0.01,
+            block: 128,
+            mask: MaskScope::Blocks,
+        }
+    }
+}
+
+/// A pruned matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Solved {
+    /// `[rows, cols]`, in the order it was given; what the mask prunes is exactly 0.
+    pub weight: Vec<f32>,
+    /// What stays. Kept weights of dead inputs are 0 too.
+    pub mask: BitMask,
+    /// `|W X - W' X|^2`, before the new weights `W'` were rounded to f32.
+    pub squared_error: f64,
+}
+
+/// Why there is none. The caller adds the layer's name.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SparseGptError {
+    /// Slices and sizes disagree.
+    #[error("{what}: expected {expected}, found {found}; pass the parts of one layer")]
+    Shape {
+        /// Which.
+        what: &'static str,
+        /// What the other sizes ask for.
+        expected: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// An option outside its range.
+    #[error("option `{option}` is {found}; it must be {expected}")]
+    BadOption {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: f64,
+        /// The range.
+        expected: &'static str,
+    },
+    /// Nothing was measured.
+    #[error("no inputs were measured; give calibration images")]
+    NoInputs,
+    /// A weight or sum that is no number.
+    #[error("{what} {index} is {value}; {advice}")]
+    NotFinite {
+        /// Weight or sum.
+        what: &'static str,
+        /// Flat index.
+        index: usize,
+        /// The value.
+        value: f64,
+        /// Where to look.
+        advice: &'static str,
+    },
+    /// More zeros than weights.
+    #[error("{asked} zeros were asked of {available} weights; ask for at most {available}")]
+    TooMany {
+        /// Zeros.
+        asked: usize,
+        /// Weights.
+        available: usize,
+    },
+    /// Inputs that do not determine the weights.
+    #[error(
+        "the inputs' products, summed over {positions} positions, are not positive definite at column {column} of {cols} \
+         with damping {damping}; raise damping (0.01 is usual) or use more calibration images"
+    )]
+    NotPositiveDefinite {
+        /// Column of the weight.
+        column: usize,
+        /// Columns.
+        cols: usize,
+        /// The damping.
+        damping: f64,
+        /// Columns of `X`.
+        positions: u64,
+    },
+    /// Numbers that outgrew their type.
+    #[error(
+        "weights outgrew f32 while damping was {damping}; raise damping (0.01 is usual) or use more calibration images"
+    )]
+    Overflow {
+        /// The damping.
+        damping: f64,
+    },
+    /// No pattern.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// Prunes one group of a layer and moves what stays.
+///
+/// Zeros in `weight` and weights of dead inputs (a zero on the Gram's diagonal; they become 0) go first, section 0.1. Ties
+/// keep the lowest flat index, for N:M the lowest channel.
+pub fn solve(problem: &Problem, ask: Ask, options: &Options) -> Result<Solved, SparseGptError> {
+    let Swept {
+        weight,
+        keep,
+        squared_error,
+    } = sweep(problem, ask, options)?;
+    let weight: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
+    if !squared_error.is_finite() || weight.iter().any(|w| !w.is_finite()) {
+        return Err(SparseGptError::Overflow {
+            damping: options.damping,
+        });
+    }
+    Ok(Solved {
+        weight,
+        mask: BitMask::from_keep(problem.rows, problem.cols, &keep)?,
+        squared_error,
+    })
+}
+
+/// A [`Solved`] before rounding.
+struct Swept {
+    weight: Vec<f64>,
+    keep: Vec<bool>,
+    squared_error: f64,
+}
+
+fn sweep(problem: &Problem, ask: Ask, options: &Options) -> Result<Swept, SparseGptError> {
+    check(problem, ask, options)?;
+    let &Problem {
+        rows, cols, area, ..
+    } = problem;
+    if let Ask::NofM { m, .. } = ask
+        && !(cols / area).is_multiple_of(m)
+    {
+        return Ok(Swept {
+            weight: problem.weight.iter().map(|&w| f64::from(w)).collect(),
+            keep: vec![true; rows * cols],
+            squared_error: 0.0,
+        });
+    }
+
+    // Column `i` of the sweep is column `order[i]` of the weight. N:M: (ky, kx, channel).
+    let order: Vec<usize> = match ask {
+        Ask::Count(_) => (0..cols).collect(),
+        Ask::NofM { .. } => {
+            let channels = cols / area;
+            (0..cols)
+                .map(|i| i % channels * area + i / channels)
+                .collect()
+        }
+    };
+    let diagonal = |column: usize| problem.gram[column * cols + column];
+    let dead: Vec<bool> = order
+        .iter()
+        .map(|&column| diagonal(column) == 0.0)
+        .collect();
+    let ridge = ridge(problem, options.damping);
+    let factor = InverseFactor::new(cols, |i, j| match (i == j, dead[i] || dead[j]) {
+        (true, true) => 1.0,
+        (false, true) => 0.0,
+        (same, false) => {
+            let (a, b) = (order[i].min(order[j]), order[i].max(order[j]));
+            problem.gram[a * cols + b] + if same { ridge } else { 0.0 }
+        }
+    })
+    .map_err(|error| SparseGptError::NotPositiveDefinite {
+        column: order[error.row],
+        cols,
+        damping: options.damping,
+        positions: problem.positions,
+    })?;
+
+    let mut dense = vec![0.0f64; rows * cols];
+    for (to, from) in dense
+        .chunks_mut(cols.max(1))
+        .zip(problem.weight.chunks(cols.max(1)))
+    {
+        for (i, w) in to.iter_mut().enumerate() {
+            *w = if dead[i] {
+                0.0
+            } else {
+                f64::from(from[order[i]])
+            };
+        }
+    }
+    let mut state = Sweep {
+        cols,
+        spent: spent(&dense, ask),
+        weight: dense.clone(),
+        keep: vec![true; rows * cols],
+        factor: &factor,
+    };
+    let loss = state.run(ask, options).map_err(|error| match error {
+        // The weights and sums that came in are finite.
+        KernelError::NonFiniteScore { .. } => SparseGptError::Overflow {
+            damping: options.damping,
+        },
+        error => error.into(),
+    })?;
+
+    // The sweep's loss counts the ridge; the inputs do not.
+    let moved: f64 = state
+        .weight
+        .iter()
+        .zip(&dense)
+        .map(|(new, old)| (new - old) * (new - old))
+        .sum();
+    let mut weight = vec![0.0; rows * cols];
+    let mut keep = vec![true; rows * cols];
+    for row in 0..rows {
+        for (i, &column) in order.iter().enumerate() {
+            weight[row * cols + column] = state.weight[row * cols + i];
+            keep[row * cols + column] = state.keep[row * cols + i];
+        }
+    }
+    Ok(Swept {
+        weight,
+        keep,
+        squared_error: (loss - ridge * moved).max(0.0),
+    })
+}
+
+fn check(problem: &Problem, ask: Ask, options: &Options) -> Result<(), SparseGptError> {
+    let &Problem {
+        weight,
+        rows,
+        cols,
+        area,
+        gram,
+        positions,
+    } = problem;
+    let shape = |what, expected, found| match expected == found {
+        true => Ok(()),
+        false => Err(SparseGptError::Shape {
+            what,
+            expected,
+            found,
+        }),
+    };
+    shape("weights", rows * cols, weight.len())?;
+    shape("sums of inputs", cols * cols, gram.len())?;
+    if area == 0 || !cols.is_multiple_of(area) {
+        return Err(SparseGptError::Shape {
+            what: "kernel positions that divide the columns",
+            expected: cols,
+            found: area,
+        });
+    }
+    if !(options.damping.is_finite() && options.damping >= 0.0) {
+        return Err(SparseGptError::BadOption {
+            option: "damping",
+            found: options.damping,
+            expected: "a number of at least 0",
+        });
+    }
+    if options.block == 0 {
+        return Err(SparseGptError::BadOption {
+            option: "block",
+            found: 0.0,
+            expected: "at least 1",
+        });
+    }
+    match ask {
+        Ask::Count(asked) if asked > weight.len() => {
+            return Err(SparseGptError::TooMany {
+                asked,
+                available: weight.len(),
+            });
+        }
+        Ask::NofM { n, m } if n == 0 || n >= m || m > 32 => {
+            return Err(KernelError::Pattern { n, m }.into());
+        }
+        _ => {}
+    }
+    if positions == 0 {
+        return Err(SparseGptError::NoInputs);
+    }
+    if let Some(index) = weight.iter().position(|w| !w.is_finite()) {
+        return Err(SparseGptError::NotFinite {
+            what: "weight",
+            index,
+            value: weight[index].into(),
+            advice: "check the checkpoint",
+        });
+    }
+    if let Some(index) = gram.iter().position(|sum| !sum.is_finite()) {
+        return Err(SparseGptError::NotFinite {
+            what: "sum of inputs",
+            index,
+            value: gram[index],
+            advice: "check the network's activations on the calibration images",
+        });
+    }
+    Ok(())
+}
+
+/// The mean is that of live inputs: a dead one is no part of the scale.
+fn ridge(problem: &Problem, damping: f64) -> f64 {
+    let diagonal = problem.gram.iter().step_by(problem.cols + 1);
+    let (sum, live) = diagonal
+        .filter(|&&sum| sum != 0.0)
+        .fold((0.0, 0u32), |(sum, live), value| (sum + value, live + 1));
+    damping * sum / f64::from(live.max(1))
+}
+
+/// The weights that are 0 already and go before all others: all of them, or as many as are asked for, from the end.
+fn spent(weight: &[f64], ask: Ask) -> Vec<bool> {
+    let mut spent: Vec<bool> = weight.iter().map(|&w| w == 0.0).collect();
+    if let Ask::Count(asked) = ask {
+        let zeros = spent.iter().filter(|&&zero| zero).count();
+        spent
+            .iter_mut()
+            .filter(|zero| **zero)
+            .take(zeros.saturating_sub(asked))
+            .for_each(|zero| *zero = false);
+    }
+    spent
+}
+
+/// Zeros of each block, at its share of all weights: what rounding leaves over goes on to the next block, so that the sum
+/// is exactly `asked`. Blocks with more spent weights than that give all of them, at the others' relief.
+///
+/// `blocks`: weights, and spent weights, of each; together no more than `asked` are spent.
+fn quotas(asked: usize, blocks: &[(usize, usize)]) -> Vec<usize> {
+    let total: usize = blocks.iter().map(|block| block.0).sum();
+    let mut spent_later: usize = blocks.iter().map(|block| block.1).sum();
+    let (mut seen, mut given) = (0, 0);
+    blocks
+        .iter()
+        .map(|&(len, spent)| {
+            seen += len;
+            spent_later -= spent;
+            let share = (asked as u128 * seen as u128 / total.max(1) as u128) as usize;
+            let quota = share
+                .saturating_sub(given)
+                .clamp(spent, asked - given - spent_later);
+            given += quota;
+            quota
+        })
+        .collect()
+}
+
+/// The state of a sweep, in the sweep's order of columns.
+struct Sweep<'a> {
+    cols: usize,
+    weight: Vec<f64>,
+    /// Goes before all others.
+    spent: Vec<bool>,
+    keep: Vec<bool>,
+    factor: &'a InverseFactor,
+}
+
+impl Sweep<'_> {
+    /// Prunes block after block; returns the loss under the damped `H`.
+    fn run(&mut self, ask: Ask, options: &Options) -> Result<f64, KernelError> {
+        let rows = self.keep.len().checked_div(self.cols).unwrap_or(0);
+        if rows == 0 {
+            return Ok(0.0);
+        }
+        let group = match (ask, options.mask) {
+            (Ask::NofM { n, m }, MaskScope::Blocks) => Some((n, m)),
+            _ => None,
+        };
+        if options.mask == MaskScope::Global {
+            self.mask_at_once(ask)?;
+        }
+        let width = match ask {
+            Ask::NofM { m, .. } => (options.block / m).max(1) * m,
+            Ask::Count(_) => options.block,
+        };
+        let blocks: Vec<(usize, usize)> = (0..self.cols)
+            .step_by(width)
+            .map(|start| (start, self.cols.min(start + width)))
+            .collect();
+        let quotas = match (ask, options.mask) {
+            (Ask::Count(asked), MaskScope::Blocks) => {
+                let sizes: Vec<(usize, usize)> = blocks
+                    .iter()
+                    .map(|&(start, end)| {
+                        let spent = self
+                            .spent
+                            .chunks(self.cols)
+                            .flat_map(|row| &row[start..end]);
+                        (rows * (end - start), spent.filter(|&&spent| spent).count())
+                    })
+                    .collect();
+                Some(quotas(asked, &sizes))
+            }
+            _ => None,
+        };
+        let mut losses = vec![0.0; rows];
+        for (index, &(start, end)) in blocks.iter().enumerate() {
+            if let Some(quotas) = &quotas {
+                self.mask_block(start, end, quotas[index])?;
+            }
+            self.prune_block(start, end, group, &mut losses);
+        }
+        Ok(losses.iter().sum())
+    }
+
+    /// The mask of the whole matrix from `w^2 / [H^-1]_ii`.
+    fn mask_at_once(&mut self, ask: Ask) -> Result<(), KernelError> {
+        let cols = self.cols;
+        let inverse = self.factor.inverse_diagonal();
+        let mut scores = self.scores(0, cols, &inverse);
+        match ask {
+            Ask::Count(asked) => {
+                let shape = [scores.len() / cols, cols];
+                let mask = select_smallest(
+                    scores.as_slice(),
+                    shape,
+                    asked as u64,
+                    Ties::KeepLowestIndex,
+                )?;
+                self.keep = mask.to_keep();
+            }
+            // Groups lie side by side in the sweep's order.
+            Ask::NofM { n, m } => {
+                let groups = scores.chunks_mut(m).zip(self.keep.chunks_mut(m));
+                groups.for_each(|(scores, keep)| keep_largest(scores, n, keep));
+            }
+        }
+        Ok(())
+    }
+
+    /// The mask of one block from `w^2 / U_ii^2` of the weights as they are now.
+    fn mask_block(&mut self, start: usize, end: usize, zeros: usize) -> Result<(), KernelError> {
+        let pivots: Vec<f64> = (start..end)
+            .map(|i| self.factor.row(i)[0] * self.factor.row(i)[0])
+            .collect();
+        let scores = self.scores(start, end, &pivots);
+        let shape = [scores.len() / (end - start), end - start];
+        let mask = select_smallest(
+            scores.as_slice(),
+            shape,
+            zeros as u64,
+            Ties::KeepLowestIndex,
+        )?;
+        let rows = self.keep.chunks_mut(self.cols).enumerate();
+        for (row, keep) in rows {
+            for (column, keep) in keep[start..end].iter_mut().enumerate() {
+                *keep = mask.get(row, column);
+            }
+        }
+        Ok(())
+    }
+
+    fn scores(&self, start: usize, end: usize, divisors: &[f64]) -> Vec<f64> {
+        let rows = self
+            .weight
+            .chunks(self.cols)
+            .zip(self.spent.chunks(self.cols));
+        rows.flat_map(|(weight, spent)| {
+            let cells = weight[start..end].iter().zip(&spent[start..end]);
+            cells
+                .zip(divisors)
+                .map(|((w, &spent), divisor)| score(*w, spent, *divisor))
+        })
+        .collect()
+    }
+
+    /// Settles the columns of a block, then lets those behind it make up for all of them by one product.
+    fn prune_block(
+        &mut self,
+        start: usize,
+        end: usize,
+        group: Option<(usize, usize)>,
+        losses: &mut [f64],
+    ) {
+        let (cols, factor, width) = (self.cols, self.factor, end - start);
+        let upper = MatRef::from_row_major_slice(factor.upper(), cols, cols);
+        let behind = upper.submatrix(start, end, width, cols - end);
+        let bands = self
+            .weight
+            .par_chunks_mut(BAND * cols)
+            .zip(self.keep.par_chunks_mut(BAND * cols))
+            .zip(self.spent.par_chunks(BAND * cols))
+            .zip(losses.par_chunks_mut(BAND));
+        bands.for_each(|(((weight, keep), spent), losses)| {
+            let rows = losses.len();
+            let mut errors = vec![0.0; rows * width];
+            for row in 0..rows {
+                let cells = row * cols..(row + 1) * cols;
+                losses[row] += prune_row(
+                    factor,
+                    start..end,
+                    group,
+                    (
+                        &mut weight[cells.clone()],
+                        &mut keep[cells.clone()],
+                        &spent[cells],
+                    ),
+                    &mut errors[row * width..][..width],
+                );
+            }
+            let rest = MatMut::from_row_major_slice_mut(weight, rows, cols);
+            matmul(
+                rest.submatrix_mut(0, end, rows, cols - end),
+                Accum::Add,
+                MatRef::from_row_major_slice(&errors, rows, width),
+                behind,
+                -1.0,
+                Par::Seq,
+            );
+        });
+    }
+}
+
+/// One row's columns of a block, one after the other; `errors` gets `w_i / U_ii` of those pruned. Returns their squares' sum,
+/// which is what the row's loss grows by.
+fn prune_row(
+    factor: &InverseFactor,
+    columns: std::ops::Range<usize>,
+    group: Option<(usize, usize)>,
+    (weight, keep, spent): (&mut [f64], &mut [bool], &[bool]),
+    errors: &mut [f64],
+) -> f64 {
+    let mut loss = 0.0;
+    for i in columns.clone() {
+        if let Some((n, m)) = group
+            && i.is_multiple_of(m)
+        {
+            let mut scores = [0.0; 32];
+            for (k, score_of) in scores[..m].iter_mut().enumerate() {
+                let pivot = factor.row(i + k)[0];
+                *score_of = score(weight[i + k], spent[i + k], pivot * pivot);
+            }
+            keep_largest(&scores[..m], n, &mut keep[i..i + m]);
+        }
+        if keep[i] {
+            continue;
+        }
+        let row = factor.row(i);
+        let error = weight[i] / row[0];
+        for (w, u) in weight[i + 1..columns.end].iter_mut().zip(&row[1..]) {
+            *w -= error * u;
+        }
+        weight[i] = 0.0;
+        errors[i - columns.start] = error;
+        loss += error * error;
+    }
+    loss
+}
+
+fn score(weight: f64, spent: bool, divisor: f64) -> f64 {
+    if spent {
+        f64::NEG_INFINITY
+    } else {
+        weight * weight / divisor
+    }
+}
+
+/// Keeps the `n` largest scores; ties keep the lowest index.
+fn keep_largest(scores: &[f64], n: usize, keep: &mut [bool]) {
+    for (i, keep) in keep.iter_mut().enumerate() {
+        let before = |j: usize| match scores[j].total_cmp(&scores[i]) {
+            std::cmp::Ordering::Equal => j < i,
+            order => order.is_gt(),
+        };
+        *keep = (0..scores.len()).filter(|&j| before(j)).count() < n;
+    }
+}
+
+#[cfg(test)]
+mod tests;
