@@ -16,6 +16,7 @@ use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Weights};
 use crate::progress::Progress;
+use crate::reconstruct::checkpoint::Checkpoints;
 use crate::reconstruct::{FitError, Work};
 use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
 use crate::select::{Masks, SelectError, select};
@@ -335,13 +336,17 @@ impl Measure<'_> {
     where
         N: Network<Input = Tensor<4>, Output = Tensor<2>>,
     {
+        let key = self.cell.key();
         let work = Work {
             dense,
             census,
             masks,
             batches,
             device: &self.bench.chosen.device,
-            checkpoints: Some(self.work),
+            checkpoints: Some(Checkpoints {
+                folder: self.work,
+                key: &key,
+            }),
             progress: self.bench.progress,
         };
         Ok(work.reconstruct(sparse, settings)?)
