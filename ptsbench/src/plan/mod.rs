@@ -80,9 +80,7 @@ pub enum PlanError {
         hint: String,
     },
     /// The file exists and cannot be read.
-    #[error(
-        "cannot read the plan {file}: it {reason}; check the path and that it is a UTF-8 text file"
-    )]
+    #[error("the plan {file} {reason}; check the path and that it is a UTF-8 text file")]
     Read {
         /// The file.
         file: String,

@@ -36,10 +36,13 @@ fn told(words: &str, store: &Path, code: i32) -> String {
     )
 }
 
+/// The smoke plan with steps enough for a kill to fall among them.
+const LONGER: &str = "--set fit.few.steps=60";
+
 /// The keys of the smoke plan's cells, in its order.
-fn smoke() -> Vec<Key> {
+fn smoke(sets: &[String]) -> Vec<Key> {
     let zoo = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
-    let cells = Plan::load("smoke", &[]).unwrap().expand(&zoo).unwrap();
+    let cells = Plan::load("smoke", sets).unwrap().expand(&zoo).unwrap();
     cells.into_iter().map(|planned| planned.key).collect()
 }
 
@@ -61,10 +64,10 @@ fn spoil(path: &Path, how: &str) {
     }
 }
 
-/// A store of the smoke plan, complete.
-fn complete(folder: &Path) -> PathBuf {
+/// A store of a plan, complete.
+fn complete(folder: &Path, run: &str) -> PathBuf {
     let store = folder.join("complete");
-    told(RUN, &store, 0);
+    told(run, &store, 0);
     store
 }
 
@@ -93,7 +96,7 @@ fn names(text: &str, path: &Path) -> usize {
 #[test]
 fn a_bad_file_costs_a_line_and_its_own_cell() {
     let folder = tempfile::tempdir().unwrap();
-    let (sound, keys) = (complete(folder.path()), smoke());
+    let (sound, keys) = (complete(folder.path(), RUN), smoke(&[]));
     let drawn = folder.path().join("drawn");
     let draw = |what: &str| format!("{what} --out {}", drawn.display());
     let fresh = |name: &str| {
@@ -196,7 +199,7 @@ fn a_bad_file_costs_a_line_and_its_own_cell() {
 #[test]
 fn a_plan_is_not_done_while_others_hold_its_cells() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, keys) = (folder.path().join("records"), smoke());
+    let (store, keys) = (folder.path().join("records"), smoke(&[]));
     let held = Store::open(&store).unwrap();
     let Attempt::Claimed(claim) = held.claim(&keys[0]).unwrap() else {
         panic!("a free cell could not be claimed")
@@ -234,9 +237,10 @@ fn a_plan_is_not_done_while_others_hold_its_cells() {
 fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
     let kills = kills();
     let folder = tempfile::tempdir().unwrap();
-    let keys = smoke();
+    let set = LONGER.trim_start_matches("--set ").to_owned();
+    let (run, keys) = (format!("{RUN} {LONGER}"), smoke(&[set]));
     let start = Instant::now();
-    let sound = complete(folder.path());
+    let sound = complete(folder.path(), &run);
     let whole = start.elapsed();
     let expected = lasting_of(&sound, &keys);
     assert_eq!(expected.len(), keys.len());
@@ -272,9 +276,9 @@ fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
         text
     };
     while done < kills {
-        let mut run = command(RUN, &store);
-        run.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = run.spawn().unwrap();
+        let mut process = command(&run, &store);
+        process.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = process.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(1 + moments.below(longest)));
         let ended = child.try_wait().unwrap().is_some();
         if !ended {
@@ -312,7 +316,7 @@ fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
             damaged += 1;
         }
     }
-    let output = command(RUN, &store).output().unwrap();
+    let output = command(&run, &store).output().unwrap();
     let text = heard(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(bad.iter().all(|path| names(&text, path) == 1), "{text}");
@@ -389,7 +393,7 @@ fn a_dead_owner_whose_clock_was_a_day_ahead_is_taken_over_after_a_minute() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let (store, keys) = (folder.path().join("records"), smoke());
+    let (store, keys) = (folder.path().join("records"), smoke(&[]));
     let held = Store::open(&store).unwrap();
     let claim = file(&store, keys[0].as_str(), "claim");
     let Attempt::Claimed(mine) = held.claim(&keys[0]).unwrap() else {
