@@ -19,6 +19,7 @@ use crate::inventory::{Layer, Weights};
 use crate::nofm::{self, FitsNothing};
 use crate::own;
 use crate::progress::Progress;
+use crate::reconstruct::checkpoint::Checkpoints;
 use crate::reconstruct::{FitError, Work};
 use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
 use crate::select::{Masks, SelectError, select};
@@ -402,13 +403,17 @@ impl Measure<'_> {
     where
         N: Network,
     {
+        let key = self.cell.key();
         let work = Work {
             dense,
             census,
             masks,
             batches,
             device: &self.bench.chosen.device,
-            checkpoints: Some(self.work),
+            checkpoints: Some(Checkpoints {
+                folder: self.work,
+                key: &key,
+            }),
             progress: self.bench.progress,
         };
         Ok(work.reconstruct(sparse, settings)?)

@@ -12,121 +12,29 @@
 
 mod claim;
 mod disk;
+mod error;
+mod form;
 #[cfg(test)]
 pub(crate) mod tests;
+mod watch;
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::cell::{Cell, Key};
 use crate::record::{Record, SCHEMA};
 
-pub use claim::{Attempt, Claim, HEARTBEAT, Owner, Process, STALE};
+pub use claim::{Attempt, Claim, HEARTBEAT, Held, Owner, Process, STALE};
 pub use disk::{Disk, Filesystem, write_atomic, write_atomic_on};
-
-/// What can go wrong with a store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The disk is full.
-    #[error("no space left writing {}; what is finished is kept; free space and run again", path.display())]
-    NoSpace {
-        /// What was being written.
-        path: PathBuf,
-    },
-    /// The store cannot be written.
-    #[error("cannot write to the store {}: {reason}; choose another folder with --store", path.display())]
-    Unwritable {
-        /// The store.
-        path: PathBuf,
-        /// The system's reason.
-        reason: io::Error,
-    },
-    /// There is something else where the store should be.
-    #[error("{} is not a folder, so it cannot be a store; choose another with --store", path.display())]
-    NotAFolder {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// A file cannot be written.
-    #[error("cannot write {}: {reason}; what is finished is kept; run again once the cause is gone", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        reason: io::Error,
-    },
-    /// A file cannot be read.
-    #[error("cannot read {}: {reason}; check the disk and the file's rights", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        reason: io::Error,
-    },
-    /// A file is not what its name says.
-    #[error("{} is broken: {why}; {remedy}", path.display())]
-    Broken {
-        /// The file.
-        path: PathBuf,
-        /// Expected and found.
-        why: String,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// A measurement is no number.
-    #[error(
-        "{field} of cell {key} is not a finite number; the cell was recorded as failed, and --retry-failed tries it again"
-    )]
-    NotFinite {
-        /// The cell.
-        key: Key,
-        /// The record's field.
-        field: String,
-    },
-    /// The cell has a record with other numbers.
-    #[error(
-        "{} exists with other numbers than were just measured, and was kept; one key must mean one result: compare the \
-         two runs' environments, and remove the record to measure it again",
-        path.display()
-    )]
-    Conflict {
-        /// The record that was kept.
-        path: PathBuf,
-    },
-    /// Somebody holds the store's lock and does not let go.
-    #[error("{} has been locked for {seconds} seconds; another run may hang: end it, then run again", path.display())]
-    Locked {
-        /// The lock.
-        path: PathBuf,
-        /// How long.
-        seconds: u64,
-    },
-}
-
-impl StoreError {
-    fn writing(path: &Path, reason: io::Error) -> StoreError {
-        let path = path.to_path_buf();
-        if disk::is_full(&reason) {
-            StoreError::NoSpace { path }
-        } else {
-            StoreError::Write { path, reason }
-        }
-    }
-
-    fn reading(path: &Path, reason: io::Error) -> StoreError {
-        StoreError::Read {
-            path: path.to_path_buf(),
-            reason,
-        }
-    }
-}
+pub use error::StoreError;
+pub use form::{digest, read_record};
+use form::{not_finite, pretty, to_value};
 
 /// A cell that could not be measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,8 +61,21 @@ pub enum State {
     Failed(String),
     /// Somebody works on it.
     Claimed(Owner),
+    /// A file of it is not what its name says: which, why, and what to do. Nobody can take it until that is done.
+    Broken(String),
     /// Nobody does.
     Open,
+}
+
+/// What [`Store::read`] found.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The sound records, in the order of their keys.
+    pub records: Vec<Record>,
+    /// The others, with the cell that each is named after.
+    pub broken: Vec<(Key, StoreError)>,
+    /// Folders that cannot be listed.
+    pub unlisted: Vec<StoreError>,
 }
 
 /// What [`Store::verify`] found.
@@ -198,6 +119,7 @@ impl Store {
             reason,
         };
         fs::create_dir_all(&store.root).map_err(unwritable)?;
+        claim::check_lock(&store.root.join(LOCK))?;
         // Only writing shows that a folder can be written: mode bits say nothing to root or on a read-only mount.
         let probe = store.root.join(".probe");
         match store.write_atomic(&probe, b"ptsbench\n") {
@@ -248,17 +170,7 @@ impl Store {
 
     /// The record of a cell, verified; none where it has not been measured.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let path = self.path(key);
-        let Some(record) = read_record(&path)? else {
-            return Ok(None);
-        };
-        if record.key != *key {
-            return Err(broken_record(
-                &path,
-                format!("its key is {}, and its name says {key}", record.key),
-            ));
-        }
-        Ok(Some(record))
+        form::record(&self.path(key), key)
     }
 
     /// Writes the record of a cell, once. A number that is not finite makes the cell a failure instead.
@@ -303,24 +215,7 @@ impl Store {
 
     /// Why a cell failed, if it did.
     pub fn failure(&self, key: &Key) -> Result<Option<Failure>, StoreError> {
-        let path = self.file(key, "failed.json");
-        let Some(text) = read_text(&path)? else {
-            return Ok(None);
-        };
-        let broken = |why| StoreError::Broken {
-            path: path.clone(),
-            why,
-            remedy: "remove the file to have the cell tried again",
-        };
-        let failure: Failure =
-            serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
-        if failure.key != *key {
-            return Err(broken(format!(
-                "its key is {}, and its name says {key}",
-                failure.key
-            )));
-        }
-        Ok(Some(failure))
+        form::failure(&self.file(key, "failed.json"), key)
     }
 
     /// Forgets that a cell failed.
@@ -341,17 +236,26 @@ impl Store {
             &*self.disk,
             &self.root.join(LOCK),
             &self.file(key, "claim"),
-            || record.exists(),
+            || is_taken(&record),
         )
     }
 
     /// Where a cell stands.
-    pub fn state(&self, key: &Key) -> Result<State, StoreError> {
-        if self.path(key).exists() {
+    pub fn state(&self, key: &Key) -> State {
+        self.standing(key)
+            .unwrap_or_else(|error| State::Broken(error.to_string()))
+    }
+
+    fn standing(&self, key: &Key) -> Result<State, StoreError> {
+        if self.get(key)?.is_some() {
             return Ok(State::Done);
         }
-        if let Some(owner) = claim::holder(&self.file(key, "claim"))? {
-            return Ok(State::Claimed(owner));
+        if let Some(held) = claim::holder(&self.file(key, "claim"))? {
+            return Ok(State::Claimed(held.by));
+        }
+        // The record may have come between the two looks, and the claim gone.
+        if self.get(key)?.is_some() {
+            return Ok(State::Done);
         }
         Ok(match self.failure(key)? {
             Some(failure) => State::Failed(failure.error),
@@ -366,7 +270,16 @@ impl Store {
     /// The folder for a cell's checkpoints, created; [`Store::put`] removes it.
     pub fn work_dir(&self, key: &Key) -> Result<PathBuf, StoreError> {
         let path = self.work_path(key);
-        fs::create_dir_all(&path).map_err(|reason| StoreError::writing(&path, reason))?;
+        fs::create_dir_all(&path).map_err(|reason| {
+            if is_taken(&path) && !path.is_dir() {
+                return StoreError::Broken {
+                    path: path.clone(),
+                    why: "it stands where the folder of the cell's checkpoints should be".into(),
+                    remedy: "remove it",
+                };
+            }
+            StoreError::writing(&path, reason)
+        })?;
         Ok(path)
     }
 
@@ -375,36 +288,31 @@ impl Store {
         write_atomic_on(&*self.disk, path, bytes)
     }
 
-    /// The keys of all records, in order.
-    pub fn keys(&self) -> Result<Vec<Key>, StoreError> {
-        let mut keys: Vec<Key> = self
-            .files()?
-            .into_iter()
-            .filter_map(|file| match file {
-                Found::Record(key) => Some(key),
-                _ => None,
-            })
-            .collect();
+    /// All records, verified; what is broken costs nothing but itself.
+    pub fn read(&self) -> Result<Contents, StoreError> {
+        let mut contents = Contents::default();
+        let mut keys = Vec::new();
+        for file in self.files()? {
+            match file {
+                Found::Record(key) => keys.push(key),
+                Found::Unlisted(error) => contents.unlisted.push(error),
+                _ => {}
+            }
+        }
         keys.sort();
-        Ok(keys)
-    }
-
-    /// All records, verified, in the order of their keys.
-    pub fn iter(
-        &self,
-    ) -> Result<impl Iterator<Item = Result<Record, StoreError>> + '_, StoreError> {
-        Ok(self
-            .keys()?
-            .into_iter()
-            .filter_map(|key| self.get(&key).transpose()))
+        for key in keys {
+            match self.get(&key) {
+                Ok(record) => contents.records.extend(record),
+                Err(error) => contents.broken.push((key, error)),
+            }
+        }
+        Ok(contents)
     }
 
     /// Checks every file of the store.
     pub fn verify(&self) -> Result<Verification, StoreError> {
         let mut found = Verification::default();
-        let mut files = self.files()?;
-        files.sort();
-        for file in files {
+        for file in self.files()? {
             match file {
                 Found::Record(key) => match self.get(&key) {
                     Ok(Some(_)) => found.records += 1,
@@ -423,6 +331,7 @@ impl Store {
                 },
                 Found::Temporary(_) => {}
                 Found::Strange(path) => found.strange.push(path),
+                Found::Unlisted(error) => found.broken.push(error),
             }
         }
         Ok(found)
@@ -436,7 +345,7 @@ impl Store {
                     let _ = fs::remove_file(path);
                 }
                 // Nobody takes a cell that has a record, so no claim can be made here in the meantime.
-                Found::Claim(key) if self.path(&key).exists() => {
+                Found::Claim(key) if is_taken(&self.path(&key)) => {
                     let path = self.file(&key, "claim");
                     if matches!(claim::holder(&path), Ok(None)) {
                         let _ = fs::remove_file(path);
@@ -445,15 +354,16 @@ impl Store {
                 _ => {}
             }
         }
-        for path in list(&self.root.join(WORK))? {
+        // What cannot be listed cannot be cleaned, and is no reason to stop.
+        for path in list(&self.root.join(WORK)).unwrap_or_default() {
             let done = name(&path)
                 .and_then(|name| Key::try_from(name.to_string()).ok())
-                .is_some_and(|key| self.path(&key).exists());
+                .is_some_and(|key| is_taken(&self.path(&key)));
             if done {
                 let _ = fs::remove_dir_all(&path);
                 continue;
             }
-            for file in list(&path)? {
+            for file in list(&path).unwrap_or_default() {
                 if name(&file).is_some_and(disk::is_temporary) && disk::is_abandoned(&file) {
                     let _ = fs::remove_file(file);
                 }
@@ -481,8 +391,11 @@ impl Store {
                 found.push(Found::Strange(entry));
                 continue;
             }
-            for path in list(&entry)? {
-                found.push(Found::classify(&folder, path));
+            match list(&entry) {
+                Ok(paths) => {
+                    found.extend(paths.into_iter().map(|path| Found::classify(&folder, path)));
+                }
+                Err(error) => found.push(Found::Unlisted(error)),
             }
         }
         Ok(found)
@@ -492,13 +405,14 @@ impl Store {
 const LOCK: &str = ".lock";
 const WORK: &str = "work";
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 enum Found {
     Record(Key),
     Failure(Key),
     Claim(Key),
     Temporary(PathBuf),
     Strange(PathBuf),
+    Unlisted(StoreError),
 }
 
 impl Found {
@@ -522,79 +436,6 @@ impl Found {
     }
 }
 
-/// SHA-256, in hex, of a record without `timing` and `environment`: equal where two runs agree.
-pub fn digest(record: &Record) -> String {
-    let mut value = to_value(record);
-    if let Value::Object(map) = &mut value {
-        map.shift_remove("timing");
-        map.shift_remove("environment");
-    }
-    let hash = Sha256::digest(value.to_string());
-    hash.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Reads and verifies a record file, wherever it lies; none where there is no such file.
-pub fn read_record(path: &Path) -> Result<Option<Record>, StoreError> {
-    let Some(text) = read_text(path)? else {
-        return Ok(None);
-    };
-    parse_record(&text)
-        .map(Some)
-        .map_err(|why| broken_record(path, why))
-}
-
-fn parse_record(text: &str) -> Result<Record, String> {
-    let mut value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let map = value.as_object_mut().ok_or("expected a JSON object")?;
-    match map.get("schema").and_then(Value::as_u64) {
-        Some(schema) if schema == u64::from(SCHEMA) => {}
-        Some(schema) => {
-            return Err(format!(
-                "its schema is {schema}, and this program reads {SCHEMA}"
-            ));
-        }
-        None => return Err("it has no schema number".into()),
-    }
-    let written = match map.shift_remove("digest") {
-        Some(Value::String(digest)) => digest,
-        _ => return Err("it has no digest".into()),
-    };
-    let record: Record = serde_json::from_value(value).map_err(|error| error.to_string())?;
-    let key = record.cell.key();
-    if record.key != key {
-        return Err(format!(
-            "its key is {}, and its cell's is {key}",
-            record.key
-        ));
-    }
-    let computed = digest(&record);
-    if written != computed {
-        return Err(format!(
-            "its digest is {written}, and its contents' is {computed}: something changed it"
-        ));
-    }
-    Ok(record)
-}
-
-fn broken_record(path: &Path, why: String) -> StoreError {
-    StoreError::Broken {
-        path: path.to_path_buf(),
-        why,
-        remedy: "move it away to have the cell measured again, or bring back a sound copy",
-    }
-}
-
-fn read_text(path: &Path) -> Result<Option<String>, StoreError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            Err(broken_record(path, "it is not UTF-8 text".into()))
-        }
-        Err(reason) => Err(StoreError::reading(path, reason)),
-    }
-}
-
 /// A folder's entries in the order of their names; none where there is no folder.
 fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let reading = |reason| StoreError::reading(folder, reason);
@@ -613,43 +454,13 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
+/// Whether there is anything of that name, a link to nothing included: nothing else can be written there.
+fn is_taken(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 fn name(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
-}
-
-fn to_value(record: &Record) -> Value {
-    serde_json::to_value(record).expect("a record has string keys and serializable fields only")
-}
-
-/// Pretty JSON with a final newline.
-fn pretty(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes =
-        serde_json::to_vec_pretty(value).expect("the store's types have string keys only");
-    bytes.push(b'\n');
-    bytes
-}
-
-/// The path of the first number that is NaN or infinite. JSON has no such numbers and serde writes null for them; a
-/// record holds no other null.
-fn not_finite(value: &Value) -> Option<String> {
-    fn find(value: &Value, path: &str) -> Option<String> {
-        let below = |name: &dyn std::fmt::Display| match path {
-            "" => name.to_string(),
-            _ => format!("{path}.{name}"),
-        };
-        match value {
-            Value::Null => Some(path.into()),
-            Value::Array(items) => items
-                .iter()
-                .enumerate()
-                .find_map(|(index, item)| find(item, &below(&index))),
-            Value::Object(map) => map
-                .iter()
-                .find_map(|(name, inner)| find(inner, &below(name))),
-            _ => None,
-        }
-    }
-    find(value, "")
 }
 
 /// Seconds since 1970.

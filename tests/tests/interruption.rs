@@ -1,7 +1,11 @@
 //! Runs that are killed, interrupted, repeated, or two at a time: nothing finished is lost or done again, and what is
 //! recorded in the end is what an undisturbed run records.
 //!
-//! `PTSBENCH_KILLS` sets the number of kills (4 where it is not set).
+//! `PTSBENCH_KILLS` sets the number of kills (4 where it is not set), and has what waits for a minute run too.
+
+#[cfg(unix)]
+#[path = "interruption/attack.rs"]
+mod attack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use ptsbench::command::run::HELD;
 use ptsbench::seed::Seed;
 use ptsbench_tests::program;
 
@@ -112,6 +117,15 @@ fn said(output: &Output, code: i32) -> String {
     text
 }
 
+/// The code and words of a program that shared a store: at its end others may still be at work.
+fn shared(output: &Output) -> (i32, String) {
+    let code = output.status.code().unwrap_or(-1);
+    assert!([0, i32::from(HELD)].contains(&code), "{output:?}");
+    let text = said(output, code);
+    assert_eq!(code != 0, text.contains("are held by process"), "{text}");
+    (code, text)
+}
+
 /// Every file below a folder, by its path in it.
 fn files(root: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
@@ -200,12 +214,17 @@ fn done_again(before: &BTreeMap<String, SystemTime>, store: &Path) -> Vec<String
     again.map(|(name, _)| name.clone()).collect()
 }
 
-/// Kills a plan at random moments until it was killed often enough, and compares what comes out in the end.
-fn killed(threads: usize) -> BTreeMap<String, String> {
-    let kills: usize = match std::env::var("PTSBENCH_KILLS") {
+/// How often to kill a plan.
+fn kills() -> usize {
+    match std::env::var("PTSBENCH_KILLS") {
         Ok(number) => number.parse().expect("PTSBENCH_KILLS is a number"),
         Err(_) => 4,
-    };
+    }
+}
+
+/// Kills a plan at random moments until it was killed often enough, and compares what comes out in the end.
+fn killed(threads: usize) -> BTreeMap<String, String> {
+    let kills = kills();
     let desk = Desk::new(threads, 40);
     let start = Instant::now();
     desk.finish("undisturbed");
@@ -233,7 +252,7 @@ fn killed(threads: usize) -> BTreeMap<String, String> {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         // A claim that was not taken over would leave the cell to its dead owner.
-        assert!(!text.contains("left to"), "{text}");
+        assert!(!text.contains("are held by"), "{text}");
         assert!(!text.contains("panicked"), "{text}");
         done += 1;
         claims += usize::from(files(&store).keys().any(|name| name.ends_with(".claim")));
@@ -243,7 +262,7 @@ fn killed(threads: usize) -> BTreeMap<String, String> {
     }
     let start = Instant::now();
     let text = desk.finish("killed");
-    assert!(!text.contains("left to"), "{text}");
+    assert!(!text.contains("are held by"), "{text}");
     assert_eq!(done_again(&before, &store), Vec::<String>::new());
     assert_eq!(records(&store), expected);
     let doctor = desk.doctor("killed");
@@ -329,7 +348,10 @@ fn an_interrupt_keeps_what_is_finished_and_says_how_to_go_on() {
 fn two_processes_share_a_store() {
     let desk = Desk::new(1, 15);
     let children = [desk.start("shared"), desk.start("shared")];
-    let texts = children.map(|child| said(&child.wait_with_output().unwrap(), 0));
+    let texts = children.map(|child| shared(&child.wait_with_output().unwrap()));
+    // Whoever ends last finds everything done.
+    assert!(texts.iter().any(|(code, _)| *code == 0), "{texts:?}");
+    let texts = texts.map(|(_, text)| text);
     let measured = texts
         .each_ref()
         .map(|text| text.matches(": top-1 ").count());

@@ -1,6 +1,7 @@
 //! From dense weights to records on the smallest built-in network: every pattern, every way of reconstructing, both
 //! rules, a few steps each.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
@@ -22,6 +23,7 @@ use ptsbench::reconstruct::{self, Work, output_error};
 use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
 use ptsbench::registry::Zoo;
 use ptsbench::select::{Masks, select};
+use ptsbench::store::digest;
 use ptsbench::subject;
 use ptsbench::task::Task;
 use ptsbench_tests::workspace_root;
@@ -441,4 +443,139 @@ fn a_checkpoint_that_cannot_be_put_in_place_leaves_nothing() {
     assert!(error.contains("free space"), "{error}");
     assert!(taken.join("kept").exists());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// A place to read what a run remarks.
+#[derive(Clone, Default)]
+struct Heard(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Damages the file of a unit's checkpoint in one way.
+#[cfg(unix)]
+fn damage(file: &Path, how: &str) {
+    let bytes = fs::read(file).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let replaced = |from: &str, to: &str| {
+        // Metadata come first, and what is replaced is as long as before: the header still fits the data.
+        let text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
+        assert!(text.contains(from), "{how}: {text}");
+        let text = text.replacen(from, to, 1);
+        [
+            &(text.len() as u64).to_le_bytes()[..],
+            text.as_bytes(),
+            &bytes[header..],
+        ]
+        .concat()
+    };
+    let new = match how {
+        "flipped sign" => {
+            let mut bytes = bytes.clone();
+            *bytes.last_mut().unwrap() ^= 0x80;
+            bytes
+        }
+        "truncated" => bytes[..bytes.len() - 3].to_vec(),
+        "empty" => Vec::new(),
+        "foreign" => replaced("\"cell\":\"", "\"cell\":\"f"),
+        "old" => replaced("\"digest\":", "\"digset\":"),
+        "other outcome" => replaced("\\\"loss_after\\\":", "\\\"loss_after\\\":1"),
+        "other unit" => fs::read(file.with_file_name("unit-0001.safetensors")).unwrap(),
+        "pipe" | "endless" | "folder" => {
+            fs::remove_file(file).unwrap();
+            match how {
+                "folder" => fs::create_dir(file).unwrap(),
+                "endless" => std::os::unix::fs::symlink("/dev/zero", file).unwrap(),
+                _ => {
+                    let made = std::process::Command::new("mkfifo").arg(file).status();
+                    assert!(made.unwrap().success());
+                }
+            }
+            return;
+        }
+        other => panic!("{other}"),
+    };
+    assert_ne!(new, bytes, "{how}");
+    fs::write(file, new).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_bad_checkpoint_is_removed_and_its_unit_fitted_again() {
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let sets = ["task.samples=20".to_owned(), "calibration.images=16".into()];
+    let cells = Plan::load("smoke", &sets)
+        .unwrap()
+        .expand(&registry)
+        .unwrap();
+    let fitted = |planned: &&Planned| {
+        let sparsity = planned.cell.sparsity.as_ref();
+        sparsity.is_some_and(|sparsity| sparsity.reconstruction.is_some())
+    };
+    let cell = &cells.iter().find(fitted).unwrap().cell;
+    let chosen = choose(Choice::Flex).unwrap();
+    let measure = |work: &Path| {
+        let heard = Heard::default();
+        let progress = Progress::to_writer(1, Box::new(heard.clone()));
+        let bench = Bench {
+            chosen: &chosen,
+            progress: &progress,
+            sets: registry.sets(),
+        };
+        let record = bench.measure(cell, &weight_file(), work).unwrap();
+        let said = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();
+        (digest(&record), said)
+    };
+    let work = tempfile::tempdir().unwrap();
+    let (sound, _) = measure(work.path());
+    let files = || {
+        let mut files: Vec<PathBuf> = fs::read_dir(work.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.sort();
+        files
+    };
+    let kept = files();
+    assert!(kept.len() > 2, "{kept:?}");
+    let times = || -> Vec<_> {
+        let modified = |file: &PathBuf| fs::metadata(file).unwrap().modified().unwrap();
+        kept.iter().map(modified).collect()
+    };
+    for how in [
+        "flipped sign",
+        "truncated",
+        "empty",
+        "foreign",
+        "old",
+        "other outcome",
+        "other unit",
+        "pipe",
+        "endless",
+        "folder",
+    ] {
+        let before = times();
+        damage(&kept[0], how);
+        let (again, said) = measure(work.path());
+        assert_eq!(again, sound, "{how}: {said}");
+        let lines = said.matches("is fitted again").count();
+        assert_eq!(lines, 1, "{how}: {said}");
+        assert!(said.contains(&kept[0].display().to_string()), "{said}");
+        assert_eq!(files(), kept, "{how}");
+        // The other units were not fitted again.
+        assert_eq!(times()[1..], before[1..], "{how}");
+    }
+    // Sound ones are used without a word.
+    let before = times();
+    let (again, said) = measure(work.path());
+    assert_eq!((again, times()), (sound, before));
+    assert!(!said.contains("fitted again"), "{said}");
 }

@@ -19,9 +19,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let (records, _) = args.records.read()?;
-    for path in report::write_figures(&records, &args.out)? {
+    let selected = args.records.read()?;
+    for path in report::write_figures(&selected.records, &args.out)? {
         outln!("{}", path.display())?;
     }
-    Ok(())
+    selected.complete()
 }

@@ -10,6 +10,7 @@ use model_zoo::catalog::{self, Spec, Visit, Weights};
 use model_zoo::{Classes, Classifier, weights};
 
 use crate::interrupt;
+use crate::store::write_atomic;
 use crate::task::train::{Recipe, Training};
 use crate::{note, outln};
 
@@ -139,12 +140,7 @@ fn store<N: Classifier>(
         lines.push('\n');
     }
     let log = folder.join(format!("{name}.log.jsonl"));
-    std::fs::write(&log, lines).with_context(|| {
-        format!(
-            "cannot write {}; free some space and run again",
-            log.display()
-        )
-    })?;
+    write_atomic(&log, lines.as_bytes())?;
 
     let after = weights::sha256(&file)?;
     let verdict = match before {

@@ -18,3 +18,15 @@ pub mod plan;
 pub mod report;
 pub mod run;
 mod target;
+
+use crate::cell::Key;
+use crate::note;
+use crate::store::Contents;
+
+/// Says of the records that could not be read, those of the cells asked about, what is wrong and what to do.
+fn tell_broken(contents: &Contents, asked: impl Fn(&Key) -> bool) {
+    let broken = contents.broken.iter().filter(|(key, _)| asked(key));
+    for error in broken.map(|(_, error)| error).chain(&contents.unlisted) {
+        note!("{error}");
+    }
+}

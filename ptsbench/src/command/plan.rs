@@ -1,5 +1,6 @@
 //! `ptsbench plan`: the cells of a plan, where each stands, and how long the rest may take.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::run::Weights;
+use super::tell_broken;
+use crate::cell::Key;
 use crate::plan::{Plan, Planned, Registry};
 use crate::progress::{Estimator, human};
 use crate::store::{State, Store};
@@ -42,14 +45,20 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
     let plan = Plan::load(&args.plan, &args.set)?;
     let cells = plan.expand(registry)?;
     let store = Store::view(&args.store)?;
+    let contents = store.read()?;
+    // A broken record of the plan is told in its line.
+    let mine: BTreeSet<&Key> = cells.iter().map(|planned| &planned.key).collect();
+    tell_broken(&contents, |key| !mine.contains(key));
     let mut estimator = Estimator::default();
-    for record in store.iter()? {
-        estimator.learn(&record?);
+    for record in &contents.records {
+        estimator.learn(record);
     }
-    let mut rows = Vec::new();
-    for planned in cells {
-        rows.push((store.state(&planned.key)?, planned));
-    }
+    let rows: Vec<(State, Planned)> = cells
+        .into_iter()
+        .map(|planned| (store.state(&planned.key), planned))
+        .collect();
+    let count = |wanted: &str| rows.iter().filter(|(s, _)| word(s) == wanted).count();
+    let broken = count("broken");
     let rest: Vec<Option<f64>> = rows
         .iter()
         .filter(|(state, _)| matches!(state, State::Open | State::Claimed(_)))
@@ -71,7 +80,7 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
             },
         }))?;
         writeln!(out, "{text}")?;
-        return Ok(());
+        return complete(broken);
     }
 
     writeln!(out, "{}: {}", plan.name, plan.title)?;
@@ -84,7 +93,7 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
     for ((state, planned), label) in rows.iter().zip(&labels) {
         let grids: Vec<&str> = planned.grids.iter().map(|m| m.grid.as_str()).collect();
         let why = match state {
-            State::Failed(error) => format!("  ({error})"),
+            State::Failed(error) | State::Broken(error) => format!("  ({error})"),
             State::Claimed(owner) => format!("  ({owner})"),
             State::Done | State::Open => String::new(),
         };
@@ -96,17 +105,29 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
             grids.join(", ")
         )?;
     }
-    let count = |wanted: &str| rows.iter().filter(|(s, _)| word(s) == wanted).count();
     writeln!(
         out,
-        "\n{} cells: {} done, {} failed, {} claimed, {} open",
+        "\n{} cells: {} done, {} failed, {} claimed, {} open{}",
         rows.len(),
         count("done"),
         count("failed"),
         count("claimed"),
-        count("open")
+        count("open"),
+        match broken {
+            0 => String::new(),
+            n => format!(", {n} broken"),
+        }
     )?;
     writeln!(out, "{}", rest_line(&rest, estimator.records))?;
+    complete(broken)
+}
+
+/// An error where files of the plan's own cells cannot be read: scripts must not take such a plan for a whole one.
+fn complete(broken: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        broken == 0,
+        "{broken} cells of the plan have a broken file in the store; each is named with what to do"
+    );
     Ok(())
 }
 
@@ -135,6 +156,7 @@ fn word(state: &State) -> &'static str {
         State::Done => "done",
         State::Failed(_) => "failed",
         State::Claimed(_) => "claimed",
+        State::Broken(_) => "broken",
         State::Open => "open",
     }
 }
@@ -148,7 +170,7 @@ fn describe(state: &State, planned: &Planned, estimator: &Estimator) -> serde_js
         "cell": planned.cell,
     });
     match state {
-        State::Failed(error) => value["error"] = json!(error),
+        State::Failed(error) | State::Broken(error) => value["error"] = json!(error),
         State::Claimed(owner) => value["by"] = json!(owner.to_string()),
         State::Open | State::Done => {}
     }

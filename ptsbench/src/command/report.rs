@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::cell::Pattern;
 use model_zoo::catalog;
 
-use crate::outln;
+use super::tell_broken;
+use crate::cell::{Key, Pattern};
 use crate::plan::{Lookup, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
 use crate::report::{self, ReportError, Words};
-use crate::store::Store;
+use crate::store::{Contents, State, Store};
 use crate::task;
+use crate::{note, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -27,11 +28,11 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let (records, words) = args.records.read()?;
-    for path in report::write_report(&records, &words, &args.out)? {
+    let selected = args.records.read()?;
+    for path in report::write_report(&selected.records, &selected.words, &args.out)? {
         outln!("{}", path.display())?;
     }
-    Ok(())
+    selected.complete()
 }
 
 /// The records that a report is made of.
@@ -48,13 +49,39 @@ pub struct Selection {
     set: Vec<String>,
 }
 
+/// What was read.
+pub struct Selected {
+    /// The sound records.
+    pub records: Vec<Record>,
+    /// The plan's words.
+    pub words: Words,
+    /// Records that were asked for and are broken.
+    broken: usize,
+}
+
+impl Selected {
+    /// An error where records were asked for that cannot be read: what was drawn lacks them.
+    pub fn complete(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.broken == 0,
+            "{} records that belong here are broken, named above with what to do; what was written does without them",
+            self.broken
+        );
+        Ok(())
+    }
+}
+
 impl Selection {
-    /// Reads them, and the plan's words; needs neither weights nor data.
-    pub fn read(&self) -> anyhow::Result<(Vec<Record>, Words)> {
-        let mut records = Vec::new();
-        for record in Store::view(&self.store)?.iter()? {
-            records.push(record?);
-        }
+    /// Reads them, and the plan's words; needs neither weights nor data. Says what is broken and what is not there.
+    pub fn read(&self) -> anyhow::Result<Selected> {
+        let store = Store::view(&self.store)?;
+        let contents = store.read()?;
+        tell_broken(&contents, |_| true);
+        let Contents {
+            records,
+            broken,
+            unlisted,
+        } = contents;
         if records.is_empty() {
             return Err(ReportError::Empty {
                 store: self.store.clone(),
@@ -62,7 +89,11 @@ impl Selection {
             .into());
         }
         let Some(name) = &self.plan else {
-            return Ok((records, Words::default()));
+            return Ok(Selected {
+                records,
+                words: Words::default(),
+                broken: broken.len() + unlisted.len(),
+            });
         };
         let plan = Plan::load(name, &self.set)?;
         let keys: BTreeSet<_> = plan
@@ -74,8 +105,48 @@ impl Selection {
             plan: Some(name.clone()),
             notes: plan.footnotes(),
         };
-        Ok((report::of_plan(records, name, &keys)?, words))
+        let records = report::of_plan(records, name, &keys)?;
+        if let Some(line) = absent(&store, name, &keys) {
+            note!("{line}");
+        }
+        Ok(Selected {
+            records,
+            words,
+            broken: broken.iter().filter(|(key, _)| keys.contains(key)).count(),
+        })
     }
+}
+
+/// A line on the cells of a plan that have no record; none where all have one.
+fn absent(store: &Store, plan: &str, keys: &BTreeSet<Key>) -> Option<String> {
+    let (mut absent, mut failed, mut held, mut broken) = (0, 0, 0, 0);
+    for key in keys {
+        match store.state(key) {
+            State::Done => continue,
+            State::Failed(_) => failed += 1,
+            State::Claimed(_) => held += 1,
+            State::Broken(_) => broken += 1,
+            State::Open => {}
+        }
+        absent += 1;
+    }
+    let parts = [(failed, "failed"), (held, "at work"), (broken, "broken")];
+    let parts: Vec<String> = parts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    let parts = match parts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", parts.join(", ")),
+    };
+    (absent > 0).then(|| {
+        format!(
+            "{absent} of {} cells of the plan `{plan}` have no record{parts}; what is written shows the others, and \
+             `ptsbench plan {plan}` lists them all",
+            keys.len()
+        )
+    })
 }
 
 /// Looks weight files up in records, so that a plan can be expanded where there are none.

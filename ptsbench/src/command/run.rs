@@ -1,14 +1,16 @@
 //! `ptsbench run`: compute the cells of a plan that have no record yet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use indexmap::IndexMap;
 use kernels::Precision;
 use kernels::plan::KernelPolicy;
 
+use super::tell_broken;
 use crate::cell::Pattern;
 use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
@@ -19,7 +21,7 @@ use crate::progress::{Estimator, Mode, Progress};
 use crate::reconstruct::FitError;
 use crate::record::Record;
 use crate::registry::Zoo;
-use crate::store::{Attempt, State, Store};
+use crate::store::{Attempt, Held, State, Store, StoreError};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -127,34 +129,49 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     interrupt::install("finished cells and units are kept").context("cannot listen for Ctrl-C")?;
 
-    // Reads every record, so that a broken one shows before anything is computed.
+    // Reads every record, so that broken ones show before anything is computed.
+    let contents = store.read()?;
+    tell_broken(&contents, |_| true);
     let mut estimator = Estimator::default();
-    for record in store.iter()? {
-        estimator.learn(&record?);
+    for record in &contents.records {
+        estimator.learn(record);
     }
 
-    let mut open = Vec::new();
-    let mut skipped = 0;
+    let mut rest = Rest::default();
+    let (mut done, mut open, mut elsewhere) = (0, Vec::new(), Vec::new());
     for planned in &cells {
-        match store.state(&planned.key)? {
-            State::Done => {}
-            State::Failed(_) if !args.retry_failed => skipped += 1,
-            _ => open.push(planned),
+        match store.state(&planned.key) {
+            State::Done => done += 1,
+            State::Failed(_) if !args.retry_failed => rest.failed += 1,
+            State::Broken(why) => {
+                if contents.broken.iter().all(|(key, _)| *key != planned.key) {
+                    note!("{why}");
+                }
+                rest.broken += 1;
+            }
+            State::Claimed(_) => elsewhere.push(planned),
+            State::Failed(_) | State::Open => open.push(planned),
         }
     }
+    let also = [
+        (elsewhere.len(), "held by other processes"),
+        (
+            rest.failed,
+            "failed before (--retry-failed tries them again)",
+        ),
+        (rest.broken, "broken (named above)"),
+    ];
+    let also = also.iter().filter(|(count, _)| *count > 0);
     note!(
-        "{}: {} cells, {} done, {} to compute{}",
+        "{}: {} cells, {done} done, {} to compute{}",
         plan.name,
         cells.len(),
-        cells.len() - open.len() - skipped,
         open.len(),
-        match skipped {
-            0 => String::new(),
-            n => format!(", {n} failed before (--retry-failed tries them again)"),
-        }
+        also.map(|(count, what)| format!(", {count} {what}"))
+            .collect::<String>()
     );
-    if open.is_empty() {
-        return Ok(outcome(skipped));
+    if open.is_empty() && elsewhere.is_empty() {
+        return Ok(rest.outcome());
     }
     note!("{chosen}");
     for left in left_dense(&open, &registry)? {
@@ -165,29 +182,52 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|planned| estimator.weight(&planned.cell))
         .sum();
-    let progress = Progress::new(open.len(), Mode::Auto).with_total_weight(weight);
+    let progress =
+        Progress::new(open.len() + elsewhere.len(), Mode::Auto).with_total_weight(weight);
     let bench = Bench {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
     };
-    let mut failed = skipped;
-    for planned in open {
-        progress.cell_started(&planned.cell.to_string(), estimator.weight(&planned.cell));
-        match compute(&bench, &store, &registry, planned)? {
-            Outcome::Done(summary) => progress.cell_finished(&summary),
-            Outcome::Failed(error) => {
-                failed += 1;
-                progress.cell_finished(&format!("failed: {error}"));
-            }
-            Outcome::Interrupted => {
-                let left = cells.len() - count_done(&store, &cells)?;
-                progress.note(&format!(
-                    "interrupted; {left} cells are left. The same command goes on where this one stopped"
-                ));
-                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    // What others hold comes last: by then they may be done with it, or gone.
+    open.extend(elsewhere);
+    while !open.is_empty() {
+        let asked = open.len();
+        let (mut left, mut doubtful) = (Vec::new(), false);
+        for planned in open {
+            let start = || {
+                let weight = estimator.weight(&planned.cell);
+                progress.cell_started(&planned.cell.to_string(), weight);
+            };
+            match compute(&bench, &store, &registry, planned, start)? {
+                Outcome::Done(summary) => progress.cell_finished(&summary),
+                Outcome::Failed(error) => {
+                    rest.failed += 1;
+                    progress.cell_finished(&format!("failed: {error}"));
+                }
+                Outcome::Broken(error) => {
+                    rest.broken += 1;
+                    progress.cell_finished(&format!("not recorded: {error}"));
+                }
+                Outcome::Held(held) => {
+                    doubtful |= held.doubtful;
+                    left.push((planned, held.by));
+                }
+                Outcome::Interrupted => return interrupted(&progress, &store, &cells),
             }
         }
+        if left.len() == asked {
+            if !doubtful {
+                rest.held = left.into_iter().map(|(_, by)| by.to_string()).collect();
+                break;
+            }
+            // A minute at most, after which every owner is known to live or to be gone.
+            std::thread::sleep(WATCHING);
+            if interrupt::requested() {
+                return interrupted(&progress, &store, &cells);
+            }
+        }
+        open = left.into_iter().map(|(planned, _)| planned).collect();
     }
     match kernels::precision_fallbacks() {
         0 => {}
@@ -201,31 +241,127 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "{n} products on the GPU were not of f32, for which alone it has kernels, and were put together from others"
         )),
     }
-    Ok(outcome(failed))
+    Ok(rest.outcome())
 }
+
+/// The exit code where nothing but cells that other processes hold is missing: what schedulers know as "try again later".
+pub const HELD: u8 = 75;
+
+/// Time between two looks at a claim of which nobody can say yet whether its owner lives.
+const WATCHING: Duration = Duration::from_secs(1);
 
 enum Outcome {
     Done(String),
     Failed(String),
+    /// A file of the cell is in the way.
+    Broken(String),
+    /// Another process works on it.
+    Held(Held),
     Interrupted,
 }
 
-/// Computes one cell unless somebody else has done or is doing it.
+/// The cells of a plan that have no record in the end.
+#[derive(Debug, Default)]
+struct Rest {
+    failed: usize,
+    broken: usize,
+    /// The owner of each.
+    held: Vec<String>,
+}
+
+impl Rest {
+    /// What to do about each kind.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.failed > 0 {
+            lines.push(format!(
+                "{} cells failed; `ptsbench plan` shows which and why",
+                self.failed
+            ));
+        }
+        if self.broken > 0 {
+            lines.push(format!(
+                "{} cells have a broken file in the store, which was left as it is; each is named above with what to do",
+                self.broken
+            ));
+        }
+        if !self.held.is_empty() {
+            let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
+            for owner in &self.held {
+                *owners.entry(owner).or_default() += 1;
+            }
+            let owners: Vec<String> = owners
+                .iter()
+                .map(|(owner, cells)| format!("{owner} ({cells})"))
+                .collect();
+            lines.push(format!(
+                "{} cells have no record yet and are held by {}; run the same command again when they are done, \
+                 it computes what they leave",
+                self.held.len(),
+                owners.join(", ")
+            ));
+        }
+        lines
+    }
+
+    fn code(&self) -> u8 {
+        if self.failed + self.broken > 0 {
+            1
+        } else if !self.held.is_empty() {
+            HELD
+        } else {
+            0
+        }
+    }
+
+    fn outcome(&self) -> ExitCode {
+        for line in self.lines() {
+            note!("{line}");
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+fn interrupted(progress: &Progress, store: &Store, cells: &[Planned]) -> anyhow::Result<ExitCode> {
+    let done = |planned: &&Planned| store.state(&planned.key) == State::Done;
+    let left = cells.len() - cells.iter().filter(done).count();
+    progress.note(&format!(
+        "interrupted; {left} cells are left. The same command goes on where this one stopped"
+    ));
+    Ok(ExitCode::from(interrupt::EXIT_CODE))
+}
+
+/// Computes one cell unless somebody else has done or is doing it; `start` is told once it is known that nobody is.
 fn compute(
     bench: &Bench<'_>,
     store: &Store,
     registry: &Zoo,
     planned: &Planned,
+    start: impl Fn(),
 ) -> anyhow::Result<Outcome> {
-    let claim = match store.claim(&planned.key)? {
-        Attempt::Claimed(claim) => claim,
-        Attempt::Done => return Ok(Outcome::Done("done by another process".into())),
-        Attempt::Held { by, .. } => return Ok(Outcome::Done(format!("left to {by}"))),
+    let claim = match store.claim(&planned.key) {
+        Ok(Attempt::Claimed(claim)) => claim,
+        Ok(Attempt::Held(held)) => return Ok(Outcome::Held(held)),
+        Ok(Attempt::Done) => {
+            start();
+            return Ok(match store.get(&planned.key) {
+                Ok(_) => Outcome::Done("done by another process".into()),
+                Err(error) => cost(error)?,
+            });
+        }
+        Err(error) => {
+            start();
+            return Ok(cost(error)?);
+        }
     };
+    start();
     let file = registry
         .file(&planned.cell.model)
         .map_err(|error| anyhow::anyhow!(error))?;
-    let work = store.work_dir(&planned.key)?;
+    let work = match store.work_dir(&planned.key) {
+        Ok(work) => work,
+        Err(error) => return Ok(cost(error)?),
+    };
     let measured = bench
         .chosen
         .guard(|| bench.measure(&planned.cell, &file, &work));
@@ -240,17 +376,18 @@ fn compute(
         Err(error) => return Err(error.into()),
     };
     let outcome = match measured {
-        Ok(record) => {
-            store.clear_failure(&planned.key)?;
-            store.put(&record)?;
-            let seconds: f64 =
-                record.timing.prepare_s + record.timing.reconstruct_s + record.timing.evaluate_s;
-            Outcome::Done(format!(
-                "top-1 {:.2} %, {}{seconds:.1} s",
-                record.score.value,
-                zeros_of(&record)
-            ))
-        }
+        Ok(record) => match store.put(&record) {
+            Ok(()) => {
+                let timing = &record.timing;
+                let seconds = timing.prepare_s + timing.reconstruct_s + timing.evaluate_s;
+                Outcome::Done(format!(
+                    "top-1 {:.2} %, {}{seconds:.1} s",
+                    record.score.value,
+                    zeros_of(&record)
+                ))
+            }
+            Err(error) => cost(error)?,
+        },
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
         // A full or failing disk is no property of the cell.
         Err(MeasureError::Fit(FitError::Checkpoint(error))) => return Err(error.into()),
@@ -297,18 +434,11 @@ fn zeros_of(record: &Record) -> String {
     }
 }
 
-fn count_done(store: &Store, cells: &[Planned]) -> anyhow::Result<usize> {
-    let mut done = 0;
-    for planned in cells {
-        done += usize::from(store.state(&planned.key)? == State::Done);
+/// The outcome of a cell whose file in the store is in the way; other errors are the store's.
+fn cost(error: StoreError) -> Result<Outcome, StoreError> {
+    match error {
+        StoreError::NotFinite { .. } => Ok(Outcome::Failed(error.to_string())),
+        error if error.costs_one_cell() => Ok(Outcome::Broken(error.to_string())),
+        error => Err(error),
     }
-    Ok(done)
-}
-
-fn outcome(failed: usize) -> ExitCode {
-    if failed > 0 {
-        note!("{failed} cells failed; `ptsbench plan` shows which and why");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
 }

@@ -12,9 +12,11 @@ mod text;
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use indexmap::IndexMap;
+use model_zoo::file::{self, Unread};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -26,6 +28,9 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("micro", include_str!("../../presets/micro.toml")),
     ("smoke", include_str!("../../presets/smoke.toml")),
 ];
+
+/// Bytes of a plan at most.
+const LIMIT: u64 = 4 << 20;
 
 /// What a plan asks of the rest of the program.
 pub trait Registry {
@@ -77,14 +82,12 @@ pub enum PlanError {
         hint: String,
     },
     /// The file exists and cannot be read.
-    #[error(
-        "cannot read the plan {file}: {reason}; check the path and that it is a UTF-8 text file"
-    )]
+    #[error("the plan {file} {reason}; check the path and that it is a UTF-8 text file")]
     Read {
         /// The file.
         file: String,
-        /// The system's reason.
-        reason: std::io::Error,
+        /// Why not.
+        reason: Unread,
     },
     /// The text is not a plan.
     #[error("{file}:{line}:{column}: {message}")]
@@ -376,10 +379,13 @@ impl Plan {
                 hint: did_you_mean(name, &presets),
             });
         }
-        let text = std::fs::read_to_string(path).map_err(|reason| PlanError::Read {
+        let unread = |reason| PlanError::Read {
             file: name.into(),
             reason,
-        })?;
+        };
+        let bytes = file::read(path, LIMIT).map_err(unread)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| unread(io::Error::new(io::ErrorKind::InvalidData, "not UTF-8").into()))?;
         Plan::parse(&text, name, sets)
     }
 

@@ -389,7 +389,7 @@ fn an_unknown_plan_names_the_presets() {
         "{message}"
     );
     let message = Plan::load(".", &[]).unwrap_err().to_string();
-    assert!(message.starts_with("cannot read the plan"), "{message}");
+    assert!(message.starts_with("the plan . is a folder"), "{message}");
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! How the remaining weights recover: error correction (section 3.1), then unit after unit fitted to the dense outputs
 //! (sections 3.2-3.4).
 
+pub mod checkpoint;
 pub mod correct;
 pub mod fit;
 pub mod loss;
 pub mod means;
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::tap::{Bare, Capture, Census, Row};
-use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use model_zoo::weights::WeightError;
 use model_zoo::{Bundle, Grain, Network};
 
 use crate::cell::{Granularity, Inputs, Reconstruction};
@@ -23,6 +23,7 @@ use crate::record::UnitOutcome;
 use crate::seed::Seed;
 use crate::select::Masks;
 use crate::subject;
+use checkpoint::{Checkpoint, Checkpoints, Values};
 use correct::{Correction, correct_bias, correct_weight};
 use fit::{Call, FitTap};
 use loss::summed_square_error;
@@ -47,17 +48,9 @@ pub enum FitError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// A checkpoint could not be read or written.
+    /// A checkpoint could not be written, or a bad one not removed.
     #[error(transparent)]
     Checkpoint(#[from] WeightError),
-    /// A checkpoint that is not of this unit.
-    #[error("{}: not a checkpoint of unit `{unit}`; delete it and run again", file.display())]
-    Foreign {
-        /// The file.
-        file: PathBuf,
-        /// The unit.
-        unit: String,
-    },
 }
 
 impl Granularity {
@@ -91,8 +84,8 @@ pub struct Work<'a, N: Network> {
     pub batches: &'a [N::Input],
     /// Where everything lies.
     pub device: &'a Device,
-    /// Folder for a checkpoint per fitted unit; none where an interrupted run need not go on.
-    pub checkpoints: Option<&'a Path>,
+    /// Where a checkpoint per fitted unit is kept; none where an interrupted run need not go on.
+    pub checkpoints: Option<Checkpoints<'a>>,
     /// Told of units and steps.
     pub progress: &'a Progress,
 }
@@ -112,19 +105,18 @@ impl<N: Network> Work<'_, N> {
         for (place, unit) in units.iter().enumerate() {
             interrupt::check()?;
             self.progress.unit(place, units.len(), &unit.path);
-            let file = self
-                .checkpoints
-                .map(|folder| folder.join(format!("unit-{place:04}.safetensors")));
-            if let Some(file) = file.as_ref().filter(|file| file.exists()) {
-                let outcome;
-                (sparse, outcome) = self.resume(sparse, unit, file)?;
+            let checkpoint = self.checkpoints.map(|all| all.of(place));
+            if let Some(checkpoint) = &checkpoint
+                && let Some((outcome, values)) = self.kept(&sparse, unit, checkpoint)?
+            {
+                sparse = write_params(sparse, values, self.device).0;
                 outcomes.push(outcome);
                 continue;
             }
             let outcome;
             (sparse, outcome) = self.fit(sparse, unit, settings)?;
-            if let Some(file) = &file {
-                self.checkpoint(&sparse, &outcome, file)?;
+            if let Some(checkpoint) = &checkpoint {
+                checkpoint.write(&outcome, unit_params(&sparse, &unit.path))?;
             }
             outcomes.push(outcome);
         }
@@ -260,44 +252,28 @@ impl<N: Network> Work<'_, N> {
             .collect()
     }
 
-    /// Writes a fitted unit's parameters and what came of it.
-    fn checkpoint(&self, sparse: &N, outcome: &UnitOutcome, file: &Path) -> Result<(), FitError> {
-        let tensors: Vec<Named> = unit_params(sparse, &outcome.path)
-            .map(|(path, data)| Named {
-                key: path,
-                shape: data.shape().to_vec(),
-                values: data.try_into_vec().expect("networks compute in f32"),
-            })
+    /// What a checkpoint of this unit holds for the network; a bad one is removed, with a remark.
+    fn kept(
+        &self,
+        sparse: &N,
+        unit: &Row,
+        checkpoint: &Checkpoint<'_>,
+    ) -> Result<Option<(UnitOutcome, Values)>, FitError> {
+        let shapes = unit_params(sparse, &unit.path)
+            .map(|(path, data)| (path, data.shape().to_vec()))
             .collect();
-        let text = serde_json::to_string(outcome).expect("an outcome holds only numbers and names");
-        let metadata = BTreeMap::from([("outcome".to_owned(), text)]);
-        Ok(write(file, &tensors, &metadata)?)
-    }
-
-    /// Puts a checkpoint's parameters into the network.
-    fn resume(&self, sparse: N, unit: &Row, file: &Path) -> Result<(N, UnitOutcome), FitError> {
-        let foreign = || FitError::Foreign {
-            file: file.to_owned(),
-            unit: unit.path.clone(),
-        };
-        let container = Container::open(file)?;
-        let outcome: UnitOutcome = container
-            .metadata()
-            .get("outcome")
-            .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(foreign)?;
-        let mut values = HashMap::new();
-        for (path, data) in unit_params(&sparse, &unit.path) {
-            if container.shape(&path) != Some(data.shape().to_vec()) {
-                return Err(foreign());
+        match checkpoint.read(&unit.path, &shapes) {
+            Ok(kept) => Ok(kept),
+            Err(why) => {
+                checkpoint.remove()?;
+                self.progress.note(&format!(
+                    "{}: {why}; it was removed, and unit `{}` is fitted again",
+                    checkpoint.file.display(),
+                    unit.path
+                ));
+                Ok(None)
             }
-            let shape = data.shape().clone();
-            values.insert(path.clone(), TensorData::new(container.read(&path)?, shape));
         }
-        if outcome.path != unit.path || values.len() != container.keys().len() {
-            return Err(foreign());
-        }
-        Ok((write_params(sparse, values, self.device).0, outcome))
     }
 }
 

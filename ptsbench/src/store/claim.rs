@@ -2,11 +2,11 @@
 //!
 //! A claim is a file that names its owner; a thread touches it as a heartbeat. Whether the owner still lives is read
 //! from the process table where that can be done (same machine, same boot, same process namespace), and otherwise from
-//! the age of the heartbeat. Taking, taking over and releasing happen under one file lock per store, held for
+//! the heartbeat: its age by the clock, and, since clocks differ, how long this process has seen it stand still. Taking, taking over and releasing happen under one file lock per store, held for
 //! milliseconds; the system drops it with its process, so it can neither be forgotten nor go stale.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,16 +14,21 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use model_zoo::file;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::StoreError;
-use super::disk::{Disk, age, write_atomic_on};
+use super::disk::{Disk, write_atomic_on};
+use super::form::unread;
+use super::watch;
 
 /// How often an owner touches its claim.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Age of a heartbeat from which an owner that cannot be seen counts as gone.
 pub const STALE: Duration = Duration::from_secs(60);
+/// Bytes of a claim at most.
+const LIMIT: u64 = 64 << 10;
 /// How long to wait for the store's lock, which nobody holds for longer than a file operation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -141,18 +146,26 @@ impl std::fmt::Display for Owner {
 }
 
 impl Owner {
-    /// Whether this owner, whose heartbeat is this old, still works.
-    fn lives(&self, heartbeat: Duration) -> bool {
-        let me = Process::this();
-        let them = &self.process;
+    /// Whether this owner's process is dead; none where it cannot be seen from here.
+    fn is_dead(&self) -> Option<bool> {
+        let (me, them) = (Process::this(), &self.process);
         let same_machine = (&me.host, &me.boot, &me.namespace)
             == (&them.host, &them.boot, &them.namespace)
             && !me.boot.is_empty();
-        match same_machine.then(|| is_dead(them.pid, them.started)) {
-            Some(Some(dead)) => !dead,
-            _ => heartbeat < STALE,
-        }
+        same_machine
+            .then(|| is_dead(them.pid, them.started))
+            .flatten()
     }
+}
+
+/// A claim whose owner is not known to be gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Who.
+    pub by: Owner,
+    /// Whether a moment of watching will tell if the owner lives: its clock is ahead, so the age of its heartbeat says
+    /// nothing, and it has not been seen beating yet.
+    pub doubtful: bool,
 }
 
 /// The outcome of asking for a cell.
@@ -161,10 +174,7 @@ pub enum Attempt {
     /// It is ours until the claim is dropped.
     Claimed(Claim),
     /// Somebody works on it.
-    Held {
-        /// Who.
-        by: Owner,
-    },
+    Held(Held),
     /// It was recorded in the meantime.
     Done,
 }
@@ -186,7 +196,7 @@ impl Drop for Claim {
         }
         // Whatever fails here leaves a claim whose owner is dead soon, which the next run takes over.
         if let Ok(_guard) = lock(&self.lock)
-            && read(&self.path).is_ok_and(|owner| owner.as_ref() == Some(&self.owner))
+            && read(&self.path).is_ok_and(|found| found.is_some_and(|(by, _)| by == self.owner))
         {
             let _ = fs::remove_file(&self.path);
         }
@@ -194,11 +204,31 @@ impl Drop for Claim {
 }
 
 /// Who holds the claim at `path`, if somebody living does.
-pub(super) fn holder(path: &Path) -> Result<Option<Owner>, StoreError> {
-    let Some(heartbeat) = age(path) else {
+pub(super) fn holder(path: &Path) -> Result<Option<Held>, StoreError> {
+    let Some((by, heartbeat)) = read(path)? else {
         return Ok(None);
     };
-    Ok(read(path)?.filter(|owner| owner.lives(heartbeat)))
+    match by.is_dead() {
+        Some(true) => return Ok(None),
+        Some(false) => {
+            return Ok(Some(Held {
+                by,
+                doubtful: false,
+            }));
+        }
+        None => {}
+    }
+    let watched = watch::look(path, &by, heartbeat);
+    let now = SystemTime::now();
+    let age = now.duration_since(heartbeat).unwrap_or_default();
+    if age >= STALE || watched.still >= STALE {
+        return Ok(None);
+    }
+    let ahead = heartbeat.duration_since(now).unwrap_or_default();
+    Ok(Some(Held {
+        by,
+        doubtful: ahead > HEARTBEAT && !watched.beats,
+    }))
 }
 
 /// Takes the claim at `path`, unless somebody living has it or `done` says that there is nothing left to do.
@@ -214,8 +244,8 @@ pub(super) fn take(
     if done() {
         return Ok(Attempt::Done);
     }
-    if let Some(by) = holder(path)? {
-        return Ok(Attempt::Held { by });
+    if let Some(held) = holder(path)? {
+        return Ok(Attempt::Held(held));
     }
     let owner = Owner {
         process: Process::this().clone(),
@@ -251,22 +281,42 @@ fn beat(file: File) -> io::Result<(Sender<()>, JoinHandle<()>)> {
     Ok((stop, thread))
 }
 
-fn read(path: &Path) -> Result<Option<Owner>, StoreError> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| StoreError::Broken {
-                path: path.to_path_buf(),
-                why: format!("it is no claim: {error}"),
-                remedy: "if no other run is using the store, remove the file",
-            }),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(reason) => Err(StoreError::reading(path, reason)),
+/// A claim's owner and heartbeat; none where there is no claim.
+fn read(path: &Path) -> Result<Option<(Owner, SystemTime)>, StoreError> {
+    const REMEDY: &str = "if no other run is using the store, remove the file";
+    let (file, _) = match file::open(path) {
+        Ok(opened) => opened,
+        Err(error) if error.is_missing() && !path.is_symlink() => return Ok(None),
+        Err(error) => return Err(unread(path, error, REMEDY)),
+    };
+    let reading = |reason| StoreError::reading(path, reason);
+    // Of the open file: on a network file system, what the name alone tells may be a minute old.
+    let heartbeat = file
+        .metadata()
+        .and_then(|found| found.modified())
+        .map_err(reading)?;
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes).map_err(reading)?;
+    let owner = serde_json::from_slice(&bytes).map_err(|error| StoreError::Broken {
+        path: path.to_path_buf(),
+        why: format!("it is no claim of this version: {error}"),
+        remedy: REMEDY,
+    })?;
+    Ok(Some((owner, heartbeat)))
+}
+
+/// Refuses what is no file in the place of the store's lock: opening a pipe would wait for its reader.
+pub(super) fn check_lock(path: &Path) -> Result<(), StoreError> {
+    match file::open(path) {
+        Err(error) if error.is_missing() && !path.is_symlink() => Ok(()),
+        Err(error) => Err(unread(path, error, "remove it")),
+        Ok(_) => Ok(()),
     }
 }
 
 /// The store's lock, released when dropped. On a file system without locks, claims are as safe as a rename is.
 fn lock(path: &Path) -> Result<Option<File>, StoreError> {
+    check_lock(path)?;
     let file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -329,7 +379,7 @@ mod tests {
             panic!("a free cell could not be claimed")
         };
         match attempt(folder.path()) {
-            Attempt::Held { by } => assert_eq!(by.process, *Process::this()),
+            Attempt::Held(held) => assert_eq!(held.by.process, *Process::this()),
             other => panic!("{other:?}"),
         }
         drop(claim);
@@ -367,7 +417,7 @@ mod tests {
     fn a_living_process_of_this_machine_keeps_its_claim_however_old_the_heartbeat() {
         let folder = tempfile::tempdir().unwrap();
         leave(folder.path(), Process::this().clone(), 10 * STALE);
-        assert!(matches!(attempt(folder.path()), Attempt::Held { .. }));
+        assert!(matches!(attempt(folder.path()), Attempt::Held(_)));
     }
 
     #[test]
@@ -379,14 +429,43 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         leave(folder.path(), elsewhere.clone(), STALE / 2);
         match attempt(folder.path()) {
-            Attempt::Held { by } => assert_eq!(
-                by.to_string(),
-                format!("process {} on elsewhere", elsewhere.pid)
-            ),
+            Attempt::Held(held) => {
+                assert_eq!(
+                    held.by.to_string(),
+                    format!("process {} on elsewhere", elsewhere.pid)
+                );
+                assert!(!held.doubtful);
+            }
             other => panic!("{other:?}"),
         }
         leave(folder.path(), elsewhere, STALE * 2);
         assert!(matches!(attempt(folder.path()), Attempt::Claimed(_)));
+    }
+
+    /// The rest of the story, what watching tells, is in `watch.rs`: nobody waits a minute here.
+    #[test]
+    fn a_heartbeat_of_a_clock_ahead_is_doubtful_until_it_is_seen_to_beat() {
+        let elsewhere = Process {
+            host: "elsewhere".into(),
+            ..Process::this().clone()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (_, path) = paths(folder.path());
+        leave(folder.path(), elsewhere, Duration::ZERO);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let tomorrow = SystemTime::now() + Duration::from_secs(24 * 3600);
+        for (heartbeat, expected) in [
+            (tomorrow, true),
+            (tomorrow, true),
+            (tomorrow + HEARTBEAT, false),
+            (tomorrow + HEARTBEAT, false),
+        ] {
+            file.set_modified(heartbeat).unwrap();
+            match attempt(folder.path()) {
+                Attempt::Held(held) => assert_eq!(held.doubtful, expected, "{heartbeat:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

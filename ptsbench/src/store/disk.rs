@@ -74,7 +74,7 @@ pub(super) fn write_once(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<b
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
         // A file system without hard links. Two writers of one record are kept apart by its claim.
         Err(error) if !is_full(&error) => {
-            if path.exists() {
+            if super::is_taken(path) {
                 return Ok(false);
             }
             disk.rename(&temporary.0, path).map(|()| true)

@@ -1,6 +1,7 @@
 use super::*;
 use crate::cell::*;
 use crate::record::*;
+use std::io;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -116,7 +117,7 @@ fn what_is_put_is_got_and_lies_where_it_should() {
     let text =
         fs::read_to_string(store.root().join(&key[..2]).join(format!("{key}.json"))).unwrap();
     assert!(text.starts_with("{\n  \"schema\": 1,") && text.ends_with("}\n"));
-    assert_eq!(store.state(&record.key).unwrap(), State::Done);
+    assert_eq!(store.state(&record.key), State::Done);
 }
 
 #[test]
@@ -194,7 +195,11 @@ fn a_broken_record_is_named_with_what_to_do() {
         let error = store.get(&record.key).unwrap_err().to_string();
         assert!(error.contains(&path.display().to_string()), "{error}");
         assert!(error.contains(says), "expected {says}: {error}");
-        assert!(error.ends_with("bring back a sound copy"), "{error}");
+        let remedy = match says.contains("schema is") {
+            true => "use the program that wrote it, or another store with --store; or move it away",
+            false => "bring back a sound copy",
+        };
+        assert!(error.ends_with(remedy), "{error}");
     }
     fs::write(&path, [0xff, 0xfe]).unwrap();
     let error = store.get(&record.key).unwrap_err().to_string();
@@ -219,7 +224,7 @@ fn numbers_that_are_not_finite_become_failures() {
         assert!(error.starts_with("units.0.loss_after of cell"), "{error}");
         assert_eq!(store.get(&record.key).unwrap(), None);
         let why = "units.0.loss_after is not a finite number".to_string();
-        assert_eq!(store.state(&record.key).unwrap(), State::Failed(why));
+        assert_eq!(store.state(&record.key), State::Failed(why));
     }
 }
 
@@ -237,7 +242,7 @@ fn a_failure_is_kept_until_it_is_cleared_or_the_cell_succeeds() {
     );
     store.clear_failure(&record.key).unwrap();
     store.clear_failure(&record.key).unwrap();
-    assert_eq!(store.state(&record.key).unwrap(), State::Open);
+    assert_eq!(store.state(&record.key), State::Open);
     store.fail(&record.key, &record.cell, "again").unwrap();
     store.put(&record).unwrap();
     assert_eq!(store.failure(&record.key).unwrap(), None);
@@ -268,13 +273,10 @@ fn a_claimed_cell_shows_and_a_recorded_one_cannot_be_claimed() {
     let Attempt::Claimed(claim) = store.claim(&record.key).unwrap() else {
         panic!("a free cell could not be claimed")
     };
-    assert!(matches!(
-        store.state(&record.key).unwrap(),
-        State::Claimed(_)
-    ));
+    assert!(matches!(store.state(&record.key), State::Claimed(_)));
     assert!(matches!(
         store.claim(&record.key).unwrap(),
-        Attempt::Held { .. }
+        Attempt::Held(_)
     ));
     store.put(&record).unwrap();
     drop(claim);
@@ -287,11 +289,9 @@ fn records_come_in_the_order_of_their_keys() {
     for seed in 0..20 {
         store.put(&sample(seed)).unwrap();
     }
-    let keys: Vec<Key> = store
-        .iter()
-        .unwrap()
-        .map(|record| record.unwrap().key)
-        .collect();
+    let contents = store.read().unwrap();
+    assert_eq!(contents.broken.len() + contents.unlisted.len(), 0);
+    let keys: Vec<&Key> = contents.records.iter().map(|record| &record.key).collect();
     assert_eq!(keys.len(), 20);
     assert!(keys.is_sorted());
 }
@@ -318,7 +318,159 @@ fn verification_finds_all_that_is_broken_and_ignores_what_is_on_its_way() {
         (found.records, found.failures, found.broken.len()),
         (2, 0, 2)
     );
-    assert!(store.iter().unwrap().any(|record| record.is_err()));
+    let contents = store.read().unwrap();
+    assert_eq!((contents.records.len(), contents.broken.len()), (2, 1));
+    assert_eq!(contents.broken[0].0, sample(1).key);
+}
+
+/// Everything that can stand where a file should, made by what it is called.
+#[cfg(unix)]
+fn spoil(path: &Path, how: &str) {
+    let _ = fs::remove_file(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    match how {
+        "object" => fs::write(path, "{}").unwrap(),
+        "garbage" => fs::write(path, [0xff, 0x00, 0xfe]).unwrap(),
+        "empty" => fs::write(path, "").unwrap(),
+        "folder" => fs::create_dir(path).unwrap(),
+        "pipe" => {
+            let made = Command::new("mkfifo").arg(path).status().unwrap();
+            assert!(made.success());
+        }
+        "endless" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        "dangling" => std::os::unix::fs::symlink("nowhere", path).unwrap(),
+        "huge" => fs::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        "nested" => fs::write(path, "[".repeat(100_000)).unwrap(),
+        other => panic!("{other}"),
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_bad_file_costs_its_own_cell_and_nothing_else() {
+    for how in [
+        "object", "garbage", "empty", "folder", "pipe", "endless", "dangling", "huge", "nested",
+    ] {
+        for ending in ["json", "claim", "failed.json"] {
+            let (_folder, store) = store();
+            store.put(&sample(0)).unwrap();
+            let bad = sample(1);
+            let path = store.file(&bad.key, ending);
+            spoil(&path, how);
+
+            let name = path.display().to_string();
+            let State::Broken(why) = store.state(&bad.key) else {
+                panic!("{how} {ending}: {:?}", store.state(&bad.key))
+            };
+            assert!(why.contains(&name), "{how} {ending}: {why}");
+            assert!(
+                why.contains("remove") || why.contains("move it away"),
+                "{how} {ending}: {why}"
+            );
+            assert!(!why.contains('\n'), "{why}");
+            assert_eq!(store.state(&sample(0).key), State::Done);
+
+            let contents = store.read().unwrap();
+            assert_eq!(contents.records, [sample(0)], "{how} {ending}");
+            let named: Vec<&Key> = contents.broken.iter().map(|(key, _)| key).collect();
+            let expected = if ending == "json" {
+                vec![&bad.key]
+            } else {
+                vec![]
+            };
+            assert_eq!(named, expected, "{how} {ending}");
+
+            // Nobody writes over it, and other cells can be taken.
+            match (ending, store.claim(&bad.key)) {
+                ("json", Ok(Attempt::Done)) | ("failed.json", Ok(Attempt::Claimed(_))) => {}
+                ("claim", Err(error)) => assert!(error.costs_one_cell(), "{error}"),
+                (_, other) => panic!("{how} {ending}: {other:?}"),
+            }
+            if ending == "json" {
+                let error = store.put(&bad).unwrap_err();
+                assert!(error.costs_one_cell(), "{how}: {error}");
+            }
+            assert!(matches!(
+                store.claim(&sample(2).key).unwrap(),
+                Attempt::Claimed(_)
+            ));
+
+            // It is listed, and does not keep the store from being opened.
+            let found = Store::open(store.root()).unwrap().verify().unwrap();
+            assert_eq!(
+                (found.records, found.broken.len()),
+                (1, 1),
+                "{how} {ending}"
+            );
+            assert!(found.broken[0].to_string().contains(&name));
+        }
+    }
+}
+
+#[test]
+fn files_of_other_versions_are_left_to_their_programs() {
+    let (_folder, store) = store();
+    store.put(&sample(0)).unwrap();
+    store.fail(&sample(1).key, &sample(1).cell, "no").unwrap();
+    let files = [
+        store.path(&sample(0).key),
+        store.file(&sample(1).key, "failed.json"),
+    ];
+    for (file, key) in files.iter().zip([sample(0).key, sample(1).key]) {
+        let text = fs::read_to_string(file).unwrap();
+        for schema in [0, 99] {
+            let other = text.replacen(
+                &format!("\"schema\": {SCHEMA}"),
+                &format!("\"schema\": {schema}, \"news\": []"),
+                1,
+            );
+            fs::write(file, other).unwrap();
+            let State::Broken(why) = store.state(&key) else {
+                panic!("{:?}", store.state(&key))
+            };
+            assert!(
+                why.contains(&format!("its schema is {schema}"))
+                    && why.contains("use the program that wrote it"),
+                "{why}"
+            );
+        }
+    }
+    // A claim with a field that this version does not know.
+    let claim = store.file(&sample(2).key, "claim");
+    let Attempt::Claimed(held) = store.claim(&sample(2).key).unwrap() else {
+        panic!("a free cell could not be claimed")
+    };
+    let text = fs::read_to_string(&claim).unwrap();
+    fs::write(&claim, text.replacen('{', "{\n  \"lease\": 5,", 1)).unwrap();
+    let State::Broken(why) = store.state(&sample(2).key) else {
+        panic!("{:?}", store.state(&sample(2).key))
+    };
+    assert!(why.contains("no claim of this version"), "{why}");
+    drop(held);
+    assert!(claim.exists(), "what is not ours stays");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_store_whose_lock_is_no_file_is_refused_at_once() {
+    for how in ["folder", "pipe", "endless", "dangling"] {
+        let folder = tempfile::tempdir().unwrap();
+        spoil(&folder.path().join(LOCK), how);
+        let error = Store::open(folder.path()).err().unwrap().to_string();
+        assert!(
+            error.contains(LOCK) && error.ends_with("remove it"),
+            "{how}: {error}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_in_the_place_of_the_checkpoints_costs_its_own_cell() {
+    let (_folder, store) = store();
+    spoil(&store.work_path(&sample(0).key), "garbage");
+    assert!(store.work_dir(&sample(0).key).unwrap_err().costs_one_cell());
+    store.work_dir(&sample(1).key).unwrap();
 }
 
 #[test]
@@ -395,7 +547,7 @@ fn a_store_that_cannot_be_written_is_refused_at_once() {
     );
     assert!(Store::view(&file).is_err());
     let absent = Store::view(folder.path().join("absent")).unwrap();
-    assert_eq!(absent.keys().unwrap(), []);
+    assert_eq!(absent.read().unwrap().records, []);
     assert!(!absent.root().exists());
 }
 
@@ -481,7 +633,7 @@ fn a_full_disk_loses_nothing_and_leaves_no_half_file() {
             assert_eq!(store.get(&sample(0).key).unwrap(), Some(sample(0)));
             let roomy = Store::open(folder.path()).unwrap();
             roomy.put(&sample(1)).unwrap();
-            assert_eq!(roomy.keys().unwrap().len(), 2);
+            assert_eq!(roomy.read().unwrap().records.len(), 2);
         }
     }
 }
@@ -527,7 +679,7 @@ fn child() {
             let record = sample(seed);
             match store.claim(&record.key).unwrap() {
                 Attempt::Done => {}
-                Attempt::Held { .. } => open += 1,
+                Attempt::Held(_) => open += 1,
                 Attempt::Claimed(claim) => {
                     std::thread::sleep(Duration::from_millis(5));
                     if std::env::var("DIE").is_ok() {

@@ -2,11 +2,10 @@
 //!
 //! It is bound to everything that its counts depend on. A file of another evaluation is refused, never mixed in.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use model_zoo::file::{self, Unread};
 use serde::{Deserialize, Serialize};
 
 use super::Tally;
@@ -14,6 +13,9 @@ use crate::store::{StoreError, write_atomic};
 
 /// Time between two writes at least: a batch of small images takes less than the disk does.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Bytes of the file at most: a line for each of all images of ImageNet is half as much.
+const LIMIT: u64 = 64 << 20;
 
 /// Version of the file's form.
 const SCHEMA: u32 = 1;
@@ -75,12 +77,12 @@ struct Written {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// It exists and cannot be read.
-    #[error("{}: cannot be read ({reason}); give another file to --resume", path.display())]
+    #[error("{}: {reason}; give another file to --resume", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
-        reason: std::io::Error,
+        /// Why not.
+        reason: Unread,
     },
     /// It is something else.
     #[error(
@@ -128,8 +130,8 @@ impl Journal {
             path: path.to_owned(),
             reason,
         };
-        let so_far = match fs::read(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Tally::default(),
+        let so_far = match file::read(path, LIMIT) {
+            Err(error) if error.is_missing() => Tally::default(),
             Err(reason) => {
                 return Err(JournalError::Read {
                     path: path.to_owned(),
@@ -200,6 +202,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn binding() -> Binding {
         Binding {
@@ -289,5 +292,23 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let error = Journal::open(&path, binding()).unwrap_err();
         assert!(matches!(error, JournalError::Read { .. }), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_devices_do_not_hang_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let endless = folder.path().join("endless");
+        std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+        for (path, what) in [(pipe, "is a pipe"), (endless, "is a device")] {
+            let error = Journal::open(&path, binding()).unwrap_err().to_string();
+            assert!(
+                error.contains(what) && error.contains("--resume"),
+                "{error}"
+            );
+        }
     }
 }

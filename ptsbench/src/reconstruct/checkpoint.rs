@@ -1,0 +1,145 @@
+//! Checkpoints of fitted units: what an interrupted cell goes on from.
+//!
+//! A damaged one would become a wrong record with a sound digest. So each is bound to its cell by the key, and to its own
+//! contents by a digest over the outcome and every value.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::TensorData;
+use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use sha2::{Digest, Sha256};
+
+use crate::cell::Key;
+use crate::record::UnitOutcome;
+
+/// Parameters by their path in the network.
+pub type Values = HashMap<String, TensorData>;
+
+/// The checkpoints of one cell.
+#[derive(Debug, Clone, Copy)]
+pub struct Checkpoints<'a> {
+    /// Where they lie.
+    pub folder: &'a Path,
+    /// The cell's key.
+    pub key: &'a Key,
+}
+
+impl<'a> Checkpoints<'a> {
+    /// The one of the unit that is fitted at this place, counted from 0.
+    pub fn of(self, place: usize) -> Checkpoint<'a> {
+        Checkpoint {
+            file: self.folder.join(format!("unit-{place:04}.safetensors")),
+            key: self.key,
+        }
+    }
+}
+
+/// The checkpoint of one unit.
+#[derive(Debug)]
+pub struct Checkpoint<'a> {
+    /// Its file.
+    pub file: PathBuf,
+    key: &'a Key,
+}
+
+impl Checkpoint<'_> {
+    /// Writes a fitted unit's parameters and what came of it.
+    pub fn write(
+        &self,
+        outcome: &UnitOutcome,
+        params: impl Iterator<Item = (String, TensorData)>,
+    ) -> Result<(), WeightError> {
+        let tensors: Vec<Named> = params
+            .map(|(path, data)| Named {
+                key: path,
+                shape: data.shape().to_vec(),
+                values: data.try_into_vec().expect("networks compute in f32"),
+            })
+            .collect();
+        let outcome = serde_json::to_string(outcome).expect("an outcome holds numbers and names");
+        let metadata = BTreeMap::from([
+            ("cell".to_owned(), self.key.to_string()),
+            ("digest".to_owned(), digest(self.key, &outcome, &tensors)),
+            ("outcome".to_owned(), outcome),
+        ]);
+        write(&self.file, &tensors, &metadata)
+    }
+
+    /// What was written for the unit, whose parameters have these shapes; none where nothing was. An error says what is
+    /// wrong with the file, whatever it is: all of them mean that the unit must be fitted again.
+    pub fn read(
+        &self,
+        unit: &str,
+        shapes: &HashMap<String, Vec<usize>>,
+    ) -> Result<Option<(UnitOutcome, Values)>, &'static str> {
+        if fs::symlink_metadata(&self.file).is_err() {
+            return Ok(None);
+        }
+        // The zoo's errors speak of downloads; a checkpoint is fitted again instead.
+        let unreadable = |_| "it cannot be read as a checkpoint";
+        let file = Container::open(&self.file).map_err(unreadable)?;
+        let said = |name: &str| file.metadata().get(name).map(String::as_str);
+        let (Some(cell), Some(written), Some(outcome)) =
+            (said("cell"), said("digest"), said("outcome"))
+        else {
+            return Err("it is no checkpoint of this version");
+        };
+        if cell != self.key.as_str() {
+            return Err("it is of another cell");
+        }
+        // Before any value is read: a foreign file may be of any size.
+        let fits = |(path, shape): (&String, &Vec<usize>)| file.shape(path).as_ref() == Some(shape);
+        if file.keys().len() != shapes.len() || !shapes.iter().all(fits) {
+            return Err("it is of another unit");
+        }
+        let mut tensors = Vec::with_capacity(shapes.len());
+        for (path, shape) in shapes {
+            tensors.push(Named {
+                key: path.clone(),
+                shape: shape.clone(),
+                values: file.read(path).map_err(unreadable)?,
+            });
+        }
+        if digest(self.key, outcome, &tensors) != written {
+            return Err("its contents are not those of its digest");
+        }
+        let outcome: UnitOutcome = serde_json::from_str(outcome)
+            .ok()
+            .filter(|outcome: &UnitOutcome| outcome.path == unit)
+            .ok_or("it is of another unit")?;
+        let values = tensors
+            .into_iter()
+            .map(|tensor| (tensor.key, TensorData::new(tensor.values, tensor.shape)));
+        Ok(Some((outcome, values.collect())))
+    }
+
+    /// Removes whatever stands in the file's place.
+    pub fn remove(&self) -> Result<(), WeightError> {
+        let removed = match fs::symlink_metadata(&self.file) {
+            Ok(found) if found.is_dir() => fs::remove_dir_all(&self.file),
+            _ => fs::remove_file(&self.file),
+        };
+        removed.map_err(|source| WeightError::Io {
+            file: self.file.display().to_string(),
+            action: "remove",
+            source,
+        })
+    }
+}
+
+/// SHA-256 of all that a checkpoint says, bit for bit.
+fn digest(key: &Key, outcome: &str, tensors: &[Named]) -> String {
+    let mut sorted: Vec<&Named> = tensors.iter().collect();
+    sorted.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut hash = Sha256::new();
+    hash.update(format!("ptsbench-unit-v1\n{key}\n{outcome}\n"));
+    for tensor in sorted {
+        hash.update(format!("{} {:?}\n", tensor.key, tensor.shape));
+        for value in &tensor.values {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}

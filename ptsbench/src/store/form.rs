@@ -1,0 +1,198 @@
+//! The written forms of records and failures: parsed with suspicion, since files come from other programs, other
+//! versions and failing disks.
+
+use std::path::Path;
+
+use model_zoo::file::{self, Unread};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Failure, StoreError};
+use crate::cell::Key;
+use crate::record::{Record, SCHEMA};
+
+/// Bytes of a record or failure at most: a network of a thousand layers needs a tenth of it.
+const LIMIT: u64 = 16 << 20;
+
+const MOVE: &str = "move it away to have the cell measured again, or bring back a sound copy";
+const REMOVE: &str = "remove it to have the cell tried again";
+const OTHER_VERSION: &str =
+    "use the program that wrote it, or another store with --store; or move it away";
+
+/// SHA-256, in hex, of a record without `timing` and `environment`: equal where two runs agree.
+pub fn digest(record: &Record) -> String {
+    let mut value = to_value(record);
+    if let Value::Object(map) = &mut value {
+        map.shift_remove("timing");
+        map.shift_remove("environment");
+    }
+    let hash = Sha256::digest(value.to_string());
+    hash.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Why a text is not what it should be, and what to do.
+struct Fault {
+    why: String,
+    remedy: &'static str,
+}
+
+impl Fault {
+    fn at(self, path: &Path) -> StoreError {
+        broken(path, self.why, self.remedy)
+    }
+}
+
+/// Reads and verifies a record file, wherever it lies; none where there is no such file.
+pub fn read_record(path: &Path) -> Result<Option<Record>, StoreError> {
+    let Some(text) = read_text(path, LIMIT, MOVE)? else {
+        return Ok(None);
+    };
+    parse_record(&text)
+        .map(Some)
+        .map_err(|fault| fault.at(path))
+}
+
+/// The record in the file that a key names.
+pub(super) fn record(path: &Path, key: &Key) -> Result<Option<Record>, StoreError> {
+    let Some(record) = read_record(path)? else {
+        return Ok(None);
+    };
+    match other_name(&record.key, key) {
+        Some(why) => Err(broken(path, why, MOVE)),
+        None => Ok(Some(record)),
+    }
+}
+
+/// The failure in the file that a key names.
+pub(super) fn failure(path: &Path, key: &Key) -> Result<Option<Failure>, StoreError> {
+    let Some(text) = read_text(path, LIMIT, REMOVE)? else {
+        return Ok(None);
+    };
+    let failure = parse_failure(&text).map_err(|fault| fault.at(path))?;
+    match other_name(&failure.key, key) {
+        Some(why) => Err(broken(path, why, REMOVE)),
+        None => Ok(Some(failure)),
+    }
+}
+
+fn other_name(found: &Key, named: &Key) -> Option<String> {
+    (found != named).then(|| format!("its key is {found}, and its name says {named}"))
+}
+
+/// A JSON object of a schema that this program reads.
+fn parse(text: &str, remedy: &'static str) -> Result<Value, Fault> {
+    let fault = |why| Fault { why, remedy };
+    let value: Value = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
+    if !value.is_object() {
+        return Err(fault("expected a JSON object".into()));
+    }
+    match value.get("schema").and_then(Value::as_u64) {
+        Some(schema) if schema == u64::from(SCHEMA) => Ok(value),
+        Some(schema) => Err(Fault {
+            why: format!("its schema is {schema}, and this program reads {SCHEMA}"),
+            remedy: OTHER_VERSION,
+        }),
+        None => Err(fault("it has no schema number".into())),
+    }
+}
+
+fn parse_failure(text: &str) -> Result<Failure, Fault> {
+    serde_json::from_value(parse(text, REMOVE)?).map_err(|error| Fault {
+        why: error.to_string(),
+        remedy: REMOVE,
+    })
+}
+
+fn parse_record(text: &str) -> Result<Record, Fault> {
+    let fault = |why| Fault { why, remedy: MOVE };
+    let mut value = parse(text, MOVE)?;
+    let written = match value
+        .as_object_mut()
+        .and_then(|map| map.shift_remove("digest"))
+    {
+        Some(Value::String(digest)) => digest,
+        _ => return Err(fault("it has no digest".into())),
+    };
+    let record: Record = serde_json::from_value(value).map_err(|error| fault(error.to_string()))?;
+    let key = record.cell.key();
+    if record.key != key {
+        return Err(fault(format!(
+            "its key is {}, and its cell's is {key}",
+            record.key
+        )));
+    }
+    let computed = digest(&record);
+    if written != computed {
+        return Err(fault(format!(
+            "its digest is {written}, and its contents' is {computed}: something changed it"
+        )));
+    }
+    Ok(record)
+}
+
+fn broken(path: &Path, why: String, remedy: &'static str) -> StoreError {
+    StoreError::Broken {
+        path: path.to_path_buf(),
+        why,
+        remedy,
+    }
+}
+
+/// The text of a file; none where there is nothing of that name.
+fn read_text(path: &Path, limit: u64, remedy: &'static str) -> Result<Option<String>, StoreError> {
+    let bytes = match file::read(path, limit) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_missing() && !path.is_symlink() => return Ok(None),
+        Err(error) => return Err(unread(path, error, remedy)),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(text)),
+        Err(_) => Err(broken(path, "it is not UTF-8 text".into(), remedy)),
+    }
+}
+
+/// The store's words for a file that was not read.
+pub(super) fn unread(path: &Path, error: Unread, remedy: &'static str) -> StoreError {
+    let why = match error {
+        error if error.is_missing() => "it is a link to nothing".to_owned(),
+        Unread::Io(reason) => return StoreError::reading(path, reason),
+        other => format!("it {other}"),
+    };
+    broken(path, why, remedy)
+}
+
+pub(super) fn to_value(record: &Record) -> Value {
+    serde_json::to_value(record).expect("a record has string keys and serializable fields only")
+}
+
+/// Pretty JSON with a final newline.
+pub(super) fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes =
+        serde_json::to_vec_pretty(value).expect("the store's types have string keys only");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// The path of the first number that is NaN or infinite. JSON has no such numbers and serde writes null for them; a
+/// record holds no other null.
+pub(super) fn not_finite(value: &Value) -> Option<String> {
+    fn find(value: &Value, path: &str) -> Option<String> {
+        let below = |name: &dyn std::fmt::Display| match path {
+            "" => name.to_string(),
+            _ => format!("{path}.{name}"),
+        };
+        match value {
+            Value::Null => Some(path.into()),
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, item)| find(item, &below(&index))),
+            Value::Object(map) => map
+                .iter()
+                .find_map(|(name, inner)| find(inner, &below(name))),
+            _ => None,
+        }
+    }
+    find(value, "")
+}
