@@ -2,6 +2,8 @@
 //!
 //! Device, threads, evaluation batch and folders are environment: they are recorded, not hashed.
 
+use std::collections::BTreeMap;
+
 use kernels::{KernelError, Precision, TileLayout, nm_mask, nm_mask_transposable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -78,6 +80,12 @@ pub struct Sparsity {
     /// What is done with batch norms before anything is chosen; absent where they are folded.
     #[serde(default = "folded", skip_serializing_if = "is_folded")]
     pub batch_norm: BatchNorm,
+    /// The images that allocator, criterion or repair look at; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationCell>,
+    /// What repairs the network last, without training a weight; absent where nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Part>,
     /// How the rest recovers; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reconstruction: Option<Reconstruction>,
@@ -128,13 +136,35 @@ fn is_folded(batch_norm: &BatchNorm) -> bool {
 }
 
 /// A named algorithm and its measurement version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
     /// Its name in the registry.
     pub name: String,
     /// Raised whenever its numbers may change.
     pub version: u32,
+    /// What differs from its defaults; absent where nothing does, so that a new option leaves old keys alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub options: BTreeMap<String, serde_json::Value>,
+}
+
+impl Part {
+    /// An algorithm with its defaults.
+    pub fn plain(name: impl Into<String>, version: u32) -> Part {
+        Part {
+            name: name.into(),
+            version,
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+/// The name, and the options where there are some.
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)?;
+        crate::options::write_options(f, &self.options)
+    }
 }
 
 /// What may be removed.
@@ -369,17 +399,23 @@ impl std::fmt::Display for Cell {
             return f.write_str(" dense");
         };
         if let Some(allocation) = &sparsity.allocation {
-            write!(f, " {}", allocation.name)?;
+            write!(f, " {allocation}")?;
         }
         write!(f, " {}", sparsity.pattern)?;
         if sparsity.criterion.name != "magnitude" {
-            write!(f, " {}", sparsity.criterion.name)?;
+            write!(f, " {}", sparsity.criterion)?;
         }
         if sparsity.rule == Rule::Msbench {
             f.write_str(" msbench")?;
         }
         if sparsity.batch_norm == BatchNorm::Folded {
             f.write_str(" folded")?;
+        }
+        if let Some(repair) = &sparsity.repair {
+            write!(f, " {repair}")?;
+        }
+        if let (Some(calibration), None) = (&sparsity.calibration, &sparsity.reconstruction) {
+            write!(f, " seed {}", calibration.seed)?;
         }
         if let Some(reconstruction) = &sparsity.reconstruction {
             let grain = match reconstruction.granularity {
@@ -424,10 +460,7 @@ mod tests {
     use serde_json::Value;
 
     fn full() -> Cell {
-        let part = |name: &str| Part {
-            name: name.into(),
-            version: 1,
-        };
+        let part = |name: &str| Part::plain(name, 1);
         Cell {
             model: "micro_resnet8".into(),
             precision: Precision::Bf16x3,
@@ -445,6 +478,8 @@ mod tests {
                 criterion: part("magnitude"),
                 rule: Rule::Exact,
                 batch_norm: BatchNorm::Kept,
+                calibration: None,
+                repair: None,
                 reconstruction: Some(Reconstruction {
                     version: 1,
                     granularity: Granularity::Layer,

@@ -13,10 +13,10 @@ use model_zoo::graft::read_params;
 use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 use model_zoo::{Network, Of};
 
-use crate::cell::{BatchNorm, Cell, Key};
+use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::inventory::Weights;
 use crate::own;
-use crate::pipeline::{Bench, Calibrated, Measure, MeasureError, choose, treat};
+use crate::pipeline::{Bench, Calibrated, Measure, MeasureError, treat};
 use crate::subject;
 
 /// PyTorch's counter of training batches: carried over where the file has it.
@@ -116,15 +116,13 @@ impl<M: Calibrated> Visit<M> for Export<'_> {
         let before = subject::weights(&dense, &census);
         let mut changes = Changes::default();
         if let Some(sparsity) = &measure.cell.sparsity {
-            let (_, masks) = choose(spec, &before, sparsity)?;
-            let mut sparse = subject::attach(dense.clone(), &census, &masks, device);
-            if let Some(settings) = &sparsity.reconstruction {
-                let batches = M::calibrate(&measure, spec, &census, settings)?;
-                sparse = measure
-                    .reconstruct(&dense, sparse, &census, &masks, settings, &batches)?
-                    .0;
-            }
-            let sparse = sparse.materialize();
+            let key = measure.cell.key();
+            let mut images =
+                |wanted: &CalibrationCell| M::calibrate(&measure, spec, &census, wanted);
+            let sparse = measure
+                .dense(spec, &dense, &census, &before, &key)
+                .sparsify(sparsity, &mut images)?
+                .network;
             let after = subject::weights(&sparse, &census);
             let keys: HashMap<&str, &Slot> = slots
                 .iter()

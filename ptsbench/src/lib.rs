@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod inventory;
 pub mod metric;
 pub mod nofm;
+pub mod options;
 pub mod overall;
 pub mod own;
 pub mod pipeline;
@@ -31,12 +32,14 @@ pub mod progress;
 pub mod reconstruct;
 pub mod record;
 pub mod registry;
+pub mod repair;
 pub mod report;
 pub mod seed;
 pub mod seen;
 pub mod select;
 pub mod sequential;
 pub mod solver;
+pub mod sparsify;
 #[allow(
     clippy::disallowed_methods,
     reason = "records and claims, which the program wrote itself; a folder is opened to be synced"

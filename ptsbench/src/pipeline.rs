@@ -9,20 +9,24 @@ use model_zoo::tap::Census;
 use model_zoo::weights::{self, WeightError};
 use model_zoo::{Boxes, Classes, Classifier, Modality, Network, Noise, Of, Tokens};
 
-use crate::allocate::{self, AllocateError, Allocation, BadRate, Options, Rate};
-use crate::cell::{BatchNorm, Cell, Pattern, Reconstruction, Sparsity};
-use crate::criterion::{self, UnknownCriterion};
+use crate::allocate::{AllocateError, Allocation, BadRate, TrialError};
+use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
+use crate::criterion::CriterionError;
 use crate::data::recipe::Recipe;
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
-use crate::inventory::{Layer, Weights};
-use crate::nofm::{self, FitsNothing};
+use crate::inventory::{Layer, Loaded, Weights};
+use crate::nofm::FitsNothing;
 use crate::own;
 use crate::progress::Progress;
+use crate::reconstruct::FitError;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::reconstruct::{FitError, Work};
-use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
-use crate::select::{Masks, SelectError, select};
+use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing};
+use crate::repair::UnknownRepair;
+use crate::seen::SeenError;
+use crate::select::{Masks, SelectError};
+use crate::solver::sparsegpt::SparseGptError;
+use crate::sparsify::Dense;
 use crate::subject;
 use crate::task::{OpenError, Sets, Task, TaskError};
 
@@ -117,10 +121,32 @@ pub enum MeasureError {
     Rate(#[from] BadRate),
     /// The rate cannot be allocated.
     #[error(transparent)]
-    Allocate(#[from] AllocateError),
-    /// No such criterion.
+    Allocate(AllocateError),
+    /// No such criterion, or not with these options.
     #[error(transparent)]
-    Criterion(#[from] UnknownCriterion),
+    Criterion(#[from] CriterionError),
+    /// No such repair.
+    #[error(transparent)]
+    Repair(#[from] UnknownRepair),
+    /// Something looks at calibration images, and the cell has none.
+    #[error(
+        "the cell names no calibration images, and its criterion, allocator or repair looks at some; give the plan a [calibration]"
+    )]
+    NoCalibration,
+    /// A layer's inputs cannot be measured.
+    #[error(transparent)]
+    Seen(#[from] SeenError),
+    /// A solver has no masks of this form.
+    #[error("`{0}` finds no transposable patterns; use N:M, or a criterion that gives scores")]
+    SolverPattern(&'static str),
+    /// A layer cannot be solved.
+    #[error("layer `{layer}`: {source}")]
+    Solver {
+        /// The layer.
+        layer: String,
+        /// Why.
+        source: SparseGptError,
+    },
     /// The pattern prunes nothing.
     #[error("model `{model}`: {source}")]
     Pattern {
@@ -138,6 +164,15 @@ pub enum MeasureError {
     /// Evaluation failed.
     #[error(transparent)]
     Evaluate(TaskError),
+}
+
+impl From<AllocateError> for MeasureError {
+    fn from(error: AllocateError) -> Self {
+        match error {
+            AllocateError::Trial(TrialError::Interrupted(stop)) => Self::Interrupted(stop),
+            error => Self::Allocate(error),
+        }
+    }
 }
 
 impl From<FitError> for MeasureError {
@@ -303,26 +338,19 @@ impl Visit<Classes> for Measure<'_> {
         let census =
             subject::census_on(Tensor::zeros([1, channels, height, width], device), &dense);
         let weights = subject::weights(&dense, &census);
-        let chosen = match &self.cell.sparsity {
-            Some(sparsity) => Some(choose(spec, &weights, sparsity)?),
-            None => None,
-        };
         timing.prepare_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let (network, units) = match (&self.cell.sparsity, &chosen) {
-            (Some(sparsity), Some((_, masks))) => {
-                let sparse = subject::attach(dense.clone(), &census, masks, device);
-                let (sparse, units) = match &sparsity.reconstruction {
-                    Some(settings) => {
-                        let (batches, dense) = (self.calibrate(&task, settings)?, &dense);
-                        self.reconstruct(dense, sparse, &census, masks, settings, &batches)?
-                    }
-                    None => (sparse, Vec::new()),
-                };
-                (sparse.materialize(), units)
+        let (network, chosen, units) = match &self.cell.sparsity {
+            Some(sparsity) => {
+                let key = self.cell.key();
+                let subject = self.dense(spec, &dense, &census, &weights, &key);
+                let mut images = |wanted: &CalibrationCell| self.calibrate(&task, wanted);
+                let sparse = subject.sparsify(sparsity, &mut images)?;
+                let chosen = (sparse.allocation, sparse.masks);
+                (sparse.network, Some(chosen), sparse.units)
             }
-            _ => (dense.clone(), Vec::new()),
+            None => (dense.clone(), None, Vec::new()),
         };
         // A norm with frozen statistics is a scale and a shift: with everything chosen, the convolution carries them.
         let network = network.fold();
@@ -370,9 +398,8 @@ impl Measure<'_> {
     pub(crate) fn calibrate(
         &self,
         task: &Task,
-        settings: &Reconstruction,
+        calibration: &CalibrationCell,
     ) -> Result<Vec<Tensor<4>>, MeasureError> {
-        let calibration = &settings.calibration;
         let (list, sha256) = task
             .set()
             .calibration(calibration.images, calibration.seed)?;
@@ -391,32 +418,27 @@ impl Measure<'_> {
         Ok(batches?)
     }
 
-    pub(crate) fn reconstruct<N>(
-        &self,
-        dense: &N,
-        sparse: N,
-        census: &Census,
-        masks: &Masks,
-        settings: &Reconstruction,
-        batches: &[N::Input],
-    ) -> Result<(N, Vec<UnitOutcome>), MeasureError>
-    where
-        N: Network,
-    {
-        let key = self.cell.key();
-        let work = Work {
-            dense,
+    /// The network to be made sparse.
+    pub(crate) fn dense<'b, N: Network>(
+        &'b self,
+        spec: &'static Spec,
+        network: &'b N,
+        census: &'b Census,
+        weights: &'b Loaded,
+        key: &'b Key,
+    ) -> Dense<'b, N> {
+        Dense {
+            model: spec.name,
+            network,
             census,
-            masks,
-            batches,
+            weights,
             device: &self.bench.chosen.device,
+            progress: self.bench.progress,
             checkpoints: Some(Checkpoints {
                 folder: self.work,
-                key: &key,
+                key,
             }),
-            progress: self.bench.progress,
-        };
-        Ok(work.reconstruct(sparse, settings)?)
+        }
     }
 
     fn environment(&self) -> Environment {
@@ -437,7 +459,7 @@ pub(crate) trait Calibrated: Modality + Sized {
         _measure: &Measure<'_>,
         spec: &'static Spec,
         _census: &Census,
-        _settings: &Reconstruction,
+        _calibration: &CalibrationCell,
     ) -> Result<Vec<Self::Input>, MeasureError> {
         Err(OtherModality::of::<Self>(spec, "tasks have images to classify").into())
     }
@@ -448,49 +470,17 @@ impl Calibrated for Classes {
         measure: &Measure<'_>,
         spec: &'static Spec,
         census: &Census,
-        settings: &Reconstruction,
+        calibration: &CalibrationCell,
     ) -> Result<Vec<Tensor<4>>, MeasureError> {
         let task = measure.bench.task(spec, measure.cell)?;
         check_fit(spec, census, &task)?;
-        measure.calibrate(&task, settings)
+        measure.calibrate(&task, calibration)
     }
 }
 
 impl Calibrated for Boxes {}
 impl Calibrated for Noise {}
 impl Calibrated for Tokens {}
-
-/// The counts (where the pattern does not decide them) and the masks.
-pub(crate) fn choose(
-    spec: &Spec,
-    weights: &dyn Weights,
-    sparsity: &Sparsity,
-) -> Result<(Option<Allocation>, Masks), MeasureError> {
-    let fits = nofm::check(weights.layers(), sparsity.pattern);
-    fits.map_err(|source| MeasureError::Pattern {
-        model: spec.name.to_owned(),
-        source,
-    })?;
-    let allocation = match (&sparsity.allocation, sparsity.pattern) {
-        (Some(part), Pattern::Unstructured { rate }) => {
-            Some(allocate::find(&part.name)?.allocate(
-                weights,
-                Rate::new(rate)?,
-                sparsity.rule,
-                &Options::default(),
-            )?)
-        }
-        _ => None,
-    };
-    let masks = select(
-        weights,
-        criterion::find(&sparsity.criterion.name)?,
-        sparsity.pattern,
-        allocation.as_ref(),
-        sparsity.rule,
-    )?;
-    Ok((allocation, masks))
-}
 
 fn outcomes(
     weights: &dyn Weights,

@@ -11,12 +11,13 @@ use crate::cell::Pattern;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
 use crate::inventory::Layer;
 use crate::nofm::{self, LeftDense, left_dense};
+use crate::options::Chosen;
 use crate::own;
 use crate::pipeline::layers_of;
-use crate::plan::{Lookup, Registry, TaskFacts};
+use crate::plan::{Lookup, PartFacts, Registry, TaskFacts};
 use crate::task::Sets;
 use crate::terminal::remark_once;
-use crate::{allocate, criterion, reconstruct};
+use crate::{allocate, criterion, reconstruct, repair};
 
 /// The program's own registry.
 #[derive(Debug, Default)]
@@ -250,12 +251,16 @@ impl Registry for Zoo {
         Ok(self.sets.get(task)?.calibration(images, seed)?.1)
     }
 
-    fn allocator_version(&self, name: &str) -> Lookup<u32> {
-        Ok(allocate::find(name)?.version())
+    fn allocator(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(allocate::facts(chosen)?)
     }
 
-    fn criterion_version(&self, name: &str) -> Lookup<u32> {
-        Ok(criterion::find(name)?.version())
+    fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(criterion::facts(chosen)?)
+    }
+
+    fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(repair::facts(chosen)?)
     }
 
     fn reconstruction_version(&self) -> u32 {

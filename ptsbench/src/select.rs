@@ -7,8 +7,10 @@ use kernels::{
 
 use crate::allocate::{Allocation, keep_trunc};
 use crate::cell::{Pattern, Rule};
-use crate::criterion::Criterion;
+use crate::criterion::wanda::select_in_groups;
+use crate::criterion::{ComparisonGroup, Criterion, ScoreError};
 use crate::inventory::{Layer, Weights};
+use crate::seen::Seen;
 
 /// One mask per prunable layer, by path, in the layers' order; each is `[out, everything else]`.
 pub type Masks = IndexMap<String, BitMask>;
@@ -36,6 +38,14 @@ pub enum SelectError {
         /// Flat index.
         index: usize,
     },
+    /// There are no scores.
+    #[error("layer `{path}`: {source}")]
+    Scores {
+        /// The layer.
+        path: String,
+        /// Why.
+        source: ScoreError,
+    },
     /// The kernel refused; the layer's name is added.
     #[error("layer `{path}`: {source}")]
     Layer {
@@ -44,11 +54,27 @@ pub enum SelectError {
         /// What it says.
         source: KernelError,
     },
+    /// The original release's counting compares the weights of a layer, whatever the criterion.
+    #[error(
+        "rule `msbench` repeats the original release and compares whole layers; give the criterion group = \"layer\", or use rule `exact`"
+    )]
+    CompatGroup,
 }
 
-/// Chooses the weights that go.
+/// What decides a layer's mask beside its scores.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// What may go.
+    pub pattern: Pattern,
+    /// How much from each layer, where the pattern does not decide it.
+    pub allocation: Option<&'a Allocation>,
+    /// Counting and ties.
+    pub rule: Rule,
+}
+
+/// Chooses the weights that go, by a criterion that looks at weights alone.
 ///
-/// N:M patterns ignore `allocation`; layers they do not divide stay dense. Under [`Rule::Msbench`] the count comes from
+/// N:M patterns ignore the allocation; layers they do not divide stay dense. Under [`Rule::Msbench`] the count comes from
 /// the layer's *rate* again, and everything at or below the threshold goes, as in the original release.
 pub fn select(
     weights: &dyn Weights,
@@ -57,6 +83,11 @@ pub fn select(
     allocation: Option<&Allocation>,
     rule: Rule,
 ) -> Result<Masks, SelectError> {
+    let ask = Ask {
+        pattern,
+        allocation,
+        rule,
+    };
     let mut masks = Masks::with_capacity(weights.layers().len());
     for (index, layer) in weights.layers().iter().enumerate() {
         let weight = weights
@@ -64,31 +95,60 @@ pub fn select(
             .ok_or_else(|| SelectError::NoWeights {
                 path: layer.path.clone(),
             })?;
-        let mut scores = criterion.scores(layer, weight);
-        // Transposable masks add scores up, so there a zero counts as the lowest that a criterion gives.
-        let lowest = match pattern {
-            Pattern::TransposableNofM { .. } => 0.0,
-            _ => f32::NEG_INFINITY,
-        };
-        zeros_first(&mut scores, weight, lowest);
-        let mask = match pattern {
-            Pattern::Unstructured { .. } => {
-                let (zeros, ties) = counted(layer, allocation, rule)?;
-                select_smallest(&scores, layer.matrix(), zeros as u64, ties)
-            }
-            Pattern::NofM { n, m } => nm_mask(&scores, &layer.shape, n, m),
-            Pattern::TransposableNofM { n, m } => {
-                nm_mask_transposable(&scores, &layer.shape, n, m, TileLayout::Matrix)
-            }
-        };
-        let path = layer.path.clone();
-        let mask = mask.map_err(|error| match error {
-            KernelError::NonFiniteScore { index, .. } => SelectError::Nan { path, index },
-            source => SelectError::Layer { path, source },
-        })?;
+        let mask = select_layer(layer, weight, criterion, None, ask)?;
         masks.insert(layer.path.clone(), mask);
     }
     Ok(masks)
+}
+
+/// The mask of one layer; `seen` is what it read, where the criterion needs that.
+pub fn select_layer(
+    layer: &Layer,
+    weight: &[f32],
+    criterion: &dyn Criterion,
+    seen: Option<&Seen>,
+    ask: Ask<'_>,
+) -> Result<BitMask, SelectError> {
+    let path = || layer.path.clone();
+    let scores = criterion.scores(layer, weight, seen);
+    let mut scores = scores.map_err(|source| SelectError::Scores {
+        path: path(),
+        source,
+    })?;
+    // Transposable masks add scores up, so there a zero counts as the lowest that a criterion gives.
+    let lowest = match ask.pattern {
+        Pattern::TransposableNofM { .. } => 0.0,
+        _ => f32::NEG_INFINITY,
+    };
+    zeros_first(&mut scores, weight, lowest);
+    let mask = match ask.pattern {
+        Pattern::Unstructured { .. } => {
+            let (zeros, ties) = counted(layer, ask.allocation, ask.rule)?;
+            match (criterion.group(), ties) {
+                (ComparisonGroup::Layer, ties) => {
+                    select_smallest(&scores, layer.matrix(), zeros as u64, ties)
+                }
+                (ComparisonGroup::Row, Ties::KeepLowestIndex) => {
+                    select_in_groups(&scores, layer.matrix(), zeros, ComparisonGroup::Row)
+                }
+                (ComparisonGroup::Row, _) => return Err(SelectError::CompatGroup),
+            }
+        }
+        Pattern::NofM { n, m } => nm_mask(&scores, &layer.shape, n, m),
+        Pattern::TransposableNofM { n, m } => {
+            nm_mask_transposable(&scores, &layer.shape, n, m, TileLayout::Matrix)
+        }
+    };
+    mask.map_err(|error| match error {
+        KernelError::NonFiniteScore { index, .. } => SelectError::Nan {
+            path: path(),
+            index,
+        },
+        source => SelectError::Layer {
+            path: path(),
+            source,
+        },
+    })
 }
 
 fn counted(
@@ -124,6 +184,7 @@ mod tests {
     use crate::allocate::{Options, Rate, find};
     use crate::criterion;
     use crate::inventory::{LayerKind, Loaded};
+    use crate::options;
 
     fn linear(path: &str, shape: [usize; 2], weight: Vec<f32>) -> (Layer, Vec<f32>) {
         let layer = Layer {
@@ -148,8 +209,21 @@ mod tests {
             "1 - |w|"
         }
 
-        fn scores(&self, _: &Layer, weight: &[f32]) -> Vec<f32> {
-            weight.iter().map(|w| 1.0 - w.abs()).collect()
+        fn scores(
+            &self,
+            _: &Layer,
+            weight: &[f32],
+            _: Option<&Seen>,
+        ) -> Result<Vec<f32>, ScoreError> {
+            Ok(weight.iter().map(|w| 1.0 - w.abs()).collect())
+        }
+
+        fn with(
+            &self,
+            options: &options::Options,
+        ) -> Result<Box<dyn Criterion>, options::BadOptions> {
+            options::none(self.name(), options)?;
+            Ok(Box::new(Backwards))
         }
     }
 
@@ -190,7 +264,7 @@ mod tests {
     #[test]
     fn the_rules_differ_in_ties_alone() {
         let weights = Loaded::new([linear("fc", [2, 2], vec![1.0, -1.0, 1.0, 2.0])]).unwrap();
-        let magnitude = criterion::find("magnitude").unwrap();
+        let magnitude = criterion::magnitude();
         let keep = |rule| {
             let allocation = uniform(&weights, 0.5, rule);
             let masks = select(
@@ -208,7 +282,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let magnitude = criterion::find("magnitude").unwrap();
+        let magnitude = criterion::magnitude();
         let weights = Loaded::new([linear("fc", [1, 2], vec![1.0, f32::NAN])]).unwrap();
         let run = |allocation: Option<&Allocation>| {
             select(

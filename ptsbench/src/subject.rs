@@ -85,21 +85,27 @@ pub fn write_layers<N: Network>(
     mut weights: HashMap<String, Vec<f32>>,
     device: &Device,
 ) -> N {
+    if weights.is_empty() {
+        return network;
+    }
     let mut writes = HashMap::new();
     for row in census.layers() {
-        let info = info(&row);
         if let Some(weight) = weights.remove(&row.path) {
-            let mut shape = info.shape.clone();
-            if info.kind == model_zoo::LayerKind::Linear {
-                shape.reverse();
-            }
-            let data = TensorData::new(from_checkpoint(info, weight), shape);
-            writes.insert(weight_path(&row), data);
+            writes.insert(weight_path(&row), stored(info(&row), weight));
         }
     }
     let (network, left) = write_params(network, writes, device);
     assert!(left.is_empty(), "every written layer exists: {left:?}");
     network
+}
+
+/// A weight in the checkpoint's layout as the module stores it.
+pub fn stored(info: &LayerInfo, weight: Vec<f32>) -> TensorData {
+    let mut shape = info.shape.clone();
+    if info.kind == model_zoo::LayerKind::Linear {
+        shape.reverse();
+    }
+    TensorData::new(from_checkpoint(info, weight), shape)
 }
 
 fn info(row: &Row) -> &LayerInfo {

@@ -163,7 +163,7 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
             );
             let masks: Masks = select::select(
                 &weights,
-                criterion::find("magnitude").unwrap(),
+                criterion::magnitude(),
                 sparsity.pattern,
                 Some(&allocation.unwrap()),
                 sparsity.rule,

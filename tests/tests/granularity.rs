@@ -99,7 +99,7 @@ impl Visit<Classes> for Compare {
             .unwrap();
         let masks = select::select(
             &weights,
-            criterion::find("magnitude").unwrap(),
+            criterion::magnitude(),
             Pattern::Unstructured { rate: RATE },
             Some(&allocation),
             Rule::Exact,

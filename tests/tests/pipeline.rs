@@ -150,7 +150,7 @@ impl<N: Classifier> Subject<'_, N> {
             .unwrap();
         select(
             self.weights,
-            criterion::find("magnitude").unwrap(),
+            criterion::magnitude(),
             Pattern::Unstructured { rate },
             Some(&allocation),
             Rule::Exact,

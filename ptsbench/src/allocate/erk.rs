@@ -136,6 +136,10 @@ impl Allocator for Erk {
         }
     }
 
+    fn takes(&self) -> &'static [&'static str] {
+        &["erk_power"]
+    }
+
     fn needs_weights(&self) -> bool {
         false
     }

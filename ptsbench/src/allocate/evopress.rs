@@ -5,7 +5,109 @@
 
 use std::collections::HashSet;
 
+use super::{AllocateError, Allocation, Allocator, Limits, Options, Rate, Trial};
+use crate::cell::Rule;
+use crate::inventory::{Layer, Weights};
 use crate::seed::Stream;
+
+/// The allocator: starts from another's allocation and keeps its zeros exactly.
+pub(super) struct EvoPress;
+
+impl Allocator for EvoPress {
+    fn name(&self) -> &'static str {
+        "evopress"
+    }
+
+    fn about(&self) -> &'static str {
+        "evolution: layers trade zeros, judged by the network's outputs on calibration images (no labels)"
+    }
+
+    fn needs_weights(&self) -> bool {
+        true
+    }
+
+    fn needs_trials(&self) -> bool {
+        true
+    }
+
+    fn takes(&self) -> &'static [&'static str] {
+        &["from", "generations", "offspring", "stages", "erk_power"]
+    }
+
+    fn allocate(
+        &self,
+        _: &dyn Weights,
+        _: Rate,
+        _: Rule,
+        _: &Options,
+    ) -> Result<Allocation, AllocateError> {
+        Err(AllocateError::NeedsTrials {
+            allocator: self.name(),
+        })
+    }
+
+    fn search(
+        &self,
+        weights: &dyn Weights,
+        rate: Rate,
+        rule: Rule,
+        options: &Options,
+        trial: &mut dyn Trial,
+    ) -> Result<Allocation, AllocateError> {
+        let refuse = |why: String| AllocateError::Search {
+            allocator: self.name(),
+            why,
+        };
+        let first = super::find(&options.from)?;
+        if first.needs_trials() {
+            return Err(refuse(format!(
+                "a search cannot start from `{}`, which is one; use from = \"l2norm\" or \"erk\"",
+                options.from
+            )));
+        }
+        if rule != Rule::Exact {
+            return Err(refuse("counts are exact here; use rule `exact`".to_owned()));
+        }
+        let start = first.allocate(weights, rate, rule, options)?;
+        let layers = weights.layers();
+        let limits = Limits::new(layers, options)?;
+        let places: Vec<Place> = layers
+            .iter()
+            .zip(start.zeros.values())
+            .zip(&limits.most)
+            .map(|((layer, &zeros), &most)| Place {
+                len: layer.len(),
+                most,
+                zeros,
+            })
+            .collect();
+        let stages = options.stages.iter();
+        let settings = Settings {
+            generations: options.generations,
+            offspring: options.offspring,
+            stages: stages
+                .map(|&[images, survivors]| Stage { images, survivors })
+                .collect(),
+        };
+        let draws = trial.draws();
+        // One trial serves the losses and the reports, which never come at once.
+        let trial = std::cell::RefCell::new(trial);
+        let found = search(
+            &places,
+            &settings,
+            draws,
+            |zeros, images| trial.borrow_mut().loss(zeros, images),
+            |generation| trial.borrow_mut().watch(generation, settings.generations),
+        );
+        let found = found.map_err(|error| match error {
+            SearchError::Loss(error) => AllocateError::Trial(error),
+            other => refuse(other.to_string()),
+        })?;
+        let rate = |(layer, &zeros): (&Layer, &usize)| zeros as f64 / layer.len().max(1) as f64;
+        let rates = layers.iter().zip(&found.zeros).map(rate).collect();
+        Ok(Allocation::new(layers, rates, found.zeros))
+    }
+}
 
 /// Judges all offspring on some images, and passes on the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,12 @@ mod uniform;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::cell::Rule;
+use crate::cell::{Part, Rule};
+use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Weights};
+use crate::options::{self, BadOptions, Chosen};
+use crate::plan::PartFacts;
+use crate::seed::Stream;
 
 pub use erk::{ErkDensities, ErkError, Round, erk_densities};
 pub use global::{Norm, NormedMagnitude};
@@ -126,6 +130,14 @@ pub struct Options {
     pub max_rate_of: IndexMap<String, f64>,
     /// Gamma in the density of ERK.
     pub erk_power: f64,
+    /// The allocator that a search starts from.
+    pub from: String,
+    /// Generations of a search.
+    pub generations: usize,
+    /// Offspring of each generation.
+    pub offspring: usize,
+    /// Selection within a generation: images looked at, and how many go on.
+    pub stages: Vec<[usize; 2]>,
 }
 
 impl Default for Options {
@@ -135,6 +147,10 @@ impl Default for Options {
             max_rate: 1.0,
             max_rate_of: IndexMap::new(),
             erk_power: 1.0,
+            from: "l2norm".to_owned(),
+            generations: 100,
+            offspring: 64,
+            stages: vec![[64, 8], [256, 2], [1024, 1]],
         }
     }
 }
@@ -216,6 +232,28 @@ pub enum AllocateError {
         /// The weight.
         value: f32,
     },
+    /// The allocator tries allocations on the network, and there is none.
+    #[error(
+        "allocator `{allocator}` tries allocations on calibration images; use it in a plan, with [calibration]"
+    )]
+    NeedsTrials {
+        /// The allocator.
+        allocator: &'static str,
+    },
+    /// Options that it does not have.
+    #[error(transparent)]
+    Options(#[from] BadOptions),
+    /// A trial failed.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    /// A search cannot start.
+    #[error("allocator `{allocator}`: {why}")]
+    Search {
+        /// The allocator.
+        allocator: &'static str,
+        /// What is wrong and what to change.
+        why: String,
+    },
     /// The original release's rule has no such option.
     #[error(
         "rule `msbench` repeats the original release and knows no dense list or cap for `{allocator}`; use rule `exact`"
@@ -262,6 +300,28 @@ pub trait Allocator: Sync {
     /// Whether shapes alone do not suffice.
     fn needs_weights(&self) -> bool;
 
+    /// Its options beside the dense list and the caps.
+    fn takes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether it tries allocations on the network: then it is asked by [`search`](Self::search).
+    fn needs_trials(&self) -> bool {
+        false
+    }
+
+    /// The allocation of `rate` over the layers, found by trials.
+    fn search(
+        &self,
+        weights: &dyn Weights,
+        rate: Rate,
+        rule: Rule,
+        options: &Options,
+        _trial: &mut dyn Trial,
+    ) -> Result<Allocation, AllocateError> {
+        self.allocate(weights, rate, rule, options)
+    }
+
     /// The allocation of `rate` over the layers.
     fn allocate(
         &self,
@@ -270,6 +330,66 @@ pub trait Allocator: Sync {
         rule: Rule,
         options: &Options,
     ) -> Result<Allocation, AllocateError>;
+}
+
+/// How good an allocation is, without labels.
+pub trait Trial {
+    /// The loss with so many zeros in each layer, on the first `images` calibration images; less is better.
+    fn loss(&mut self, zeros: &[usize], images: usize) -> Result<f64, TrialError>;
+
+    /// Where random choices come from.
+    fn draws(&self) -> Stream;
+
+    /// Told of each of `of` generations.
+    fn watch(&mut self, generation: &evopress::Generation<'_>, of: usize);
+}
+
+/// Why there is no loss.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TrialError {
+    /// The user asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The network could not be pruned or run.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Options of an allocator from a cell or a plan; what it does not have is refused.
+pub fn options_of(
+    allocator: &dyn Allocator,
+    given: &options::Options,
+) -> Result<Options, AllocateError> {
+    let known = ["dense", "max_rate", "max_rate_of"];
+    let takes = allocator.takes();
+    if let Some(option) = given
+        .keys()
+        .find(|name| !known.contains(&name.as_str()) && !takes.contains(&name.as_str()))
+    {
+        let all: Vec<&str> = known.iter().chain(takes).copied().collect();
+        return Err(BadOptions {
+            name: allocator.name(),
+            why: format!(
+                "there is no option `{option}`; there are {}",
+                all.join(", ")
+            ),
+        }
+        .into());
+    }
+    Ok(options::settings(allocator.name(), given)?)
+}
+
+/// The allocator of this name as a cell names it.
+pub fn facts(chosen: &Chosen) -> Result<PartFacts, AllocateError> {
+    let allocator = find(&chosen.name)?;
+    let options = options_of(allocator, &chosen.options)?;
+    Ok(PartFacts {
+        part: Part {
+            options: options::differing(&options),
+            ..Part::plain(allocator.name(), allocator.version())
+        },
+        images: allocator.needs_trials(),
+    })
 }
 
 /// Every allocator, in the order of the paper's Table 2.
@@ -290,6 +410,7 @@ pub fn allocators() -> &'static [&'static dyn Allocator] {
         },
         &erk::Erk { dense_last: false },
         &erk::Erk { dense_last: true },
+        &evopress::EvoPress,
     ]
 }
 

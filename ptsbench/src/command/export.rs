@@ -9,19 +9,21 @@ use kernels::Precision;
 use super::target;
 use crate::allocate::{self, Rate};
 use crate::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Part, Pattern, Reconstruction,
-    Rule, Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Pattern, Reconstruction, Rule,
+    Sparsity, TaskCell,
 };
 use crate::criterion;
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
+use crate::options::Chosen;
 use crate::outln;
 use crate::own;
 use crate::pipeline::Bench;
 use crate::plan::{FitPreset, OptimizerName, Registry};
 use crate::progress::{Mode, Progress};
 use crate::registry::Zoo;
+use crate::repair;
 use crate::store::read_record;
 
 /// Whose images a reconstruction by options is calibrated on; a record names its own.
@@ -55,12 +57,15 @@ pub struct Args {
     /// N:M along input channels, e.g. 2:4; t2:4 for its transposable form
     #[arg(long, value_name = "N:M")]
     pub pattern: Option<Pattern>,
-    /// How the rate is spread over layers
+    /// How the rate is spread over layers; with options as erk,erk_power=0.5
     #[arg(long, value_name = "NAME", default_value = "erk")]
-    pub allocator: String,
-    /// Which weights go in a layer
+    pub allocator: Chosen,
+    /// Which weights go in a layer, and what becomes of the others; with options as wanda,group=layer
     #[arg(long, value_name = "NAME", default_value = "magnitude")]
-    pub criterion: String,
+    pub criterion: Chosen,
+    /// What repairs the network last, such as bn_re_estimation
+    #[arg(long, value_name = "NAME")]
+    pub repair: Option<Chosen>,
     /// What is done with batch norms before anything is chosen
     #[arg(long, value_enum, default_value_t)]
     pub batch_norm: BatchNorm,
@@ -253,15 +258,24 @@ fn sparsity(
         .fits(model, pattern)
         .map_err(anyhow::Error::from_boxed)?;
     let allocation = match pattern {
-        Pattern::Unstructured { .. } => Some(Part {
-            name: args.allocator.clone(),
-            version: allocate::find(&args.allocator)?.version(),
-        }),
+        Pattern::Unstructured { .. } => Some(allocate::facts(&args.allocator)?),
         Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => None,
     };
-    let criterion = Part {
-        name: args.criterion.clone(),
-        version: criterion::find(&args.criterion)?.version(),
+    let criterion = criterion::facts(&args.criterion)?;
+    let repair = match &args.repair {
+        Some(_) if args.batch_norm == BatchNorm::Folded => {
+            bail!("--repair measures batch norms, and folded ones are gone; use --batch-norm kept")
+        }
+        Some(chosen) => Some(repair::facts(chosen)?),
+        None => None,
+    };
+    let parts = [allocation.as_ref(), Some(&criterion), repair.as_ref()];
+    let images = parts.into_iter().flatten().any(|facts| facts.images);
+    let calibration = CalibrationCell {
+        images: args.images,
+        batch: args.images.min(BATCH),
+        seed: args.seed,
+        list: None,
     };
     let reconstruction = match args.granularity {
         Some(granularity) => Some(Reconstruction {
@@ -269,22 +283,19 @@ fn sparsity(
             granularity,
             inputs: args.inputs,
             correction: !args.no_correction,
-            calibration: CalibrationCell {
-                images: args.images,
-                batch: args.images.min(BATCH),
-                seed: args.seed,
-                list: None,
-            },
+            calibration: calibration.clone(),
             fit: fit(args)?,
         }),
         None => None,
     };
     Ok(Sparsity {
         pattern,
-        allocation,
-        criterion,
+        allocation: allocation.map(|facts| facts.part),
+        criterion: criterion.part,
         rule: Rule::Exact,
         batch_norm: args.batch_norm,
+        calibration: images.then_some(calibration),
+        repair: repair.map(|facts| facts.part),
         reconstruction,
     })
 }

@@ -183,7 +183,7 @@ impl<M: Modality> Visit<M> for Time<'_> {
             )?;
             let masks = select(
                 &weights,
-                criterion::find("magnitude")?,
+                criterion::magnitude(),
                 Pattern::Unstructured { rate: rate.get() },
                 Some(&allocation),
                 Rule::Exact,

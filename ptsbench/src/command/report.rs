@@ -7,7 +7,8 @@ use model_zoo::catalog;
 
 use super::tell_broken;
 use crate::cell::{Key, Pattern};
-use crate::plan::{Lookup, Plan, Registry, TaskFacts};
+use crate::options::Chosen;
+use crate::plan::{Lookup, PartFacts, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
 use crate::report::{self, ReportError, Words};
@@ -269,12 +270,16 @@ impl Registry for Recorded {
         }
     }
 
-    fn allocator_version(&self, name: &str) -> Lookup<u32> {
-        self.zoo.allocator_version(name)
+    fn allocator(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        self.zoo.allocator(chosen)
     }
 
-    fn criterion_version(&self, name: &str) -> Lookup<u32> {
-        self.zoo.criterion_version(name)
+    fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        self.zoo.criterion(chosen)
+    }
+
+    fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        self.zoo.repair(chosen)
     }
 
     fn reconstruction_version(&self) -> u32 {

@@ -1,7 +1,9 @@
 //! Magnitude (section 2.1).
 
-use super::Criterion;
+use super::{Criterion, ScoreError};
 use crate::inventory::Layer;
+use crate::options::{self, BadOptions, Options};
+use crate::seen::Seen;
 
 /// `|w|`.
 pub(super) struct Magnitude;
@@ -15,7 +17,12 @@ impl Criterion for Magnitude {
         "the absolute value"
     }
 
-    fn scores(&self, _: &Layer, weight: &[f32]) -> Vec<f32> {
-        weight.iter().map(|w| w.abs()).collect()
+    fn scores(&self, _: &Layer, weight: &[f32], _: Option<&Seen>) -> Result<Vec<f32>, ScoreError> {
+        Ok(weight.iter().map(|w| w.abs()).collect())
+    }
+
+    fn with(&self, options: &Options) -> Result<Box<dyn Criterion>, BadOptions> {
+        options::none(self.name(), options)?;
+        Ok(Box::new(Magnitude))
     }
 }

@@ -1,11 +1,18 @@
 //! Which weights of a layer matter least: section 2 of the specification. Scores only; counting and ties are
-//! [`crate::select`]'s.
+//! [`crate::select`]'s. What also moves the weights that stay is a [`Solver`].
 
 mod magnitude;
 pub mod wanda;
 
 use crate::allocate::nearest;
+use crate::cell::Part;
 use crate::inventory::Layer;
+use crate::options::{BadOptions, Chosen, Options};
+use crate::plan::PartFacts;
+use crate::seen::{Need, Seen};
+use crate::solver::{self, Solver};
+
+pub use wanda::ComparisonGroup;
 
 /// A score per weight; the lowest go first.
 pub trait Criterion: Sync {
@@ -20,13 +27,110 @@ pub trait Criterion: Sync {
     /// One line for `ptsbench list`.
     fn about(&self) -> &'static str;
 
-    /// The scores of one layer, in the order of its weights.
-    fn scores(&self, layer: &Layer, weight: &[f32]) -> Vec<f32>;
+    /// What it looks at beside the weights.
+    fn needs(&self) -> Need {
+        Need::Weights
+    }
+
+    /// Which scores are compared.
+    fn group(&self) -> ComparisonGroup {
+        ComparisonGroup::Layer
+    }
+
+    /// Whether layers read what the dense network gives them, or what it gives them as pruned so far.
+    fn dense_inputs(&self) -> bool {
+        false
+    }
+
+    /// The scores of one layer, in the order of its weights; `seen` is there where it [needs](Self::needs) something.
+    fn scores(
+        &self,
+        layer: &Layer,
+        weight: &[f32],
+        seen: Option<&Seen>,
+    ) -> Result<Vec<f32>, ScoreError>;
+
+    /// Itself, as these options ask for it.
+    fn with(&self, options: &Options) -> Result<Box<dyn Criterion>, BadOptions>;
+
+    /// Its options that differ from the defaults.
+    fn options(&self) -> Options {
+        Options::new()
+    }
+}
+
+/// Why a layer has no scores; the caller adds its name.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ScoreError {
+    /// Nothing was measured.
+    #[error("{0} looks at a layer's inputs, and none were measured; give calibration images")]
+    NoInputs(&'static str),
+    /// Wanda's.
+    #[error(transparent)]
+    Wanda(#[from] wanda::WandaError),
+}
+
+/// What chooses: by scores alone, or together with the weights that stay.
+pub enum Chooser {
+    /// Scores.
+    Scores(Box<dyn Criterion>),
+    /// Weights and masks at once.
+    Solver(Box<dyn Solver>),
+}
+
+impl Chooser {
+    /// Its name in plans and records.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Chooser::Scores(criterion) => criterion.name(),
+            Chooser::Solver(solver) => solver.name(),
+        }
+    }
+
+    /// Its measurement version.
+    pub fn version(&self) -> u32 {
+        match self {
+            Chooser::Scores(criterion) => criterion.version(),
+            Chooser::Solver(solver) => solver.version(),
+        }
+    }
+
+    /// What it looks at beside the weights.
+    pub fn needs(&self) -> Need {
+        match self {
+            Chooser::Scores(criterion) => criterion.needs(),
+            Chooser::Solver(_) => Need::Gram,
+        }
+    }
+
+    /// One line for `ptsbench list`.
+    pub fn about(&self) -> &'static str {
+        match self {
+            Chooser::Scores(criterion) => criterion.about(),
+            Chooser::Solver(solver) => solver.about(),
+        }
+    }
+
+    /// Whether layers read what the dense network gives them.
+    pub fn dense_inputs(&self) -> bool {
+        match self {
+            Chooser::Scores(criterion) => criterion.dense_inputs(),
+            Chooser::Solver(solver) => solver.dense_inputs(),
+        }
+    }
+
+    /// Its options that differ from the defaults.
+    pub fn options(&self) -> Options {
+        match self {
+            Chooser::Scores(criterion) => criterion.options(),
+            Chooser::Solver(solver) => solver.options(),
+        }
+    }
 }
 
 /// No criterion has this name.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("no criterion is called `{name}`; known: {}; nearest: {}", known(), .nearest.join(", "))]
+#[error("no criterion is called `{name}`; known: {}; nearest: {}", names().join(", "), .nearest.join(", "))]
 pub struct UnknownCriterion {
     /// The name asked for.
     pub name: String,
@@ -34,39 +138,96 @@ pub struct UnknownCriterion {
     pub nearest: Vec<&'static str>,
 }
 
-fn known() -> String {
-    let names: Vec<&str> = criteria()
-        .iter()
-        .map(|criterion| criterion.name())
-        .collect();
-    names.join(", ")
+/// No such criterion, or not with these options.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CriterionError {
+    /// Its name.
+    #[error(transparent)]
+    Unknown(#[from] UnknownCriterion),
+    /// Its options.
+    #[error(transparent)]
+    Options(#[from] BadOptions),
 }
 
-/// Every criterion.
+/// Every criterion that gives scores.
 pub fn criteria() -> &'static [&'static dyn Criterion] {
-    &[&magnitude::Magnitude]
+    &[&magnitude::Magnitude, &wanda::Wanda::DEFAULT]
 }
 
-/// The criterion of this name.
-pub fn find(name: &str) -> Result<&'static dyn Criterion, UnknownCriterion> {
+/// All names: criteria, then solvers.
+pub fn names() -> Vec<&'static str> {
+    let solvers = solver::solvers().iter().map(|solver| solver.name());
     criteria()
         .iter()
-        .copied()
-        .find(|criterion| criterion.name() == name)
-        .ok_or_else(|| UnknownCriterion {
-            name: name.to_owned(),
-            nearest: nearest(name, criteria().iter().map(|criterion| criterion.name())),
-        })
+        .map(|criterion| criterion.name())
+        .chain(solvers)
+        .collect()
+}
+
+/// What has this name, as these options ask for it.
+pub fn find(name: &str, options: &Options) -> Result<Chooser, CriterionError> {
+    if let Some(criterion) = criteria().iter().find(|c| c.name() == name) {
+        return Ok(Chooser::Scores(criterion.with(options)?));
+    }
+    if let Some(solver) = solver::solvers().iter().find(|s| s.name() == name) {
+        return Ok(Chooser::Solver(solver.with(options)?));
+    }
+    Err(UnknownCriterion {
+        name: name.to_owned(),
+        nearest: nearest(name, names()),
+    }
+    .into())
+}
+
+/// The criterion or solver of this name as a cell names it.
+pub fn facts(chosen: &Chosen) -> Result<PartFacts, CriterionError> {
+    let found = find(&chosen.name, &chosen.options)?;
+    Ok(PartFacts {
+        part: Part {
+            options: found.options(),
+            ..Part::plain(found.name(), found.version())
+        },
+        images: found.needs() > Need::Weights,
+    })
+}
+
+/// Magnitude: what everything uses that names nothing else.
+pub fn magnitude() -> &'static dyn Criterion {
+    &magnitude::Magnitude
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn names_are_found_and_misspelt_ones_answered() {
-        assert_eq!(super::find("magnitude").map(|c| c.name()), Ok("magnitude"));
-        let Err(error) = super::find("magnitud") else {
-            panic!("`magnitud` is no criterion");
+        for name in names() {
+            let found = find(name, &Options::new()).unwrap();
+            assert_eq!((found.name(), found.options()), (name, Options::new()));
+        }
+        let error = match find("magnitud", &Options::new()) {
+            Err(CriterionError::Unknown(error)) => error,
+            _ => panic!("`magnitud` is no criterion"),
         };
-        assert_eq!(error.nearest, ["magnitude"]);
+        assert_eq!(error.nearest[0], "magnitude");
+    }
+
+    #[test]
+    fn options_come_back_unless_they_are_the_defaults() {
+        let given = Options::from([
+            ("group".to_owned(), "layer".into()),
+            ("inputs".into(), "sparse".into()),
+        ]);
+        let found = find("wanda", &given).unwrap();
+        assert_eq!(
+            found.options(),
+            Options::from([("group".to_owned(), "layer".into())])
+        );
+        assert!(find("magnitude", &given).is_err());
+        let Err(error) = find("wanda", &Options::from([("grup".to_owned(), 1.into())])) else {
+            panic!("`grup` is no option");
+        };
+        assert!(error.to_string().contains("`grup`"), "{error}");
     }
 }

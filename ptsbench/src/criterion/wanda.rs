@@ -2,9 +2,87 @@
 
 use kernels::{BitMask, KernelError, Ties, select_smallest};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Criterion, ScoreError};
+use crate::cell::Inputs;
+use crate::inventory::Layer;
+use crate::options::{self, BadOptions, Options};
+use crate::seen::{Need, Seen};
+
+/// The criterion with its options.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanda {
+    /// Which scores are compared.
+    pub group: ComparisonGroup,
+    /// What layers read: the dense network's activations, or those of the network as pruned so far.
+    pub inputs: Inputs,
+}
+
+impl Wanda {
+    /// As released.
+    pub const DEFAULT: Self = Self {
+        group: ComparisonGroup::Row,
+        inputs: Inputs::Sparse,
+    };
+}
+
+impl Default for Wanda {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl Criterion for Wanda {
+    fn name(&self) -> &'static str {
+        "wanda"
+    }
+
+    fn about(&self) -> &'static str {
+        "the absolute value by the norm of its input, row by row"
+    }
+
+    fn needs(&self) -> Need {
+        Need::Moments
+    }
+
+    fn group(&self) -> ComparisonGroup {
+        self.group
+    }
+
+    fn dense_inputs(&self) -> bool {
+        self.inputs == Inputs::Dense
+    }
+
+    fn scores(
+        &self,
+        layer: &Layer,
+        weight: &[f32],
+        seen: Option<&Seen>,
+    ) -> Result<Vec<f32>, ScoreError> {
+        let seen = seen.ok_or(ScoreError::NoInputs("Wanda"))?;
+        let squares = seen.sums.squares();
+        Ok(wanda_scores(
+            weight,
+            layer.matrix(),
+            &squares,
+            layer.groups,
+        )?)
+    }
+
+    fn with(&self, options: &Options) -> Result<Box<dyn Criterion>, BadOptions> {
+        Ok(Box::new(options::settings::<Wanda>(self.name(), options)?))
+    }
+
+    fn options(&self) -> Options {
+        options::differing(self)
+    }
+}
 
 /// Weights that are compared with each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ComparisonGroup {
     /// Those of one output channel: every row loses the same share.
     #[default]

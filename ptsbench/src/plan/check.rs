@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Amount, FitPreset, Grid, OptimizerName, Plan, PlanError, empty};
-use crate::cell::{Fit, Optimizer, Pattern};
+use crate::cell::{BatchNorm, Fit, Optimizer, Pattern};
 
 impl Plan {
     /// What can be judged from the plan alone.
@@ -84,7 +84,7 @@ impl Plan {
                 || grid.inputs.is_some()
                 || grid.correction.is_some()
                 || grid.fit.is_some();
-            return if extra || grid.batch_norm.is_some() {
+            return if extra || grid.batch_norm.is_some() || grid.repair.is_some() {
                 Err("dense = true measures the dense networks alone; remove it, or every axis but models".into())
             } else {
                 Ok(())
@@ -127,6 +127,18 @@ impl Plan {
             }
         }
         distinct("batch_norm", self.batch_norm(grid))?;
+        distinct("repair", grid.repair.as_deref().unwrap_or_default())?;
+        let repairs = grid.repair.iter().flatten();
+        if let Some(repair) = repairs
+            .clone()
+            .find(|repair| repair.name == "bn_re_estimation")
+            && self.batch_norm(grid).contains(&BatchNorm::Folded)
+        {
+            return Err(format!(
+                "repair `{}` measures batch norms, and folded ones are gone; use batch_norm = [\"kept\"]",
+                repair.name
+            ));
+        }
         distinct("inputs", grid.inputs.as_deref().unwrap_or_default())?;
         distinct("correction", grid.correction.as_deref().unwrap_or_default())?;
         distinct("seeds", self.seeds(grid))?;

@@ -5,10 +5,11 @@ use std::error::Error;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::{Grid, Member, Plan, PlanError, Planned, Registry};
+use super::{CalibrationPlan, Grid, Lookup, Member, PartFacts, Plan, PlanError, Planned, Registry};
 use crate::cell::{
-    CalibrationCell, Cell, Inputs, Key, Part, Pattern, Reconstruction, Sparsity, TaskCell,
+    CalibrationCell, Cell, Inputs, Key, Pattern, Reconstruction, Sparsity, TaskCell,
 };
+use crate::options::Chosen;
 
 /// Digests of calibration lists by seed.
 type Lists = HashMap<u64, Option<String>>;
@@ -114,43 +115,86 @@ impl Plan {
             return Ok(Vec::new());
         }
         let place = || format!("[[grid]] `{}`", grid.name);
-        let criterion = Part {
-            name: grid.criterion.clone(),
-            version: registry
-                .criterion_version(&grid.criterion)
-                .map_err(lookup(place()))?,
-        };
+        let criterion = registry
+            .criterion(&grid.criterion)
+            .map_err(lookup(place()))?;
         let mut allocators = Vec::new();
-        for name in &grid.allocators {
-            allocators.push(Part {
-                name: name.clone(),
-                version: registry.allocator_version(name).map_err(lookup(place()))?,
+        for chosen in &grid.allocators {
+            allocators.push(registry.allocator(chosen).map_err(lookup(place()))?);
+        }
+        let mut repairs = Vec::new();
+        for chosen in grid.repair.as_deref().unwrap_or(&[Chosen::plain("none")]) {
+            repairs.push(match chosen.name.as_str() {
+                "none" => None,
+                _ => Some(registry.repair(chosen).map_err(lookup(place()))?),
             });
         }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
 
         let mut all = Vec::new();
         for amount in self.rates(grid) {
-            let allocations: Vec<Option<Part>> = match amount.0 {
-                Pattern::Unstructured { .. } => allocators.iter().cloned().map(Some).collect(),
+            let allocations: Vec<Option<&PartFacts>> = match amount.0 {
+                Pattern::Unstructured { .. } => allocators.iter().map(Some).collect(),
                 Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => vec![None],
             };
             for allocation in allocations {
                 for &batch_norm in self.batch_norm(grid) {
-                    for reconstruction in
-                        std::iter::once(None).chain(reconstructions.iter().cloned().map(Some))
-                    {
-                        all.push(Sparsity {
+                    for repair in &repairs {
+                        let part = |facts: &PartFacts| facts.part.clone();
+                        let parts = [Some(&criterion), allocation, repair.as_ref()];
+                        let images = parts.into_iter().flatten().any(|facts| facts.images);
+                        let sparsity = Sparsity {
                             pattern: amount.0,
-                            allocation: allocation.clone(),
-                            criterion: criterion.clone(),
+                            allocation: allocation.map(part),
+                            criterion: criterion.part.clone(),
                             rule: grid.rule,
                             batch_norm,
-                            reconstruction,
-                        });
+                            calibration: None,
+                            repair: repair.as_ref().map(part),
+                            reconstruction: None,
+                        };
+                        all.extend(self.runs(grid, sparsity, images, &reconstructions, lists)?);
                     }
                 }
             }
+        }
+        Ok(all)
+    }
+
+    /// One way of pruning without reconstruction and with each; where something looks at images, once for each seed.
+    fn runs(
+        &self,
+        grid: &Grid,
+        plain: Sparsity,
+        images: bool,
+        reconstructions: &[Reconstruction],
+        lists: &Lists,
+    ) -> Result<Vec<Sparsity>, PlanError> {
+        let with = |calibration: &Option<CalibrationCell>, reconstruction| Sparsity {
+            calibration: calibration.clone(),
+            reconstruction,
+            ..plain.clone()
+        };
+        if !images {
+            let all = std::iter::once(None).chain(reconstructions.iter().cloned().map(Some));
+            return Ok(all
+                .map(|reconstruction| with(&None, reconstruction))
+                .collect());
+        }
+        let Some(calibration) = &self.calibration else {
+            return Err(self.invalid(format!(
+                "[[grid]] `{}`: something in it looks at calibration images; add [calibration] with images and batch",
+                grid.name
+            )));
+        };
+        let mut all = Vec::new();
+        for &seed in self.seeds(grid) {
+            let cell = Some(calibration_cell(calibration, seed, lists));
+            all.push(with(&cell, None));
+            let of_seed = reconstructions
+                .iter()
+                .filter(|r| r.calibration.seed == seed);
+            all.extend(of_seed.map(|r| with(&cell, Some(r.clone()))));
         }
         Ok(all)
     }
@@ -163,7 +207,7 @@ impl Plan {
         };
         for grid in &self.grid {
             for &seed in self.seeds(grid) {
-                if grid.granularity.is_empty() || lists.contains_key(&seed) {
+                if !self.looks_at_images(grid, registry) || lists.contains_key(&seed) {
                     continue;
                 }
                 let list = registry
@@ -177,6 +221,22 @@ impl Plan {
             }
         }
         Ok(lists)
+    }
+
+    /// Whether a grid reconstructs, or names something that looks at images; what it does not know is said later.
+    fn looks_at_images(&self, grid: &Grid, registry: &dyn Registry) -> bool {
+        let looks = |facts: Lookup<PartFacts>| facts.is_ok_and(|facts| facts.images);
+        !grid.granularity.is_empty()
+            || looks(registry.criterion(&grid.criterion))
+            || grid
+                .allocators
+                .iter()
+                .any(|chosen| looks(registry.allocator(chosen)))
+            || grid
+                .repair
+                .iter()
+                .flatten()
+                .any(|chosen| looks(registry.repair(chosen)))
     }
 
     fn reconstructions(
@@ -199,12 +259,7 @@ impl Plan {
                             granularity,
                             inputs,
                             correction,
-                            calibration: CalibrationCell {
-                                images: calibration.images,
-                                batch: calibration.batch,
-                                seed,
-                                list: lists.get(&seed).cloned().flatten(),
-                            },
+                            calibration: calibration_cell(calibration, seed, lists),
                             fit: fit.clone(),
                         });
                     }
@@ -212,5 +267,14 @@ impl Plan {
             }
         }
         Ok(all)
+    }
+}
+
+fn calibration_cell(plan: &CalibrationPlan, seed: u64, lists: &Lists) -> CalibrationCell {
+    CalibrationCell {
+        images: plan.images,
+        batch: plan.batch,
+        seed,
+        list: lists.get(&seed).cloned().flatten(),
     }
 }

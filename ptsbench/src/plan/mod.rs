@@ -21,7 +21,8 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::text::{apply, did_you_mean, explain, located};
-use crate::cell::{BatchNorm, Cell, Fit, Granularity, Inputs, Key, Pattern, Rule};
+use crate::cell::{BatchNorm, Cell, Fit, Granularity, Inputs, Key, Part, Pattern, Rule};
+use crate::options::Chosen;
 
 /// The plans that come with the program: name and text.
 pub const PRESETS: &[(&str, &str)] = &[
@@ -46,12 +47,23 @@ pub trait Registry {
     fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>>;
     /// SHA-256 of a seed's calibration images; none where the task's version identifies them.
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>>;
-    /// Measurement version of an allocator.
-    fn allocator_version(&self, name: &str) -> Lookup<u32>;
-    /// Measurement version of a criterion.
-    fn criterion_version(&self, name: &str) -> Lookup<u32>;
+    /// An allocator as a cell names it.
+    fn allocator(&self, chosen: &Chosen) -> Lookup<PartFacts>;
+    /// A criterion or solver as a cell names it.
+    fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts>;
+    /// A repair as a cell names it.
+    fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts>;
     /// Measurement version of reconstruction.
     fn reconstruction_version(&self) -> u32;
+}
+
+/// What a plan asks of an algorithm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartFacts {
+    /// Its name, version, and options that differ from the defaults.
+    pub part: Part,
+    /// Whether it looks at calibration images.
+    pub images: bool,
 }
 
 /// What a plan asks of a task.
@@ -231,10 +243,12 @@ pub struct Grid {
     pub rates: Option<Vec<Amount>>,
     /// Allocators; patterns that decide the rate themselves need none.
     #[serde(default, deserialize_with = "filled::allocators")]
-    pub allocators: Vec<String>,
-    /// Which weights go inside a layer.
+    pub allocators: Vec<Chosen>,
+    /// Which weights go inside a layer, and what becomes of the others.
     #[serde(default = "magnitude")]
-    pub criterion: String,
+    pub criterion: Chosen,
+    /// What repairs the network last: names, and "none"; `["none"]` where absent.
+    pub repair: Option<Vec<Chosen>>,
     /// Counting and tie rule.
     #[serde(default)]
     pub rule: Rule,
@@ -291,8 +305,8 @@ fn empty(axis: &str) -> String {
     format!("{axis} is empty; list at least one, or remove it")
 }
 
-fn magnitude() -> String {
-    "magnitude".into()
+fn magnitude() -> Chosen {
+    Chosen::plain("magnitude")
 }
 
 /// The benchmark's tracks.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::cell::Sparsity;
 
 /// A registry of three networks and one task.
 pub(crate) struct Fake;
@@ -50,14 +51,27 @@ impl Registry for Fake {
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
         Ok((task == "files").then(|| format!("{:064x}", images as u64 + seed)))
     }
-    fn allocator_version(&self, _: &str) -> Lookup<u32> {
-        Ok(1)
+    fn allocator(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(facts(chosen, chosen.name == "evopress"))
     }
-    fn criterion_version(&self, _: &str) -> Lookup<u32> {
-        Ok(1)
+    fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(facts(chosen, chosen.name == "wanda"))
+    }
+    fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts> {
+        Ok(facts(chosen, true))
     }
     fn reconstruction_version(&self) -> u32 {
         1
+    }
+}
+
+fn facts(chosen: &Chosen, images: bool) -> PartFacts {
+    PartFacts {
+        part: Part {
+            options: chosen.options.clone(),
+            ..Part::plain(&chosen.name, 1)
+        },
+        images,
     }
 }
 
@@ -429,4 +443,45 @@ proptest! {
         let shared = cells.iter().filter(|planned| planned.grids.len() == 2).count();
         prop_assert_eq!(shared, per_model);
     }
+}
+
+#[test]
+fn what_looks_at_images_is_measured_once_for_each_seed() {
+    let text = SMALL.replace(
+        "allocators =",
+        "criterion = { name = \"wanda\", group = \"layer\" }\nrepair = [\"none\", \"bn_re_estimation\"]\nseeds = [3, 4]\nallocators =",
+    );
+    let plan = Plan::parse(&text, "test", &[]).unwrap();
+    let cells = plan.expand(&Fake).unwrap();
+    let sparse: Vec<_> = cells
+        .iter()
+        .filter_map(|c| c.cell.sparsity.as_ref())
+        .collect();
+    let alone: Vec<_> = sparse
+        .iter()
+        .filter(|s| s.reconstruction.is_none())
+        .collect();
+    let seeds = |s: &&&Sparsity| s.calibration.as_ref().map(|c| c.seed);
+    for seed in [3, 4] {
+        assert_eq!(
+            alone.iter().filter(|s| seeds(s) == Some(seed)).count() * 2,
+            alone.len()
+        );
+    }
+    assert!(
+        sparse
+            .iter()
+            .all(|s| s.criterion.options["group"] == "layer")
+    );
+    assert!(sparse.iter().any(|s| s.repair.is_some()) && sparse.iter().any(|s| s.repair.is_none()));
+    let without = text.replace("[calibration]\nimages = 8\nbatch = 4\n", "");
+    let error = parse(&without)
+        .unwrap()
+        .expand(&Fake)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("add [calibration]"), "{error}");
+    let folded = text.replace("seeds =", "batch_norm = [\"folded\"]\nseeds =");
+    let error = Plan::parse(&folded, "test", &[]).unwrap_err().to_string();
+    assert!(error.contains("folded ones are gone"), "{error}");
 }

@@ -18,10 +18,7 @@ const MODELS: [(&str, usize, usize, f64); 3] = [
 const IMAGES: usize = 2000;
 
 fn part(name: &str) -> Part {
-    Part {
-        name: name.to_owned(),
-        version: 1,
-    }
+    Part::plain(name, 1)
 }
 
 /// The layers of a CIFAR-style residual network.
@@ -139,6 +136,8 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
 fn sparsity(allocator: &str, rate: f64, reconstruction: Option<Reconstruction>) -> Sparsity {
     Sparsity {
         batch_norm: BatchNorm::Kept,
+        calibration: None,
+        repair: None,
         pattern: Pattern::Unstructured { rate },
         allocation: Some(part(allocator)),
         criterion: part("magnitude"),

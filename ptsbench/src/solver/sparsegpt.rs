@@ -11,7 +11,125 @@ use faer::{Accum, MatMut, MatRef, Par};
 use kernels::{BitMask, KernelError, Ties, select_smallest};
 use rayon::prelude::*;
 
+use serde::{Deserialize, Serialize};
+
 use super::inverse::InverseFactor;
+use super::{Solution, Solver};
+use crate::cell::Inputs;
+use crate::criterion::wanda::row_zeros;
+use crate::inventory::Layer;
+use crate::options::{self, BadOptions, Options as Map};
+use crate::seen::Seen;
+
+/// The solver with its options.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SparseGpt {
+    /// The ridge over the mean of `X X^T`'s diagonal.
+    pub damping: f64,
+    /// Columns to a block.
+    pub block: usize,
+    /// Where masks are decided.
+    pub mask: MaskScope,
+    /// What layers read: the dense network's activations, or those of the network as pruned so far.
+    pub inputs: Inputs,
+}
+
+impl SparseGpt {
+    /// As released.
+    pub const DEFAULT: Self = Self {
+        damping: 0.01,
+        block: 128,
+        mask: MaskScope::Blocks,
+        inputs: Inputs::Sparse,
+    };
+}
+
+impl Default for SparseGpt {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl Solver for SparseGpt {
+    fn name(&self) -> &'static str {
+        "sparsegpt"
+    }
+
+    fn about(&self) -> &'static str {
+        "second-order: column by column, what stays makes up for what goes"
+    }
+
+    fn dense_inputs(&self) -> bool {
+        self.inputs == Inputs::Dense
+    }
+
+    fn solve(
+        &self,
+        layer: &Layer,
+        weight: &[f32],
+        seen: &Seen,
+        ask: Ask,
+    ) -> Result<Solution, SparseGptError> {
+        let gram = seen.gram.as_ref().ok_or(SparseGptError::NoInputs)?;
+        let [rows, cols] = layer.matrix();
+        let groups = layer.groups.max(1);
+        let (rows_of, area) = (rows / groups, layer.shape[2..].iter().product());
+        // Groups are as large as each other, and a layer's zeros are spread over them evenly.
+        let asks: Vec<Ask> = match ask {
+            Ask::Count(zeros) => {
+                let counts = row_zeros([groups, rows_of * cols], zeros);
+                let counts = counts.ok_or(SparseGptError::TooMany {
+                    asked: zeros,
+                    available: weight.len(),
+                })?;
+                counts.into_iter().map(Ask::Count).collect()
+            }
+            pattern => vec![pattern; groups],
+        };
+        let settings = Options {
+            damping: self.damping,
+            block: self.block,
+            mask: self.mask,
+        };
+        let mut solution = Solution {
+            weight: Vec::with_capacity(weight.len()),
+            mask: BitMask::full(rows, cols),
+            squared_error: 0.0,
+        };
+        let mut words = Vec::new();
+        for (group, ask) in asks.into_iter().enumerate() {
+            let solved = solve(
+                &Problem {
+                    weight: &weight[group * rows_of * cols..][..rows_of * cols],
+                    rows: rows_of,
+                    cols,
+                    area,
+                    gram: &gram.matrix(group),
+                    positions: gram.positions(),
+                },
+                ask,
+                &settings,
+            )?;
+            solution.weight.extend(solved.weight);
+            words.extend_from_slice(solved.mask.words());
+            solution.squared_error += solved.squared_error;
+        }
+        solution.mask = BitMask::from_words(rows, cols, words)?;
+        Ok(solution)
+    }
+
+    fn with(&self, options: &Map) -> Result<Box<dyn Solver>, BadOptions> {
+        Ok(Box::new(options::settings::<SparseGpt>(
+            self.name(),
+            options,
+        )?))
+    }
+
+    fn options(&self) -> Map {
+        options::differing(self)
+    }
+}
 
 /// Rows to a parallel piece.
 const BAND: usize = 32;
@@ -48,7 +166,8 @@ pub enum Ask {
 }
 
 /// What a weight is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MaskScope {
     /// The weights of its block (for N:M: its group) when the block is reached, so every block gets the same rate.
     #[default]

@@ -8,10 +8,7 @@ use std::time::Duration;
 
 /// A record with every optional field, of a cell that `seed` makes distinct.
 pub(crate) fn sample(seed: u64) -> Record {
-    let part = |name: &str| Part {
-        name: name.into(),
-        version: 1,
-    };
+    let part = |name: &str| Part::plain(name, 1);
     let cell = Cell {
         model: "micro_resnet8".into(),
         precision: kernels::Precision::Bf16,
@@ -25,6 +22,8 @@ pub(crate) fn sample(seed: u64) -> Record {
         },
         sparsity: Some(Sparsity {
             batch_norm: crate::cell::BatchNorm::Folded,
+            calibration: None,
+            repair: None,
             pattern: Pattern::Unstructured { rate: 0.7 },
             allocation: Some(part("l2norm")),
             criterion: part("magnitude"),

@@ -50,7 +50,7 @@ fn select_one(
     allocation: Option<&Allocation>,
 ) -> BitMask {
     let weights = Loaded::new([(layer.clone(), weight.to_vec())]).unwrap();
-    let magnitude = criterion::find("magnitude").unwrap();
+    let magnitude = criterion::magnitude();
     let masks = select(&weights, magnitude, pattern, allocation, Rule::Exact);
     masks
         .unwrap_or_else(|e| panic!("{e}"))
@@ -92,7 +92,7 @@ fn sparsity_exact_masks() {
 
 #[test]
 fn sparsity_released_masks() {
-    let magnitude = criterion::find("magnitude").unwrap();
+    let magnitude = criterion::magnitude();
     let mut compared = 0;
     for model in models() {
         for (rate, expected) in fields(&model.expected["rates"]) {
