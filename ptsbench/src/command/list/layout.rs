@@ -178,7 +178,7 @@ mod tests {
                 let head = text.lines().next().unwrap().split("  ");
                 let head: Vec<&str> = head.map(str::trim).collect();
                 for column in &columns[1..] {
-                    let shown = head.contains(column) || text.contains(&format!("  {column}: "));
+                    let shown = head.contains(column) || text.contains(&format!("  {column}:"));
                     let told = left_out.contains(column);
                     assert!(shown != told, "{width}: {column}\n{text}");
                 }
