@@ -63,7 +63,7 @@ pub enum FidError {
     },
     /// A matrix that is no covariance.
     #[error(
-        "the covariance of the {set} set has the eigenvalue {value}, and {largest} as its largest: it is no covariance; compute the statistics again"
+        "the covariance of the {set} set has the eigenvalue {value:?}, and {largest:?} as its largest: it is no covariance; compute the statistics again"
     )]
     Negative {
         /// Which set.

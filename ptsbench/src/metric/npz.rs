@@ -65,7 +65,7 @@ enum Problem {
         index: Vec<usize>,
     },
     #[error(
-        "{name} holds {value} at {index:?}, and features of f32 have none beyond {MOST:e}; compute the statistics again"
+        "{name} holds {value:?} at {index:?}, and features of f32 have none beyond {MOST:e}; compute the statistics again"
     )]
     TooLarge {
         name: &'static str,
@@ -73,7 +73,7 @@ enum Problem {
         index: Vec<usize>,
     },
     #[error(
-        "sigma has the negative variance {value} at ({at}, {at}); it is no covariance: compute it again"
+        "sigma has the negative variance {value:?} at ({at}, {at}); it is no covariance: compute it again"
     )]
     Negative { at: usize, value: f64 },
     #[error(
@@ -467,9 +467,9 @@ mod tests {
                 "{error}"
             );
         };
-        refused(&|s| s.covariance[3] = -3.0, "variance -3 at (1, 1)");
-        refused(&|s| s.covariance[0] = 1e308, "sigma holds 1000");
-        refused(&|s| s.mean[1] = -1e200, "mu holds -1000");
+        refused(&|s| s.covariance[3] = -3.0, "variance -3.0 at (1, 1)");
+        refused(&|s| s.covariance[0] = 1e308, "sigma holds 1e308 at [0, 0]");
+        refused(&|s| s.mean[1] = -1e200, "mu holds -1e200 at [1]");
         refused(&|s| s.mean[1] = f64::NAN, "mu holds NaN at [1]");
         refused(
             &|s| s.covariance[2] = f64::INFINITY,

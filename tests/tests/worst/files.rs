@@ -92,8 +92,8 @@ pub const ALL: &[Row] = &[
     ("weights", "packed: a shape of a million axes", || {
         packed(&format!("[0{}]", ",0".repeat(1_000_000)))
     }),
-    ("npz", "a covariance of 8,192 zero features", || {
-        statistics(8192)
+    ("npz", "a covariance of 5,000 zero features", || {
+        statistics(5000)
     }),
     ("npz", "a covariance of 4,096 zero features", || {
         statistics(4096)
