@@ -272,9 +272,12 @@ impl Visit for Measure<'_> {
         self.check_file()?;
         let task = self.bench.task(spec, self.cell)?;
         let dense = open_dense(network, self.file)?;
-        check_fit(spec, &subject::census(spec, &dense, device), &task)?;
-        // Multiply-adds are those of the task's images.
-        let census = subject::census_of(task.input(), &dense, device);
+        let mut census = subject::census(spec, &dense, device);
+        check_fit(spec, &census, &task)?;
+        if task.input() != spec.input {
+            // Multiply-adds are those of the task's images.
+            census = subject::census_of(task.input(), &dense, device);
+        }
         let weights = subject::weights(&dense, &census);
         let chosen = match &self.cell.sparsity {
             Some(sparsity) => Some(choose(&weights, sparsity)?),
