@@ -34,7 +34,7 @@ pub enum Command {
     Plan(plan::Args),
     /// List models, allocators, criteria, tasks, datasets, plans.
     List(list::Args),
-    /// Show a model's layers, and what an allocator would take from each.
+    /// Show a model's layers and what an allocator would take from each, or a weight file's zeros.
     Inspect(inspect::Args),
     /// Time networks on this machine.
     Latency(latency::Args),

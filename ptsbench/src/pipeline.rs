@@ -332,11 +332,14 @@ impl Visit<Classes> for Measure<'_> {
         let task = self.bench.task(spec, self.cell)?;
         let treatment = self.cell.sparsity.as_ref().map(|s| s.batch_norm);
         let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
-        check_fit(spec, &subject::census(spec, &dense, device), &task)?;
-        // Multiply-adds are those of the task's images.
-        let [channels, height, width] = task.input();
-        let census =
-            subject::census_on(Tensor::zeros([1, channels, height, width], device), &dense);
+        let mut census = subject::census(spec, &dense, device);
+        check_fit(spec, &census, &task)?;
+        if task.input() != spec.input {
+            // Multiply-adds are those of the task's images.
+            let [channels, height, width] = task.input();
+            let image = Tensor::zeros([1, channels, height, width], device);
+            census = subject::census_on(image, &dense);
+        }
         let weights = subject::weights(&dense, &census);
         timing.prepare_s = start.elapsed().as_secs_f64();
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use model_zoo::catalog::{self, CatalogError, Meant, Named, Spec, Weights};
+use anyhow::bail;
+use model_zoo::catalog::{self, Meant, Named, Spec, Weights};
 use model_zoo::weights::sha256;
 
 use crate::cell::Pattern;
@@ -85,13 +86,24 @@ pub fn not_others(named: &Named) -> Result<(), NoWeights> {
 }
 
 /// Files by the catalog's names of their models, whatever names they were given under.
-fn by_model(
-    files: HashMap<String, PathBuf>,
-) -> Result<HashMap<&'static str, PathBuf>, CatalogError> {
-    let files = files.into_iter();
-    files
-        .map(|(model, file)| Ok((own::named(&model)?.spec.name, file)))
-        .collect()
+fn by_model(files: HashMap<String, PathBuf>) -> anyhow::Result<HashMap<&'static str, PathBuf>> {
+    let mut found: HashMap<&'static str, PathBuf> = HashMap::new();
+    for (model, file) in files {
+        let name = own::named(&model)?.spec.name;
+        if let Some(other) = found.get(name)
+            && *other != file
+        {
+            let mut both = [other.display().to_string(), file.display().to_string()];
+            both.sort();
+            bail!(
+                "two files are given for `{name}` under two names of it, {} and {}; give one",
+                both[0],
+                both[1]
+            );
+        }
+        found.insert(name, file);
+    }
+    Ok(found)
 }
 
 impl Zoo {
@@ -290,6 +302,31 @@ mod tests {
             });
         let (spec, wanted) = found.expect("a file of the hub whose digest is known");
         (spec, wanted, cache, zoo)
+    }
+
+    #[test]
+    fn a_file_belongs_to_the_network_whatever_it_is_called() {
+        let zoo = |files: [(&str, &str); 2]| {
+            let files = files.map(|(model, file)| (model.to_owned(), PathBuf::from(file)));
+            Zoo::new(Path::new("assets"), HashMap::from(files))
+        };
+        let names = ["timm/resnet18.a1_in1k", "resnet18"];
+        let same = zoo(names.map(|name| (name, "a"))).unwrap();
+        assert_eq!(same.file("resnet18").unwrap(), Path::new("a"));
+        assert_eq!(same.models_matching(names[0]).unwrap(), ["resnet18"]);
+        let error = zoo([(names[0], "b"), (names[1], "a")]).unwrap_err();
+        assert!(error.to_string().contains("a and b"), "{error}");
+    }
+
+    #[test]
+    fn names_of_other_weights_need_a_file() {
+        let (_, _, _cache, zoo) = public();
+        let error = zoo.models_matching("resnet18.a1_in1k").unwrap_err();
+        assert!(error.to_string().contains("--weights"), "{error}");
+        assert_eq!(
+            zoo.models_matching("resnet18.tv_in1k").unwrap(),
+            ["resnet18"]
+        );
     }
 
     #[test]

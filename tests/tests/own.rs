@@ -207,7 +207,7 @@ fn assets() -> String {
 }
 
 fn picture(desk: &Desk) -> String {
-    let folder = fs::read_dir(desk.path("set/val/.").parent().unwrap()).unwrap();
+    let folder = fs::read_dir(desk.0.path().join("set/val")).unwrap();
     let class = folder.flatten().next().unwrap().path();
     let file = fs::read_dir(class)
         .unwrap()
@@ -285,6 +285,10 @@ fn an_export_has_the_networks_own_keys() {
             "{layer}"
         );
     }
+    let timed = desk.json(&format!("latency {MODEL} {TUNED} --batch 1 --rounds 1"));
+    let random = desk.json(&format!("latency {MODEL} --batch 1 --rounds 1"));
+    // Seven classes in place of twenty.
+    assert!(timed[0]["gmacs"].as_f64() < random[0]["gmacs"].as_f64());
     // With a rate, an allocator looks at the file's own layers.
     let ruled = desk.json("inspect half.safetensors --rate 0.5 --allocator l2norm");
     assert_eq!(

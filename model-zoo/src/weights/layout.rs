@@ -60,25 +60,26 @@ pub fn other_classes<N: Network>(network: &N, source: &dyn Source) -> Option<usi
     (*rows > 0 && rows != own && columns == wanted).then_some(*rows)
 }
 
-/// Whether a source holds this very network, its number of classes apart; what differs where it does not.
+/// The network with a source's number of classes, if the source is otherwise this very network's; else what differs.
 pub fn fits<N: Network>(network: N, source: &dyn Source) -> Result<N, WeightError> {
     let network = fitted(network, source);
-    let own: Vec<Slot> = parameters(&network, source);
-    let wanted = own
-        .iter()
-        .map(|slot| (slot.source.clone(), slot.shape.clone()));
-    let reshaped = Reshaped {
-        source,
-        wanted: wanted.collect(),
-    };
-    let slots: Vec<_> = own
+    let slots: Vec<_> = parameters(&network, source)
         .into_iter()
         .map(|slot| source::Slot {
             key: slot.source,
             shape: slot.shape,
         })
         .collect();
-    source::check::<N>(&slots, &reshaped)?;
+    match recognise(&network, source) {
+        None => source::check::<N>(&slots, source)?,
+        Some(_) => {
+            let wanted = slots
+                .iter()
+                .map(|slot| (slot.key.clone(), slot.shape.clone()));
+            let wanted = wanted.collect();
+            source::check::<N>(&slots, &Reshaped { source, wanted })?;
+        }
+    }
     Ok(network)
 }
 

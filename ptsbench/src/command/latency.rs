@@ -1,17 +1,21 @@
 //! `ptsbench latency`: how long a network takes on this machine.
 //!
-//! Weights and images are random: what a network computes has no influence on how long that takes. With a rate, the
-//! smallest weights of each layer go, and layers run on what is left where that is faster.
+//! Weights and images are random: what a network computes has no influence on how long that takes, but for its number of
+//! classes, which a weight file decides. With a rate, the smallest weights of each layer go, and layers run on what is left
+//! where that is faster.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::ensure;
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{Spec, Visit};
 use model_zoo::frozen::Frozen;
 use model_zoo::tap::Bare;
 use model_zoo::{Blank, Bundle, Modality, Of, TensorMap};
+use model_zoo::weights::load_network;
 use serde::Serialize;
 
 use crate::allocate::{self, Rate};
@@ -42,6 +46,9 @@ pub struct Args {
     /// Also time it with this fraction of each layer's weights pruned; several, separated by commas.
     #[arg(long, value_delimiter = ',')]
     rate: Vec<Rate>,
+    /// The weight file of the one network that is timed: its classes and values in place of random ones.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -74,6 +81,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for pattern in &args.models {
         specs.extend(own::matching(pattern)?.iter().map(|named| named.spec));
     }
+    ensure!(
+        args.weights.is_none() || specs.len() == 1,
+        "--weights is one network's file, and {} networks are named; name one",
+        specs.len()
+    );
     let mut timings = Vec::new();
     if !args.json {
         outln!(
@@ -150,6 +162,10 @@ impl<M: Modality> Visit<M> for Time<'_> {
 
     fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let device = Device::flex();
+        let network = match &self.args.weights {
+            Some(file) => load_network(network, own::open(file)?.as_ref())?,
+            None => network,
+        };
         let network = if self.args.fold {
             network.fold()
         } else {
