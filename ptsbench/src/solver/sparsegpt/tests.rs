@@ -386,6 +386,22 @@ fn patterns_hold_along_input_channels_at_each_kernel_position() {
 }
 
 #[test]
+fn of_equal_scores_in_a_group_the_lowest_channels_stay() {
+    let mut case = Case::new(0, 2, 8, 2).identity();
+    case.weight.fill(-0.5);
+    case.weight[6] = 0.75;
+    for mask in SCOPES {
+        let solved = case.solve(Ask::NofM { n: 2, m: 4 }, &options(8, mask));
+        // Channels lie two apart; the last one at position 0 of row 0 is the largest.
+        let kept = [[0, 1, 3, 6], [0, 1, 2, 3]];
+        for (row, kept) in kept.iter().enumerate() {
+            let found: Vec<usize> = (0..8).filter(|&c| solved.mask.get(row, c)).collect();
+            assert_eq!(found, kept, "{mask:?}");
+        }
+    }
+}
+
+#[test]
 fn the_error_is_what_was_predicted_and_below_magnitudes() {
     for seed in 0..4 {
         let case = Case::new(seed, 24, 48, 1);
