@@ -128,8 +128,9 @@ fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         b.swap(k, pivot);
         for i in k + 1..len {
             let factor = a[i][k] / a[k][k];
-            for j in k..len {
-                a[i][j] -= factor * a[k][j];
+            let (above, below) = a.split_at_mut(i);
+            for (value, pivot) in below[0].iter_mut().zip(&above[k]).skip(k) {
+                *value -= factor * pivot;
             }
             b[i] -= factor * b[k];
         }
