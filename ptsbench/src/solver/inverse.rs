@@ -2,7 +2,7 @@
 //!
 //! With the rows and columns of `H` in reverse order, `J H J = L L^T`, so `H = V V^T` with `V = J L J` upper triangular, and
 //! `U = V^-1`: one factorization and one triangular inverse instead of two factorizations and a product, and no digits
-//! lost to an inverse that is factorized again.
+//! lost to an inverse that is factorized again. `L` and `U` take `8 len^2` bytes each while they exist side by side.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltError, cholesky_in_place, cholesky_in_place_scratch};
