@@ -304,11 +304,11 @@ fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
             continue;
         }
         let checkpoints = files(&store.join("work"));
-        let whole_ones = checkpoints.values().filter(|path| {
+        let mut whole_ones = checkpoints.values().filter(|path| {
             path.extension()
                 .is_some_and(|ending| ending == "safetensors")
         });
-        if let Some(path) = whole_ones.last() {
+        if let Some(path) = whole_ones.next_back() {
             let mut bytes = fs::read(path).unwrap();
             let at = bytes.len() - 1 - moments.below(64.min(bytes.len() as u64)) as usize;
             bytes[at] ^= 0x80;
@@ -327,6 +327,8 @@ fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
         doctor.contains("3 sound records, 0 failed cells, 0 cells at work, 4 broken files"),
         "{doctor}"
     );
+    // So many kills cannot all miss the reconstruction.
+    assert!(refitted > 0 || kills < 20);
     println!(
         "{kills} kills of a plan of {:.1} s among 4 bad files, {damaged} times with a damaged checkpoint, of which \
          {refitted} were met and fitted again; the records are those of an undisturbed run",
