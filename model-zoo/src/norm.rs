@@ -59,6 +59,26 @@ impl ModuleMapper for Freeze {
     }
 }
 
+/// What every batch norm multiplies its channels by, by the path of the unit it belongs to: a tap.
+#[derive(Default)]
+pub struct Scales {
+    path: Path,
+    /// The factors.
+    pub found: HashMap<String, Vec<f64>>,
+}
+
+impl Tap for Scales {
+    fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
+        self.path.push(name);
+        if let Some(norm) = unit.norm() {
+            self.found.insert(self.path.join(), scale(norm));
+        }
+        let output = unit.run(input, self);
+        self.path.pop();
+        output
+    }
+}
+
 /// The network with the statistics of its batch norms measured anew (section 3.6 of the specification): the plain average
 /// over the batches of each batch's mean and unbiased variance, as the layers see them while all norms use the batch's
 /// own. A network without batch norms, or without batches, comes back as it is.

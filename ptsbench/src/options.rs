@@ -43,14 +43,18 @@ pub fn none(name: &'static str, options: &Options) -> Result<(), BadOptions> {
     }
 }
 
+/// All of `settings`.
+pub fn all<T: Serialize>(settings: &T) -> Options {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(map)) => map.into_iter().collect(),
+        _ => unreachable!("settings are structs of numbers and names"),
+    }
+}
+
 /// What of `settings` differs from the defaults.
 pub fn differing<T: Serialize + Default>(settings: &T) -> Options {
-    let fields = |settings: &T| match serde_json::to_value(settings) {
-        Ok(Value::Object(map)) => map,
-        _ => unreachable!("settings are structs of numbers and names"),
-    };
-    let mut defaults = fields(&T::default());
-    fields(settings)
+    let mut defaults = all(&T::default());
+    all(settings)
         .into_iter()
         .filter(|(name, value)| defaults.remove(name).as_ref() != Some(value))
         .collect()
@@ -137,14 +141,19 @@ impl std::fmt::Display for Chosen {
 
 /// ` (a = 1, b = "x")`, or nothing.
 pub fn write_options(f: &mut std::fmt::Formatter<'_>, options: &Options) -> std::fmt::Result {
-    if options.is_empty() {
-        return Ok(());
+    match options.is_empty() {
+        true => Ok(()),
+        false => write!(f, " ({})", listed(options)),
     }
+}
+
+/// `a = 1, b = "x"`.
+pub fn listed(options: &Options) -> String {
     let list: Vec<String> = options
         .iter()
         .map(|(name, value)| format!("{name} = {value}"))
         .collect();
-    write!(f, " ({})", list.join(", "))
+    list.join(", ")
 }
 
 #[cfg(test)]

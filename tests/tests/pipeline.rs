@@ -333,7 +333,8 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
                     };
                     let sparse = subject.sparse(&masks);
                     let pruned = output_error(&sparse, subject.dense, &fresh);
-                    let corrected = output_error(&work.correct(sparse), subject.dense, &fresh);
+                    let corrected =
+                        output_error(&work.correct(sparse).unwrap(), subject.dense, &fresh);
                     println!("{allocator} {rate}: {pruned:.3} pruned, {corrected:.3} corrected");
                     without += pruned / 15.0;
                     with += corrected / 15.0;

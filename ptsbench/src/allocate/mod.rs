@@ -389,6 +389,7 @@ pub fn facts(chosen: &Chosen) -> Result<PartFacts, AllocateError> {
             ..Part::plain(allocator.name(), allocator.version())
         },
         images: allocator.needs_trials(),
+        moves: false,
     })
 }
 

@@ -269,6 +269,11 @@ fn sparsity(
         Some(chosen) => Some(repair::facts(chosen)?),
         None => None,
     };
+    ensure!(
+        !criterion.moves || args.granularity.is_none() || args.no_correction,
+        "`{}` moves the weights that stay, and the correction would put dense ones back; add --no-correction",
+        args.criterion.name
+    );
     let parts = [allocation.as_ref(), Some(&criterion), repair.as_ref()];
     let images = parts.into_iter().flatten().any(|facts| facts.images);
     let calibration = CalibrationCell {

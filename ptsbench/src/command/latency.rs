@@ -14,8 +14,8 @@ use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{Spec, Visit};
 use model_zoo::frozen::Frozen;
 use model_zoo::tap::Bare;
-use model_zoo::{Blank, Bundle, Modality, Of, TensorMap};
 use model_zoo::weights::load_network;
+use model_zoo::{Blank, Bundle, Modality, Of, TensorMap};
 use serde::Serialize;
 
 use crate::allocate::{self, Rate};

@@ -10,7 +10,7 @@ use model_zoo::catalog::{self, Weights};
 use serde_json::{Value, json};
 
 use crate::plan::{PRESETS, Plan};
-use crate::{allocate, criterion, data, task};
+use crate::{allocate, criterion, data, options, repair, task};
 use crate::{note, out, outln, terminal};
 
 /// Arguments.
@@ -41,8 +41,10 @@ pub enum What {
     Models,
     /// Rules that spread a rate over layers.
     Allocators,
-    /// Rules that choose weights in a layer.
+    /// Rules that choose weights in a layer, and solvers that move the others too.
     Criteria,
+    /// What repairs a pruned network without training a weight.
+    Repairs,
     /// Tasks.
     Tasks,
     /// Data sets and the layouts in which they are read.
@@ -153,21 +155,40 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
         }
         What::Allocators => {
             let row = |a: &&dyn allocate::Allocator| {
-                let needs = if a.needs_weights() {
-                    "weights"
-                } else {
-                    "shapes"
+                let needs = match (a.needs_trials(), a.needs_weights()) {
+                    (true, _) => "weights, images",
+                    (false, true) => "weights",
+                    (false, false) => "shapes",
                 };
-                [a.name(), needs, a.about()].map(str::to_owned).to_vec()
+                let mut options = options::all(&allocate::Options::default());
+                options.retain(|name, _| a.takes().contains(&name.as_str()));
+                vec![
+                    a.name().to_owned(),
+                    needs.to_owned(),
+                    a.about().to_owned(),
+                    options::listed(&options),
+                ]
             };
             let rows = allocate::allocators().iter().map(row).collect();
-            (vec!["allocator", "needs", "about"], rows)
+            (vec!["allocator", "needs", "about", "options"], rows)
         }
         What::Criteria => {
-            let row =
-                |c: &&dyn criterion::Criterion| [c.name(), c.about()].map(str::to_owned).to_vec();
-            let rows = criterion::criteria().iter().map(row).collect();
-            (vec!["criterion", "about"], rows)
+            let mut rows = Vec::new();
+            for name in criterion::names() {
+                let found = criterion::find(name, &options::Options::new())?;
+                rows.push(vec![
+                    name.to_owned(),
+                    found.needs().about().to_owned(),
+                    found.about().to_owned(),
+                    options::listed(&found.all_options()),
+                ]);
+            }
+            (vec!["criterion", "needs", "about", "options"], rows)
+        }
+        What::Repairs => {
+            let row = |r: &repair::Repair| vec![r.name.to_owned(), r.about.to_owned()];
+            let rows = repair::REPAIRS.iter().map(row).collect();
+            (vec!["repair", "about"], rows)
         }
         What::Tasks => {
             let row = |t: &task::Kind| {

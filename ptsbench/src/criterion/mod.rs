@@ -57,6 +57,11 @@ pub trait Criterion: Sync {
     fn options(&self) -> Options {
         Options::new()
     }
+
+    /// All its options.
+    fn all_options(&self) -> Options {
+        Options::new()
+    }
 }
 
 /// Why a layer has no scores; the caller adds its name.
@@ -116,6 +121,14 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.dense_inputs(),
             Chooser::Solver(solver) => solver.dense_inputs(),
+        }
+    }
+
+    /// All its options.
+    pub fn all_options(&self) -> Options {
+        match self {
+            Chooser::Scores(criterion) => criterion.all_options(),
+            Chooser::Solver(solver) => solver.all_options(),
         }
     }
 
@@ -188,6 +201,7 @@ pub fn facts(chosen: &Chosen) -> Result<PartFacts, CriterionError> {
             ..Part::plain(found.name(), found.version())
         },
         images: found.needs() > Need::Weights,
+        moves: matches!(found, Chooser::Solver(_)),
     })
 }
 

@@ -78,6 +78,10 @@ impl Criterion for Wanda {
     fn options(&self) -> Options {
         options::differing(self)
     }
+
+    fn all_options(&self) -> Options {
+        options::all(self)
+    }
 }
 
 /// Weights that are compared with each other.

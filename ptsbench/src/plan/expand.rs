@@ -130,6 +130,12 @@ impl Plan {
             });
         }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
+        if criterion.moves && reconstructions.iter().any(|r| r.correction) {
+            return Err(self.invalid(format!(
+                "[[grid]] `{}`: `{}` moves the weights that stay, and the correction would put dense ones back; use correction = [false]",
+                grid.name, grid.criterion.name
+            )));
+        }
 
         let mut all = Vec::new();
         for amount in self.rates(grid) {

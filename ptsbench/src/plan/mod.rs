@@ -64,6 +64,8 @@ pub struct PartFacts {
     pub part: Part,
     /// Whether it looks at calibration images.
     pub images: bool,
+    /// Whether it moves the weights that stay.
+    pub moves: bool,
 }
 
 /// What a plan asks of a task.

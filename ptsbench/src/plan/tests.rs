@@ -72,6 +72,7 @@ fn facts(chosen: &Chosen, images: bool) -> PartFacts {
             ..Part::plain(&chosen.name, 1)
         },
         images,
+        moves: chosen.name == "sparsegpt",
     }
 }
 

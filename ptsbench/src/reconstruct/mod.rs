@@ -5,12 +5,12 @@ pub mod checkpoint;
 pub mod correct;
 pub mod fit;
 pub mod loss;
-pub mod means;
 
 use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
 use model_zoo::graft::{read_params, write_params};
+use model_zoo::norm::Scales;
 use model_zoo::tap::{Bare, Capture, Census, Row};
 use model_zoo::weights::WeightError;
 use model_zoo::{Bundle, Grain, Network};
@@ -21,16 +21,16 @@ use crate::inventory::Weights;
 use crate::progress::Progress;
 use crate::record::UnitOutcome;
 use crate::seed::Seed;
+use crate::seen::{Look, Need, SeenError};
 use crate::select::Masks;
 use crate::subject;
 use checkpoint::{Checkpoint, Checkpoints, Values};
 use correct::{Correction, correct_bias, correct_weight};
 use fit::{Call, FitTap};
 use loss::summed_square_error;
-use means::{MeanInputs, MeanOutputs, Scales};
 
 /// Measurement version of this folder: raised whenever its numbers may change.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Why reconstruction ended early.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum FitError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// A layer's inputs cannot be measured.
+    #[error(transparent)]
+    Seen(#[from] SeenError),
     /// A checkpoint could not be written, or a bad one not removed.
     #[error(transparent)]
     Checkpoint(#[from] WeightError),
@@ -98,7 +101,7 @@ impl<N: Network> Work<'_, N> {
         settings: &Reconstruction,
     ) -> Result<(N, Vec<UnitOutcome>), FitError> {
         if settings.correction {
-            sparse = self.correct(sparse);
+            sparse = self.correct(sparse)?;
         }
         let units = self.census.units(settings.granularity.grain());
         let mut outcomes = Vec::with_capacity(units.len());
@@ -123,78 +126,56 @@ impl<N: Network> Work<'_, N> {
         Ok((sparse, outcomes))
     }
 
-    /// Eq. 1: weights first, then biases, every layer from the dense network's inputs.
-    pub fn correct(&self, sparse: N) -> N {
-        let weights = subject::weights(self.dense, self.census);
-        let rows = self.census.layers();
-        let corrected = rows
-            .iter()
-            .zip(weights.layers())
-            .enumerate()
-            .filter_map(|(place, (row, layer))| {
-                let weight = weights.weight(place)?;
-                let corrected =
-                    correct_weight(weight, self.masks.get(&layer.path)?, Correction::default())
-                        .expect("a mask has the size of its weight");
-                let corrected = corrected.weight.into_iter().map(|w| w as f32).collect();
-                Some((row.path.clone(), corrected))
-            })
-            .collect();
-        let sparse = subject::write_layers(sparse, self.census, corrected, self.device);
-
-        let mut inputs = MeanInputs::default();
+    /// Eq. 1: weights first, then biases or the norms' shifts, every layer from the dense network's inputs, all its calls
+    /// together.
+    pub fn correct(&self, sparse: N) -> Result<N, FitError> {
+        let mut look = Look::for_need(Need::Moments);
         for batch in self.batches {
-            self.dense.run(batch.clone(), &mut inputs);
-            inputs.batch_done(batch.shapes()[0][0]);
+            interrupt::check()?;
+            self.dense.run(batch.clone(), &mut look);
         }
-        let Some(one) = self.batches.first().cloned().map(Bundle::first) else {
-            return sparse;
-        };
-        let means = |network: &N| {
-            let mut outputs = MeanOutputs::on(&inputs);
-            network.run(one.clone(), &mut outputs);
-            outputs.means
-        };
-        let (dense_means, sparse_means) = (means(self.dense), means(&sparse));
+        let seen = look.finish()?;
         let mut scales = Scales::default();
-        self.dense.run(one, &mut scales);
-        let shifts: HashMap<String, TensorData> = read_params(&sparse)
-            .into_iter()
-            .filter_map(|(path, data)| {
-                // A norm behind the layer takes the shift, as the norm's scale lets it through.
-                let (layer, scale) = match path.strip_suffix(".norm.beta") {
-                    Some(unit) => (format!("{unit}.conv"), scales.found.get(unit)?.clone()),
-                    None => {
-                        let layer = path.strip_suffix(".bias")?;
-                        if layer
-                            .strip_suffix(".conv")
-                            .is_some_and(|unit| scales.found.contains_key(unit))
-                        {
-                            return None;
-                        }
-                        (layer.to_owned(), vec![1.0; data.shape()[0]])
+        if let Some(one) = self.batches.first().cloned().map(Bundle::first) {
+            self.dense.run(one, &mut scales);
+        }
+        let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
+        let weights = subject::weights(self.dense, self.census);
+        let (mut corrected, mut shifts) = (HashMap::new(), HashMap::new());
+        let rows = self.census.layers();
+        for (place, (row, layer)) in rows.iter().zip(weights.layers()).enumerate() {
+            let (Some(weight), Some(mask)) = (weights.weight(place), self.masks.get(&layer.path))
+            else {
+                continue;
+            };
+            let new = correct_weight(weight, mask, Correction::default())
+                .expect("a mask has the size of its weight");
+            let new: Vec<f32> = new.weight.into_iter().map(|w| w as f32).collect();
+            // A norm behind the layer takes the shift, as its scale lets it through.
+            let unit = row.path.strip_suffix(".conv");
+            let norm = unit.and_then(|unit| Some((unit, scales.found.get(unit)?)));
+            let path = match norm {
+                Some((unit, _)) => format!("{unit}.norm.beta"),
+                None => format!("{}.bias", row.path),
+            };
+            if let (Some(seen), Some(shift)) = (seen.get(&row.path), old.get(&path)) {
+                let behind = |weight: &[f32]| -> Vec<f64> {
+                    let means = seen.mean_outputs(weight);
+                    match norm {
+                        Some((_, scale)) => means.iter().zip(scale).map(|(m, s)| m * s).collect(),
+                        None => means,
                     }
                 };
-                let behind = |means: &[f32]| -> Vec<f64> {
-                    means
-                        .iter()
-                        .zip(&scale)
-                        .map(|(&m, s)| f64::from(m) * s)
-                        .collect()
-                };
-                let shift: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
-                let corrected = correct_bias(
-                    &shift,
-                    &behind(dense_means.get(&layer)?),
-                    &behind(sparse_means.get(&layer)?),
-                )
-                .expect("a layer has one mean per output channel");
-                let corrected: Vec<f32> = corrected.into_iter().map(|b| b as f32).collect();
-                let shape = data.shape().clone();
-                Some((path, TensorData::new(corrected, shape)))
-            })
-            .collect();
-        write_params(sparse, shifts, self.device).0
+                let values: Vec<f64> = shift.iter::<f32>().map(f64::from).collect();
+                let values = correct_bias(&values, &behind(weight), &behind(&new))
+                    .expect("a layer has one mean per output channel");
+                let values: Vec<f32> = values.into_iter().map(|b| b as f32).collect();
+                shifts.insert(path, TensorData::new(values, shift.shape().clone()));
+            }
+            corrected.insert(row.path.clone(), new);
+        }
+        let sparse = subject::write_layers(sparse, self.census, corrected, self.device);
+        Ok(write_params(sparse, shifts, self.device).0)
     }
 
     fn fit(

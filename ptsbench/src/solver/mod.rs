@@ -43,6 +43,9 @@ pub trait Solver: Sync {
 
     /// Its options that differ from the defaults.
     fn options(&self) -> Options;
+
+    /// All its options.
+    fn all_options(&self) -> Options;
 }
 
 /// A pruned layer.

@@ -129,6 +129,10 @@ impl Solver for SparseGpt {
     fn options(&self) -> Map {
         options::differing(self)
     }
+
+    fn all_options(&self) -> Map {
+        options::all(self)
+    }
 }
 
 /// Rows to a parallel piece.
