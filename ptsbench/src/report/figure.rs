@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use model_zoo::file;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -825,6 +826,9 @@ fn halve(fine: &[u8], width: usize, height: usize, factor: usize) -> (Vec<u8>, (
     (pixels, (columns as u32, rows as u32))
 }
 
+/// Bytes of a figure at most.
+const MOST: u64 = 256 << 20;
+
 /// RGB rows as a PNG file. The library encodes to a path alone, so the bytes pass through a hidden file in `scratch`.
 fn encode(pixels: &[u8], size: (u32, u32), scratch: &Path, id: &str) -> Result<Vec<u8>, String> {
     let path = scratch.join(format!(".{id}.{}.partial.png", std::process::id()));
@@ -835,7 +839,7 @@ fn encode(pixels: &[u8], size: (u32, u32), scratch: &Path, id: &str) -> Result<V
             .map_err(|error| error.to_string())?;
         image.present().map_err(|error| error.to_string())?;
         drop(image);
-        std::fs::read(&path).map_err(|error| error.to_string())
+        file::read(&path, MOST).map_err(|error| error.to_string())
     })();
     // Whether the hidden file can be removed does not change the picture.
     let _ = std::fs::remove_file(&path);
