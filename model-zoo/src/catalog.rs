@@ -284,6 +284,32 @@ mod tests {
         assert!(matching("alexnet*").is_err());
     }
 
+    #[test]
+    fn networks_that_do_something_else_are_refused_by_name() {
+        struct Nothing;
+        impl Visit<Classes> for Nothing {
+            type Out = ();
+            fn visit<N: Of<Classes>>(self, _: &'static Spec, _: N) {}
+        }
+        let open = |name: &str| {
+            let spec = find(name).unwrap();
+            spec.open_classes(&Device::flex(), "`infer` names classes", Nothing)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(open("tiny_vit"), Ok(()));
+        for (name, does) in [
+            ("tiny_retinanet", "`tiny_retinanet` finds boxes; "),
+            ("tiny_unet", "`tiny_unet` predicts noise; "),
+        ] {
+            let message = open(name).unwrap_err();
+            assert!(message.starts_with(does), "{message}");
+            assert!(
+                message.contains("`infer` names classes so far"),
+                "{message}"
+            );
+        }
+    }
+
     struct Count;
 
     impl<M: Modality> Visit<M> for Count {

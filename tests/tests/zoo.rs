@@ -28,7 +28,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network, Zeros};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
-use model_zoo::{Classes, Classifier};
+use model_zoo::{Boxes, Classes, Fixed, Modality, Noise, Of, Tokens};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
@@ -46,7 +46,28 @@ struct Golden {
     num_weights_in_layers: usize,
     state_dict: Vec<Filled>,
     layers: Vec<Layer>,
+    norms: Vec<Norm>,
     cases: Vec<Case>,
+}
+
+impl Golden {
+    /// Scales and shifts of frozen batch norms: the reference counts them as no parameters, and a checkpoint has them.
+    fn frozen_params(&self) -> usize {
+        let frozen = |norm: &&Norm| norm.kind == "FrozenBatchNorm2d";
+        let params = |norm: &Norm| ["weight", "bias"].map(|name| format!("{}.{name}", norm.key));
+        let keys: Vec<String> = self.norms.iter().filter(frozen).flat_map(params).collect();
+        let of_norm = |filled: &&Filled| keys.contains(&filled.key);
+        let count = |filled: &Filled| filled.shape.iter().product::<usize>();
+        self.state_dict.iter().filter(of_norm).map(count).sum()
+    }
+}
+
+/// A normalisation layer of the reference.
+#[derive(Deserialize)]
+struct Norm {
+    key: String,
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 /// A convolution or linear layer of the reference.
@@ -184,6 +205,7 @@ fn paths_of_stage(stage: &str) -> &'static [&'static str] {
         "conv_head" => &["conv_head.conv"],
         "act2" => &["conv_head"],
         "classifier.1" => &["linear_head"],
+        "backbone.body.maxpool" => &["backbone.body.conv1"],
         _ => &[],
     }
 }
@@ -197,15 +219,17 @@ fn value_of_stage<'a, N: Network>(
 ) -> Option<&'a (Vec<usize>, Vec<f32>)> {
     let other = paths_of_stage(stage).iter();
     let named = other.filter_map(|path| stages.values.get(*path)).next();
-    named.or_else(|| {
-        let keyed = stages
-            .values
-            .iter()
-            .filter(|(path, _)| network.key(path) == stage);
+    let keyed = |key: &str| {
+        let keyed = stages.values.iter();
+        let keyed = keyed.filter(|(path, _)| network.key(path) == key);
         keyed
             .max_by_key(|(path, _)| path.len())
             .map(|(_, value)| value)
-    })
+    };
+    // A convolution may be the first, and the only one, of a sequence that has the stage's name.
+    named
+        .or_else(|| keyed(stage))
+        .or_else(|| keyed(&format!("{stage}.0")))
 }
 
 /// What one network's check has found.
@@ -262,16 +286,86 @@ struct Check<'a> {
     device: &'a Device,
 }
 
-impl Visit<Classes> for Check<'_> {
+/// A kind of network that has goldens.
+trait Golds: Modality {
+    /// A case's input.
+    fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String>;
+
+    /// The outputs as the reference names them, with shapes.
+    fn outputs(output: Self::Output) -> Vec<(&'static str, Vec<usize>, Vec<f32>)>;
+}
+
+fn named<const D: usize>(
+    name: &'static str,
+    tensor: Tensor<D>,
+) -> (&'static str, Vec<usize>, Vec<f32>) {
+    let shape = tensor.dims().to_vec();
+    (name, shape, tensor.into_data().iter::<f32>().collect())
+}
+
+impl Golds for Classes {
+    fn input(check: &Check<'_>, case: &Case) -> Result<Tensor<4>, String> {
+        check.image(case)
+    }
+
+    fn outputs(output: Tensor<2>) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+        vec![named("logits", output)]
+    }
+}
+
+impl Golds for Boxes {
+    fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
+        let images = check.image(case)?;
+        let [count, _, height, width] = images.dims();
+        Ok((images, Fixed(vec![[height, width]; count])))
+    }
+
+    fn outputs(levels: Self::Output) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+        let (logits, offsets): (Vec<_>, Vec<_>) = levels.into_iter().unzip();
+        vec![
+            named("cls_logits", Tensor::cat(logits, 1)),
+            named("bbox_regression", Tensor::cat(offsets, 1)),
+        ]
+    }
+}
+
+impl Golds for Noise {
+    fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
+        Ok((
+            check.tensor(case, "sample")?,
+            check.tensor(case, "timestep")?,
+            Some(check.tensor(case, "encoder_hidden_states")?),
+        ))
+    }
+
+    fn outputs(output: Tensor<4>) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+        vec![named("noise", output)]
+    }
+}
+
+impl Golds for Tokens {
+    fn input(_: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
+        Err(format!(
+            "{}: no network of the catalog takes tokens",
+            case.name
+        ))
+    }
+
+    fn outputs(output: Tensor<3>) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+        vec![named("last_hidden_state", output)]
+    }
+}
+
+impl<M: Golds> Visit<M> for Check<'_> {
     type Out = Outcome;
 
-    fn visit<N: Classifier>(self, _: &'static Spec, network: N) -> Outcome {
-        self.network(network)
+    fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Outcome {
+        self.network::<M, N>(network)
     }
 }
 
 impl Check<'_> {
-    fn network<N: Classifier>(&self, network: N) -> Outcome {
+    fn network<M: Golds, N: Of<M>>(&self, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let formula = Formula {
             origin: format!("{}.json", self.golden.arch),
@@ -290,20 +384,43 @@ impl Check<'_> {
         let mut parameters = Parameters::default();
         network.visit(&mut parameters);
         outcome.parameters = parameters.count;
-        outcome.expect("num_params", parameters.count, self.golden.num_params);
+        outcome.expect(
+            "num_params",
+            parameters.count,
+            self.golden.num_params + self.golden.frozen_params(),
+        );
 
-        self.check_layers(&network, &mut outcome);
+        self.check_layers::<M, N>(&network, &mut outcome);
         for case in &self.golden.cases {
-            self.check_case(case, &network, &mut outcome);
+            self.check_case::<M, N>(case, &network, &mut outcome);
         }
         let folded = network.fold();
         for case in &self.golden.cases {
-            self.check_folded(case, &folded, &mut outcome);
+            self.check_folded::<M, N>(case, &folded, &mut outcome);
         }
         outcome
     }
 
-    fn input(&self, case: &Case) -> Result<Tensor<4>, String> {
+    /// The input of this name.
+    fn tensor<const D: usize>(&self, case: &Case, name: &str) -> Result<Tensor<D>, String> {
+        let input = case.inputs.get(name);
+        let input = input.ok_or_else(|| format!("{}: no input `{name}`", case.name))?;
+        let shape: [usize; D] = input.shape().try_into().map_err(|_| {
+            let shape = input.shape();
+            format!(
+                "{}: `{name}` of shape {shape:?}, expected {D} axes",
+                case.name
+            )
+        })?;
+        let values = input.values(&self.golden.salt, name);
+        Ok(Tensor::from_data(
+            TensorData::new(values, shape),
+            self.device,
+        ))
+    }
+
+    /// The only input, images.
+    fn image(&self, case: &Case) -> Result<Tensor<4>, String> {
         let mut inputs = case.inputs.iter();
         let (Some((name, input)), None) = (inputs.next(), inputs.next()) else {
             return Err(format!(
@@ -332,7 +449,7 @@ impl Check<'_> {
     }
 
     /// Every prunable layer, in the order of the forward pass.
-    fn check_layers<N: Network<Input = Tensor<4>>>(&self, network: &N, outcome: &mut Outcome) {
+    fn check_layers<M: Golds, N: Of<M>>(&self, network: &N, outcome: &mut Outcome) {
         let size = |case: &&Case| {
             case.inputs
                 .values()
@@ -343,7 +460,7 @@ impl Check<'_> {
             outcome.failures.push("the golden has no case".to_string());
             return;
         };
-        let input = match self.input(smallest) {
+        let input = match M::input(self, smallest) {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
@@ -416,27 +533,27 @@ impl Check<'_> {
         }
     }
 
-    fn check_case<N>(&self, case: &Case, network: &N, outcome: &mut Outcome)
-    where
-        N: Classifier,
-    {
-        let input = match self.input(case) {
+    fn check_case<M: Golds, N: Of<M>>(&self, case: &Case, network: &N, outcome: &mut Outcome) {
+        let input = match M::input(self, case) {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
-        let found = network.run(input.clone(), &mut Bare);
-        let shape = found.dims().to_vec();
-        let values: Vec<f32> = found.into_data().iter::<f32>().collect();
+        let found = M::outputs(network.run(input.clone(), &mut Bare));
 
         let mut failed = false;
         outcome.expect(
             &format!("{}: number of outputs", case.name),
-            1,
+            found.len(),
             case.outputs.len(),
         );
-        for output in &case.outputs {
+        for ((found, shape, values), output) in found.iter().zip(&case.outputs) {
+            // Inception and the classifiers have one output, whatever it is called.
+            if case.outputs.len() > 1 {
+                let what = format!("{}: name of an output", case.name);
+                outcome.expect(&what, *found, output.name.as_str());
+            }
             let name = format!("{}.{}", case.name, output.name);
-            outcome.expect(&format!("{name}: shape"), &shape, &output.shape);
+            outcome.expect(&format!("{name}: shape"), shape, &output.shape);
             let stored = match self.stored.read(&output.tensor) {
                 Ok(stored) => stored,
                 Err(error) => {
@@ -444,7 +561,7 @@ impl Check<'_> {
                     continue;
                 }
             };
-            let ratio = error_ratio(&values, &stored, output.atol);
+            let ratio = error_ratio(values, &stored, output.atol);
             outcome.outputs += 1;
             outcome.ratio = outcome.ratio.max(ratio);
             if ratio > 1.0 {
@@ -462,19 +579,17 @@ impl Check<'_> {
     }
 
     /// The outputs again, from the network with its batch norms folded: the same within the same tolerance.
-    fn check_folded<N>(&self, case: &Case, folded: &N, outcome: &mut Outcome)
-    where
-        N: Classifier,
-    {
+    fn check_folded<M: Golds, N: Of<M>>(&self, case: &Case, folded: &N, outcome: &mut Outcome) {
         // What is wrong with an input or a stored tensor is reported by the unfolded network's check.
-        let Ok(input) = self.input(case) else { return };
-        let found = folded.run(input, &mut Bare).into_data();
-        let values: Vec<f32> = found.iter::<f32>().collect();
-        for output in &case.outputs {
+        let Ok(input) = M::input(self, case) else {
+            return;
+        };
+        let found = M::outputs(folded.run(input, &mut Bare));
+        for ((_, _, values), output) in found.iter().zip(&case.outputs) {
             let Ok(stored) = self.stored.read(&output.tensor) else {
                 continue;
             };
-            let ratio = error_ratio(&values, &stored, output.atol);
+            let ratio = error_ratio(values, &stored, output.atol);
             if ratio > 1.0 {
                 outcome.failures.push(format!(
                     "{}.{}: folded, error is {ratio:.3} x the tolerance {:e}",
@@ -485,10 +600,13 @@ impl Check<'_> {
     }
 
     /// Stages in the order of the forward pass; the first one out is reported, the rest follow from it.
-    fn check_stages<N>(&self, case: &Case, input: Tensor<4>, network: &N, outcome: &mut Outcome)
-    where
-        N: Network<Input = Tensor<4>>,
-    {
+    fn check_stages<N: Network>(
+        &self,
+        case: &Case,
+        input: N::Input,
+        network: &N,
+        outcome: &mut Outcome,
+    ) {
         let mut stages = Stages::default();
         network.run(input, &mut stages);
         for stage in &case.stages {
@@ -610,11 +728,10 @@ fn check_network(folder: &Path, name: &str, device: &Device) -> Outcome {
             device,
         };
         let mut outcome = if name == inception::NAME {
-            check.network(Inception::init(device))
+            check.network::<Classes, _>(Inception::init(device))
         } else {
             let spec = catalog::find(name).map_err(|error| error.to_string())?;
-            spec.open_classes(device, "goldens", check)
-                .map_err(|error| error.to_string())?
+            spec.open(device, check)
         };
         outcome.expect("arch", golden.arch.as_str(), name);
         Ok(outcome)

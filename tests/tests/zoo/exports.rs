@@ -8,16 +8,16 @@ struct FromFile<'a> {
     file: &'a Container,
 }
 
-impl Visit<Classes> for FromFile<'_> {
+impl<M: Golds> Visit<M> for FromFile<'_> {
     type Out = Outcome;
 
-    fn visit<N: Classifier>(self, _: &'static Spec, network: N) -> Outcome {
+    fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let names = network.clone();
         let network = load(network, |path| names.key(path), self.file)
             .unwrap_or_else(|error| panic!("{error}"));
         for case in &self.check.golden.cases {
-            self.check.check_case(case, &network, &mut outcome);
+            self.check.check_case::<M, N>(case, &network, &mut outcome);
         }
         outcome
     }
@@ -69,6 +69,8 @@ fn exports_are_the_checkpoint_again() {
         "tiny_regnetx",
         "tiny_shufflenet_v2",
         "tiny_vit",
+        "tiny_retinanet",
+        "tiny_unet",
         "resnet18",
         "mobilenetv2_100",
     ];
@@ -98,8 +100,7 @@ fn exports_are_the_checkpoint_again() {
                 device: &device,
             };
             let spec = catalog::find(name).expect("in the catalog");
-            spec.open_classes(&device, "goldens", FromFile { check, file })
-                .unwrap()
+            spec.open(&device, FromFile { check, file })
         };
         let dense = outcome(&whole);
         assert!(dense.failures.is_empty(), "{name}: {:?}", dense.failures);
