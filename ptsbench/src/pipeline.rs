@@ -18,7 +18,7 @@ use crate::inventory::{Layer, Weights};
 use crate::progress::Progress;
 use crate::reconstruct::checkpoint::Checkpoints;
 use crate::reconstruct::{FitError, Work};
-use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
+use crate::record::{Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Timing, UnitOutcome};
 use crate::select::{Masks, SelectError, select};
 use crate::subject;
 use crate::task::{OpenError, Sets, Task, TaskError};
@@ -101,6 +101,16 @@ pub enum MeasureError {
     /// No such criterion.
     #[error(transparent)]
     Criterion(#[from] UnknownCriterion),
+    /// An algorithm is asked for something that it does not know.
+    #[error(
+        "`{part}` has no option `{option}` in this version; measure the cell with the program that has it"
+    )]
+    Option {
+        /// The algorithm.
+        part: String,
+        /// The option.
+        option: String,
+    },
     /// No masks.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -278,6 +288,7 @@ impl Visit for Measure<'_> {
             cell: self.cell.clone(),
             score,
             cost: cost(weights.layers(), &layers, dense.num_params()),
+            budget: Budget::of(self.cell, &units),
             layers,
             units,
             timing,
@@ -368,6 +379,15 @@ pub(crate) fn choose(
     weights: &dyn Weights,
     sparsity: &Sparsity,
 ) -> Result<(Option<Allocation>, Masks), MeasureError> {
+    // No algorithm has options yet; to leave one out would be to measure another cell.
+    for part in sparsity.allocation.iter().chain([&sparsity.criterion]) {
+        if let Some(option) = part.options.keys().next() {
+            return Err(MeasureError::Option {
+                part: part.name.clone(),
+                option: option.clone(),
+            });
+        }
+    }
     let allocation = match (&sparsity.allocation, sparsity.pattern) {
         (Some(part), Pattern::Unstructured { rate }) => {
             Some(allocate::find(&part.name)?.allocate(

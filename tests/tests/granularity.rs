@@ -129,6 +129,8 @@ impl Visit for Compare {
             task.evaluate(network, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value
+                .number()
+                .unwrap()
         };
         let sparse = subject::attach(dense.clone(), &census, &masks, &device);
         let before = top1(&sparse.clone().materialize());

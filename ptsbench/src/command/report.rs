@@ -164,7 +164,7 @@ impl Recorded {
         let mut lists: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for record in records {
             let task = &record.cell.task;
-            let available = record.score.available as usize;
+            let available = record.score.counts.available() as usize;
             tasks.insert((task.name.clone(), available, task.data.clone()));
             let sparsity = record.cell.sparsity.as_ref();
             if let Some(settings) = sparsity.and_then(|s| s.reconstruction.as_ref()) {

@@ -367,7 +367,7 @@ fn compute(
             Ok(()) => {
                 let timing = &record.timing;
                 let seconds = timing.prepare_s + timing.reconstruct_s + timing.evaluate_s;
-                Outcome::Done(format!("top-1 {:.2} %, {seconds:.1} s", record.score.value))
+                Outcome::Done(format!("{}, {seconds:.1} s", record.score))
             }
             Err(error) => cost(error)?,
         },

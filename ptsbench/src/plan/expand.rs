@@ -108,18 +108,14 @@ impl Plan {
             return Ok(Vec::new());
         }
         let place = || format!("[[grid]] `{}`", grid.name);
-        let criterion = Part {
-            name: grid.criterion.clone(),
-            version: registry
-                .criterion_version(&grid.criterion)
-                .map_err(lookup(place()))?,
-        };
+        let version = registry
+            .criterion_version(&grid.criterion)
+            .map_err(lookup(place()))?;
+        let criterion = Part::plain(&grid.criterion, version);
         let mut allocators = Vec::new();
         for name in &grid.allocators {
-            allocators.push(Part {
-                name: name.clone(),
-                version: registry.allocator_version(name).map_err(lookup(place()))?,
-            });
+            let version = registry.allocator_version(name).map_err(lookup(place()))?;
+            allocators.push(Part::plain(name, version));
         }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
 

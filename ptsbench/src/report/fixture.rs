@@ -5,7 +5,7 @@ use crate::cell::{
     Rule, Sparsity, TaskCell,
 };
 use crate::record::{
-    Better, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
+    Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
 };
 
 /// Name, base width, blocks per stage, dense top-1.
@@ -18,10 +18,7 @@ const MODELS: [(&str, usize, usize, f64); 3] = [
 const IMAGES: usize = 2000;
 
 fn part(name: &str) -> Part {
-    Part {
-        name: name.to_owned(),
-        version: 1,
-    }
+    Part::plain(name, 1)
 }
 
 /// The layers of a CIFAR-style residual network.
@@ -114,14 +111,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
         schema: SCHEMA,
         key: cell.key(),
         cell,
-        score: Score {
-            metric: "top1".to_owned(),
-            value: 100.0 * correct as f64 / IMAGES as f64,
-            better: Better::Higher,
-            correct,
-            total: IMAGES as u64,
-            available: 4000,
-        },
+        score: Score::top1(correct, IMAGES as u64, 4000),
         cost: Cost {
             weights,
             zeros,
@@ -129,6 +119,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
             macs: 40 * weights,
             sparse_macs: 40 * (weights - zeros),
         },
+        budget: Budget::default(),
         layers,
         units,
         timing: Timing::default(),
