@@ -21,7 +21,7 @@ use crate::own;
 use crate::progress::Progress;
 use crate::reconstruct::FitError;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::record::{Cost, Environment, LayerOutcome, Record, SCHEMA, Timing};
+use crate::record::{Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Timing};
 use crate::repair::UnknownRepair;
 use crate::seen::SeenError;
 use crate::select::{Masks, SelectError};
@@ -344,16 +344,16 @@ impl Visit<Classes> for Measure<'_> {
         timing.prepare_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let (network, chosen, units) = match &self.cell.sparsity {
+        let (network, chosen, units, budget) = match &self.cell.sparsity {
             Some(sparsity) => {
                 let key = self.cell.key();
                 let subject = self.dense(spec, &dense, &census, &weights, &key);
                 let mut images = |wanted: &CalibrationCell| self.calibrate(&task, wanted);
                 let sparse = subject.sparsify(sparsity, &mut images)?;
                 let chosen = (sparse.allocation, sparse.masks);
-                (sparse.network, Some(chosen), sparse.units)
+                (sparse.network, Some(chosen), sparse.units, sparse.budget)
             }
-            None => (dense.clone(), None, Vec::new()),
+            None => (dense.clone(), None, Vec::new(), Budget::default()),
         };
         // A norm with frozen statistics is a scale and a shift: with everything chosen, the convolution carries them.
         let network = network.fold();
@@ -376,6 +376,7 @@ impl Visit<Classes> for Measure<'_> {
             cell: self.cell.clone(),
             score,
             cost: cost(weights.layers(), &layers, dense.num_params()),
+            budget,
             layers,
             units,
             timing,

@@ -2,12 +2,18 @@
 //!
 //! Everything outside `timing` and `environment` is a function of the cell alone.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+mod budget;
+mod migrate;
 
 use crate::cell::{Cell, Granularity, Key};
 
+pub use budget::Budget;
+pub use migrate::{OLDEST, migrate};
+
 /// Version of this type's written form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One measured cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +33,8 @@ pub struct Record {
     pub layers: Vec<LayerOutcome>,
     /// The reconstructed units, in the order they were fitted; empty without reconstruction.
     pub units: Vec<UnitOutcome>,
+    /// What making the network took, besides the weights.
+    pub budget: Budget,
     /// Seconds spent; differs from run to run.
     pub timing: Timing,
     /// The machine and program; differs from run to run.
@@ -40,15 +48,120 @@ pub struct Score {
     /// E.g. `top1`.
     pub metric: String,
     /// Its value, in percent for accuracies.
-    pub value: f64,
+    pub value: Level,
     /// Whether more or less is better.
     pub better: Better,
-    /// Images classified correctly.
-    pub correct: u64,
-    /// Images evaluated.
-    pub total: u64,
-    /// Images the set holds: less than all of them is a limited run.
-    pub available: u64,
+    /// What the value was made from.
+    pub counts: Counts,
+}
+
+impl Score {
+    /// A top-1 accuracy.
+    pub fn top1(correct: u64, total: u64, available: u64) -> Score {
+        Score {
+            metric: "top1".to_owned(),
+            value: Level::Number(100.0 * correct as f64 / total.max(1) as f64),
+            better: Better::Higher,
+            counts: Counts::Top1 {
+                correct,
+                total,
+                available,
+            },
+        }
+    }
+}
+
+/// In a few words, for progress.
+impl std::fmt::Display for Score {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.value, &self.counts) {
+            (Level::Number(value), Counts::Top1 { .. }) => write!(f, "top-1 {value:.2} %"),
+            (Level::Collapsed, _) => write!(f, "{}: collapsed", self.metric),
+        }
+    }
+}
+
+/// The value of a metric: a finite number, or the word for a network so far gone that the metric has none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Level {
+    /// A number.
+    Number(f64),
+    /// No number: what the network puts out is not one any more.
+    Collapsed,
+}
+
+impl Level {
+    const COLLAPSED: &str = "collapsed";
+
+    /// The number, if there is one.
+    pub fn number(self) -> Option<f64> {
+        match self {
+            Level::Number(value) => Some(value),
+            Level::Collapsed => None,
+        }
+    }
+}
+
+impl Serialize for Level {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Level::Number(value) => to.serialize_f64(*value),
+            Level::Collapsed => to.serialize_str(Level::COLLAPSED),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Level {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a number or \"collapsed\"")]
+        enum Written {
+            Number(f64),
+            Word(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Number(value) => Ok(Level::Number(value)),
+            Written::Word(word) if word == Level::COLLAPSED => Ok(Level::Collapsed),
+            Written::Word(word) => Err(de::Error::custom(format!(
+                "the value is `{word}`, expected a number or \"collapsed\""
+            ))),
+        }
+    }
+}
+
+/// What a score was made from, by the kind of task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Counts {
+    /// Images that were classified.
+    Top1 {
+        /// Correctly.
+        correct: u64,
+        /// Evaluated.
+        total: u64,
+        /// In the set: less than all of them is a limited run.
+        available: u64,
+    },
+}
+
+impl Counts {
+    /// Samples evaluated.
+    pub fn total(&self) -> u64 {
+        let Counts::Top1 { total, .. } = self;
+        *total
+    }
+
+    /// Samples that the set holds.
+    pub fn available(&self) -> u64 {
+        let Counts::Top1 { available, .. } = self;
+        *available
+    }
+
+    /// Samples that came out right.
+    pub fn correct(&self) -> u64 {
+        let Counts::Top1 { correct, .. } = self;
+        *correct
+    }
 }
 
 /// Direction of a metric.

@@ -19,14 +19,14 @@ use crate::seen::{Need, Seen, SeenError};
 /// stores it.
 pub type Prune<'a, E> = dyn FnMut(&str, &Seen) -> Result<TensorData, E> + 'a;
 
-/// Calls `prune` for every prunable layer of `network`, in forward order.
+/// Calls `prune` for every prunable layer of `network`, in forward order; returns how often it ran through all batches.
 pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     network: &N,
     census: &Census,
     batches: &[N::Input],
     need: Need,
     prune: &mut Prune<'_, E>,
-) -> Result<(), E> {
+) -> Result<u64, E> {
     let mut calls: HashMap<String, usize> = HashMap::new();
     for row in census.rows.iter().filter(|row| row.layer.is_some()) {
         *calls.entry(row.path.clone()).or_default() += 1;
@@ -42,8 +42,10 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
         prune,
         error: None,
     };
+    let mut passes = 0;
     while tap.done.len() < all && !batches.is_empty() {
         let before = tap.done.len();
+        passes += 1;
         for batch in batches {
             interrupt::check()?;
             network.run(batch.clone(), &mut tap);
@@ -57,7 +59,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
         }
         assert!(tap.done.len() > before, "a pass prunes at least one layer");
     }
-    Ok(())
+    Ok(passes)
 }
 
 struct InOrder<'a, 'b, E> {

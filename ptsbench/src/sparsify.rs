@@ -21,7 +21,7 @@ use crate::pipeline::MeasureError;
 use crate::progress::Progress;
 use crate::reconstruct::Work;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::record::UnitOutcome;
+use crate::record::{Budget, UnitOutcome};
 use crate::repair;
 use crate::seen::{Look, Need, Seen};
 use crate::select::{self, Masks, select, select_layer};
@@ -61,6 +61,8 @@ pub struct Sparse<N> {
     pub masks: Masks,
     /// The units that were fitted.
     pub units: Vec<UnitOutcome>,
+    /// What all of it took.
+    pub budget: Budget,
 }
 
 /// Calibration inputs by their description.
@@ -79,7 +81,8 @@ impl<N: Network> Dense<'_, N> {
                 source,
             }
         })?;
-        let allocation = self.allocate(sparsity, images)?;
+        let (allocation, mut budget) = self.allocate(sparsity, images)?;
+        let looked = sparsity.calibration.as_ref().map_or(0, |c| c.images);
         let ask = select::Ask {
             pattern: sparsity.pattern,
             allocation: allocation.as_ref(),
@@ -97,7 +100,12 @@ impl<N: Network> Dense<'_, N> {
                 )?;
                 (masks, HashMap::new())
             }
-            chooser => self.guided(&chooser, ask, &self.guide(sparsity, images, true)?)?,
+            chooser => {
+                let inputs = self.guide(sparsity, images, true)?;
+                let (masks, moved, passes) = self.guided(&chooser, ask, &inputs)?;
+                budget = budget.and(Budget::looking(looked, passes * looked as u64));
+                (masks, moved)
+            }
         };
         let network = subject::write_layers(self.network.clone(), self.census, moved, self.device);
         let mut network = subject::attach(network, self.census, &masks, self.device);
@@ -114,17 +122,20 @@ impl<N: Network> Dense<'_, N> {
                 progress: self.progress,
             };
             (network, units) = work.reconstruct(network, settings)?;
+            budget = budget.and(Budget::of(settings, &units));
         }
         let mut network = network.materialize();
         if let Some(part) = &sparsity.repair {
             repair::find(&part.name)?;
             network = re_estimate(network, self.guide(sparsity, images, false)?);
+            budget = budget.and(Budget::looking(looked, looked as u64));
         }
         Ok(Sparse {
             network,
             allocation,
             masks,
             units,
+            budget,
         })
     }
 
@@ -156,32 +167,33 @@ impl<N: Network> Dense<'_, N> {
         &self,
         sparsity: &Sparsity,
         images: &mut Images<'_, N::Input>,
-    ) -> Result<Option<Allocation>, MeasureError> {
+    ) -> Result<(Option<Allocation>, Budget), MeasureError> {
         let (Some(part), Pattern::Unstructured { rate }) = (&sparsity.allocation, sparsity.pattern)
         else {
-            return Ok(None);
+            return Ok((None, Budget::default()));
         };
         let (allocator, rate) = (allocate::find(&part.name)?, Rate::new(rate)?);
         let options = allocate::options_of(allocator, &part.options)?;
         if !allocator.needs_trials() {
             let found = allocator.allocate(self.weights, rate, sparsity.rule, &options)?;
-            return Ok(Some(found));
+            return Ok((Some(found), Budget::default()));
         }
         let batches = self.guide(sparsity, images, false)?;
         let seed = sparsity.calibration.as_ref().map_or(0, |c| c.seed);
         let mut trial = NetworkTrial::new(self, &batches, seed);
         let found = allocator.search(self.weights, rate, sparsity.rule, &options, &mut trial)?;
-        Ok(Some(found))
+        let looked = sparsity.calibration.as_ref().map_or(0, |c| c.images);
+        Ok((Some(found), Budget::looking(looked, trial.passes)))
     }
 
     /// Masks of a criterion or solver that looks at inputs, by the checkpoint's names; and the weights that a solver moved,
-    /// in the checkpoint's layout, by the layers' paths in the module.
+    /// in the checkpoint's layout, by the layers' paths in the module; and how many passes that took.
     fn guided(
         &self,
         chooser: &Chooser,
         ask: select::Ask<'_>,
         batches: &[N::Input],
-    ) -> Result<(Masks, HashMap<String, Vec<f32>>), MeasureError> {
+    ) -> Result<(Masks, HashMap<String, Vec<f32>>, u64), MeasureError> {
         let rows = self.census.layers();
         let place: HashMap<&str, usize> = rows
             .iter()
@@ -204,7 +216,7 @@ impl<N: Network> Dense<'_, N> {
             masks[at] = Some(mask);
             Ok(data)
         };
-        if chooser.dense_inputs() {
+        let passes = if chooser.dense_inputs() {
             let mut look = Look::for_need(chooser.needs());
             for batch in batches {
                 crate::interrupt::check()?;
@@ -213,6 +225,7 @@ impl<N: Network> Dense<'_, N> {
             for (path, seen) in look.finish()? {
                 prune(&path, &seen)?;
             }
+            1
         } else {
             in_order(
                 self.network,
@@ -220,13 +233,13 @@ impl<N: Network> Dense<'_, N> {
                 batches,
                 chooser.needs(),
                 &mut prune,
-            )?;
-        }
+            )?
+        };
         let layers = self.weights.layers().iter().zip(masks);
         let masks: IndexMap<String, BitMask> = layers
             .filter_map(|(layer, mask)| Some((layer.path.clone(), mask?)))
             .collect();
-        Ok((masks, moved))
+        Ok((masks, moved, passes))
     }
 }
 

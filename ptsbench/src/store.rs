@@ -83,6 +83,8 @@ pub struct Contents {
 pub struct Verification {
     /// Sound records.
     pub records: usize,
+    /// Of those, records of an older schema.
+    pub older: usize,
     /// Sound failures.
     pub failures: usize,
     /// Cells somebody works on.
@@ -170,7 +172,8 @@ impl Store {
 
     /// The record of a cell, verified; none where it has not been measured.
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        form::record(&self.path(key), key)
+        let found = form::record(&self.path(key), key)?;
+        Ok(found.map(|(record, _)| record))
     }
 
     /// Writes the record of a cell, once. A number that is not finite makes the cell a failure instead.
@@ -314,8 +317,11 @@ impl Store {
         let mut found = Verification::default();
         for file in self.files()? {
             match file {
-                Found::Record(key) => match self.get(&key) {
-                    Ok(Some(_)) => found.records += 1,
+                Found::Record(key) => match form::record(&self.path(&key), &key) {
+                    Ok(Some((_, schema))) => {
+                        found.records += 1;
+                        found.older += usize::from(schema < SCHEMA);
+                    }
                     Ok(None) => {}
                     Err(error) => found.broken.push(error),
                 },

@@ -113,10 +113,14 @@ fn cells_have_the_scores_of_the_cpu() {
     for Planned { cell, .. } in &cells {
         let (want, got) = (measure(&cpu, cell), measure(&gpu, cell));
         assert_eq!(got.cost.zeros, want.cost.zeros, "{cell}");
-        let apart = got.score.correct.abs_diff(want.score.correct);
+        let apart = got
+            .score
+            .counts
+            .correct()
+            .abs_diff(want.score.counts.correct());
         println!(
-            "{cell}: top-1 {} on the CPU, {} on the GPU",
-            want.score.value, got.score.value
+            "{cell}: {} on the CPU, {} on the GPU",
+            want.score, got.score
         );
         assert!(apart <= IMAGES_APART, "{cell}: {apart} images apart");
         images = images.max(apart);

@@ -126,6 +126,8 @@ impl Visit<Classes> for Compare {
             task.evaluate(network, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value
+                .number()
+                .unwrap()
         };
         let sparse = subject::attach(dense.clone(), &census, &masks, &device);
         let before = top1(&sparse.clone().materialize());

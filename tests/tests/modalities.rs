@@ -124,7 +124,7 @@ impl<M: Modality> Visit<M> for Reconstruct {
         );
         let masks = select::select(
             &weights,
-            criterion::find("magnitude").unwrap(),
+            criterion::magnitude(),
             Pattern::Unstructured { rate: RATE },
             Some(&allocation.unwrap()),
             Rule::Exact,

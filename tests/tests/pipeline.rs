@@ -446,6 +446,29 @@ fn a_checkpoint_that_cannot_be_put_in_place_leaves_nothing() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+#[test]
+fn an_option_that_nothing_knows_is_refused() {
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let cells = Plan::load("smoke", &[]).unwrap().expand(&registry).unwrap();
+    let pruned = cells.iter().find(|planned| planned.cell.sparsity.is_some());
+    let mut cell = pruned.unwrap().cell.clone();
+    let part = &mut cell.sparsity.as_mut().unwrap().criterion;
+    part.options.insert("power".into(), 2.into());
+    let chosen = choose(Choice::Flex).unwrap();
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &Progress::new(1, Mode::Quiet),
+        sets: registry.sets(),
+    };
+    let work = tempfile::tempdir().unwrap();
+    let measured = bench.measure(&cell, &weight_file(), work.path());
+    let error = measured.unwrap_err().to_string();
+    assert!(
+        error.contains("`magnitude` has no option `power`"),
+        "{error}"
+    );
+}
+
 /// A place to read what a run remarks.
 #[derive(Clone, Default)]
 struct Heard(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);

@@ -332,7 +332,7 @@ fn a_plan_on_a_folder_calibrates_and_evaluates_there() {
         assert_eq!(record["cell"]["task"]["recipe"], report["recipe"]);
         let sparsity = &record["cell"]["sparsity"];
         if sparsity.is_null() {
-            assert_eq!(record["score"]["correct"], report["correct1"]);
+            assert_eq!(record["score"]["counts"]["correct"], report["correct1"]);
         }
         let settings = &sparsity["reconstruction"];
         if !settings.is_null() {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use model_zoo::file;
 
+use crate::record::SCHEMA;
 use crate::store::Store;
 use crate::terminal;
 
@@ -66,6 +67,13 @@ pub fn examine(
         found.claimed,
         found.broken.len()
     )?;
+    if found.older > 0 {
+        writeln!(
+            out,
+            "{} records of an older schema: they are read as schema {SCHEMA}, and their files stay as they are",
+            found.older
+        )?;
+    }
     for path in &found.strange {
         writeln!(out, "not the store's, ignored: {}", path.display())?;
     }
@@ -164,6 +172,21 @@ mod tests {
             text.contains("2 sound records") && text.contains("always there"),
             "{text}"
         );
+
+        // Beside one that an earlier version wrote.
+        let old = crate::store::tests::OLD;
+        let key = serde_json::from_str::<serde_json::Value>(old).unwrap()["key"].clone();
+        let key = crate::cell::Key::try_from(key.as_str().unwrap().to_owned()).unwrap();
+        let path = store.path(&key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, old).unwrap();
+        let (result, text) = examined(&args);
+        assert!(result.is_ok(), "{text}");
+        assert!(
+            text.contains("3 sound records") && text.contains("1 records of an older schema"),
+            "{text}"
+        );
+        std::fs::remove_file(&path).unwrap();
 
         let path = store.path(&sample(1).key);
         std::fs::write(&path, "{").unwrap();

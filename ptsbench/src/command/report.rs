@@ -174,7 +174,7 @@ impl Recorded {
                 .entry((task.name.clone(), record.cell.model.clone()))
                 .or_default()
                 .insert(task.recipe.clone());
-            let available = record.score.available as usize;
+            let available = record.score.counts.available() as usize;
             tasks.insert((task.name.clone(), available, task.data.clone()));
             let sparsity = record.cell.sparsity.as_ref();
             if let Some(settings) = sparsity.and_then(|s| s.reconstruction.as_ref()) {

@@ -381,8 +381,8 @@ fn compute(
                 let timing = &record.timing;
                 let seconds = timing.prepare_s + timing.reconstruct_s + timing.evaluate_s;
                 Outcome::Done(format!(
-                    "top-1 {:.2} %, {}{seconds:.1} s",
-                    record.score.value,
+                    "{}, {}{seconds:.1} s",
+                    record.score,
                     zeros_of(&record)
                 ))
             }

@@ -1,7 +1,7 @@
 //! The figures of a suite: what each shows, from records to positions and words.
 
 use super::figure::{Axis, Bar, BarRow, Bars, Body, Figure, Line, Lines, Panel, Reference};
-use super::suite::{Model, Suite};
+use super::suite::{Model, Suite, level};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
 use super::{TRACK2, allocator_name};
@@ -337,7 +337,7 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
                 .filter_map(|rate| {
                     Some((
                         100.0 * rate,
-                        model.pruned(allocator, rate).ok()?.score.value,
+                        model.pruned(allocator, rate).and_then(level).ok()?,
                     ))
                 })
                 .collect();
@@ -355,9 +355,9 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
         let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
             continue;
         };
-        let references = model.dense().map(|dense| Reference {
-            value: dense.score.value,
-            label: format!("dense {:.1} %", dense.score.value),
+        let references = model.dense().and_then(level).map(|value| Reference {
+            value,
+            label: format!("dense {value:.1} %"),
         });
         panels.push(Panel {
             title: model.label.clone(),
@@ -402,13 +402,12 @@ fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
         colour: theme::AFTER,
         marker: Marker::Square,
     };
-    let dense = model.dense().ok()?.score.value;
+    let dense = model.dense().and_then(level).ok()?;
     let mut panels = Vec::new();
     for rate in suite.rates(allocator, true) {
-        let Ok(before) = model.pruned(allocator, rate) else {
+        let Ok(before) = model.pruned(allocator, rate).and_then(level) else {
             continue;
         };
-        let before = before.score.value;
         let mut rows = vec![BarRow {
             label: "Not reconstructed".to_owned(),
             bars: vec![Bar {

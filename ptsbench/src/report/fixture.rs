@@ -5,7 +5,7 @@ use crate::cell::{
     Reconstruction, Rule, Sparsity, TaskCell,
 };
 use crate::record::{
-    Better, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
+    Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
 };
 
 /// Name, base width, blocks per stage, dense top-1.
@@ -111,14 +111,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
         schema: SCHEMA,
         key: cell.key(),
         cell,
-        score: Score {
-            metric: "top1".to_owned(),
-            value: 100.0 * correct as f64 / IMAGES as f64,
-            better: Better::Higher,
-            correct,
-            total: IMAGES as u64,
-            available: 4000,
-        },
+        score: Score::top1(correct, IMAGES as u64, 4000),
         cost: Cost {
             weights,
             zeros,
@@ -126,6 +119,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
             macs: 40 * weights,
             sparse_macs: 40 * (weights - zeros),
         },
+        budget: Budget::default(),
         layers,
         units,
         timing: Timing::default(),

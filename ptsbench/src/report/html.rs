@@ -142,7 +142,10 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
         let count = |reconstructed| Entry::Count(cells.get(&reconstructed).copied().unwrap_or(0));
         let (top1, parameters, macs) = match model.dense() {
             Ok(dense) => (
-                Entry::number(dense.score.value, 2),
+                match suite::level(dense) {
+                    Ok(value) => Entry::number(value, 2),
+                    Err(reason) => table.missing(reason),
+                },
                 Entry::Count(dense.cost.parameters),
                 Entry::Count(dense.cost.macs),
             ),

@@ -233,6 +233,16 @@ fn same(a: f64, b: f64) -> bool {
 }
 
 /// The one record of `found`, or why it cannot be told.
+/// The number of a record's score; a collapsed network has none.
+pub fn level(record: &Record) -> Found<f64> {
+    record.score.value.number().ok_or_else(|| {
+        format!(
+            "Collapsed: cell {} has no number for its score.",
+            record.key.short()
+        )
+    })
+}
+
 fn only<'a>(found: &[&'a Record], what: &str) -> Found<&'a Record> {
     match found {
         [] => Err(format!("No record: {what}.")),
@@ -315,7 +325,7 @@ impl<'a> Model<'a> {
     /// Relative accuracy `A^s / A` of the pruned network.
     pub fn relative(&self, allocator: &str, rate: f64) -> Found<f64> {
         let (dense, pruned) = (self.dense()?, self.pruned(allocator, rate)?);
-        overall::relative_accuracy(pruned.score.value, dense.score.value)
+        overall::relative_accuracy(level(pruned)?, level(dense)?)
             .ok_or_else(|| format!("{} has a dense accuracy of 0.", self.label))
     }
 

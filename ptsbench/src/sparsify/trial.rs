@@ -25,6 +25,8 @@ pub(super) struct NetworkTrial<'a, N: Network> {
     wanted: Vec<N::Output>,
     scores: Vec<Vec<f32>>,
     seed: u64,
+    /// Images sent through a network so far.
+    pub(super) passes: u64,
 }
 
 impl<'a, N: Network> NetworkTrial<'a, N> {
@@ -39,6 +41,7 @@ impl<'a, N: Network> NetworkTrial<'a, N> {
             wanted: Vec::new(),
             scores: weights.collect(),
             seed,
+            passes: 0,
         }
     }
 
@@ -74,6 +77,7 @@ impl<N: Network> Trial for NetworkTrial<'_, N> {
         }
         let batches = &self.batches[..used];
         let sparse = re_estimate(sparse.materialize(), batches.iter().cloned());
+        self.passes += 2 * seen as u64;
         for (at, batch) in batches.iter().enumerate() {
             if self.wanted.len() == at {
                 self.wanted

@@ -1,16 +1,17 @@
 //! The written forms of records and failures: parsed with suspicion, since files come from other programs, other
-//! versions and failing disks.
+//! versions and failing disks. Records of older schemas are verified as they were written and then read as if they were
+//! of this one; their files stay as they are.
 
 use std::path::Path;
 
 use model_zoo::file::{self, Unread};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::{Failure, StoreError};
 use crate::cell::Key;
-use crate::record::{Record, SCHEMA};
+use crate::record::{OLDEST, Record, SCHEMA, migrate};
 
 /// Bytes of a record or failure at most: a network of a thousand layers needs a tenth of it.
 const LIMIT: u64 = 16 << 20;
@@ -22,12 +23,17 @@ const OTHER_VERSION: &str =
 
 /// SHA-256, in hex, of a record without `timing` and `environment`: equal where two runs agree.
 pub fn digest(record: &Record) -> String {
-    let mut value = to_value(record);
-    if let Value::Object(map) = &mut value {
-        map.shift_remove("timing");
-        map.shift_remove("environment");
+    match to_value(record) {
+        Value::Object(map) => digest_of(map),
+        _ => unreachable!("a record is an object"),
     }
-    let hash = Sha256::digest(value.to_string());
+}
+
+/// The same of a written record without its digest, of any schema.
+fn digest_of(mut map: Map<String, Value>) -> String {
+    map.shift_remove("timing");
+    map.shift_remove("environment");
+    let hash = Sha256::digest(Value::Object(map).to_string());
     hash.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -48,19 +54,19 @@ pub fn read_record(path: &Path) -> Result<Option<Record>, StoreError> {
     let Some(text) = read_text(path, LIMIT, MOVE)? else {
         return Ok(None);
     };
-    parse_record(&text)
-        .map(Some)
-        .map_err(|fault| fault.at(path))
+    let (record, _) = parse_record(&text).map_err(|fault| fault.at(path))?;
+    Ok(Some(record))
 }
 
-/// The record in the file that a key names.
-pub(super) fn record(path: &Path, key: &Key) -> Result<Option<Record>, StoreError> {
-    let Some(record) = read_record(path)? else {
+/// The record in the file that a key names, and the schema it was written in.
+pub(super) fn record(path: &Path, key: &Key) -> Result<Option<(Record, u32)>, StoreError> {
+    let Some(text) = read_text(path, LIMIT, MOVE)? else {
         return Ok(None);
     };
+    let (record, schema) = parse_record(&text).map_err(|fault| fault.at(path))?;
     match other_name(&record.key, key) {
         Some(why) => Err(broken(path, why, MOVE)),
-        None => Ok(Some(record)),
+        None => Ok(Some((record, schema))),
     }
 }
 
@@ -80,41 +86,47 @@ fn other_name(found: &Key, named: &Key) -> Option<String> {
     (found != named).then(|| format!("its key is {found}, and its name says {named}"))
 }
 
-/// A JSON object of a schema that this program reads.
-fn parse(text: &str, remedy: &'static str) -> Result<Value, Fault> {
+/// A JSON object of a schema that this program reads, and that schema.
+fn parse(text: &str, remedy: &'static str) -> Result<(Map<String, Value>, u32), Fault> {
     let fault = |why| Fault { why, remedy };
     let value: Value = serde_json::from_str(text).map_err(|error| fault(error.to_string()))?;
-    if !value.is_object() {
+    let Value::Object(map) = value else {
         return Err(fault("expected a JSON object".into()));
-    }
-    match value.get("schema").and_then(Value::as_u64) {
-        Some(schema) if schema == u64::from(SCHEMA) => Ok(value),
-        Some(schema) => Err(Fault {
-            why: format!("its schema is {schema}, and this program reads {SCHEMA}"),
+    };
+    let Some(schema) = map.get("schema").and_then(Value::as_u64) else {
+        return Err(fault("it has no schema number".into()));
+    };
+    match u32::try_from(schema) {
+        Ok(known) if (OLDEST..=SCHEMA).contains(&known) => Ok((map, known)),
+        _ => Err(Fault {
+            why: format!("its schema is {schema}, and this program reads {OLDEST} to {SCHEMA}"),
             remedy: OTHER_VERSION,
         }),
-        None => Err(fault("it has no schema number".into())),
     }
 }
 
 fn parse_failure(text: &str) -> Result<Failure, Fault> {
-    serde_json::from_value(parse(text, REMOVE)?).map_err(|error| Fault {
+    // The form of a failure has been the same in all schemas.
+    let (map, _) = parse(text, REMOVE)?;
+    serde_json::from_value(map.into()).map_err(|error| Fault {
         why: error.to_string(),
         remedy: REMOVE,
     })
 }
 
-fn parse_record(text: &str) -> Result<Record, Fault> {
+fn parse_record(text: &str) -> Result<(Record, u32), Fault> {
     let fault = |why| Fault { why, remedy: MOVE };
-    let mut value = parse(text, MOVE)?;
-    let written = match value
-        .as_object_mut()
-        .and_then(|map| map.shift_remove("digest"))
-    {
+    let (mut map, schema) = parse(text, MOVE)?;
+    let written = match map.shift_remove("digest") {
         Some(Value::String(digest)) => digest,
         _ => return Err(fault("it has no digest".into())),
     };
-    let record: Record = serde_json::from_value(value).map_err(|error| fault(error.to_string()))?;
+    let as_written = digest_of(map.clone());
+    if schema != SCHEMA {
+        map = migrate(map, schema).map_err(fault)?;
+    }
+    let record: Record =
+        serde_json::from_value(map.into()).map_err(|error| fault(error.to_string()))?;
     let key = record.cell.key();
     if record.key != key {
         return Err(fault(format!(
@@ -122,13 +134,12 @@ fn parse_record(text: &str) -> Result<Record, Fault> {
             record.key
         )));
     }
-    let computed = digest(&record);
-    if written != computed {
+    if written != as_written {
         return Err(fault(format!(
-            "its digest is {written}, and its contents' is {computed}: something changed it"
+            "its digest is {written}, and its contents' is {as_written}: something changed it"
         )));
     }
-    Ok(record)
+    Ok((record, schema))
 }
 
 fn broken(path: &Path, why: String, remedy: &'static str) -> StoreError {

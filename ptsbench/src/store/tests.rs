@@ -55,14 +55,7 @@ pub(crate) fn sample(seed: u64) -> Record {
         schema: SCHEMA,
         key: cell.key(),
         cell,
-        score: Score {
-            metric: "top1".into(),
-            value: 200.0 / 3.0,
-            better: Better::Higher,
-            correct: 133,
-            total: 200,
-            available: 2000,
-        },
+        score: Score::top1(133, 200, 2000),
         cost: Cost {
             weights: 1000,
             zeros: 700,
@@ -84,6 +77,12 @@ pub(crate) fn sample(seed: u64) -> Record {
             loss_before: 0.1,
             loss_after: 1e-300,
         }],
+        budget: Budget {
+            images: 32,
+            labels: 0,
+            gradient_steps: 5,
+            forward_passes: 99,
+        },
         timing: Timing::default(),
         environment: Environment::default(),
     }
@@ -115,7 +114,7 @@ fn what_is_put_is_got_and_lies_where_it_should() {
     let key = record.key.as_str();
     let text =
         fs::read_to_string(store.root().join(&key[..2]).join(format!("{key}.json"))).unwrap();
-    assert!(text.starts_with("{\n  \"schema\": 1,") && text.ends_with("}\n"));
+    assert!(text.starts_with("{\n  \"schema\": 2,") && text.ends_with("}\n"));
     assert_eq!(store.state(&record.key), State::Done);
 }
 
@@ -130,7 +129,7 @@ fn a_record_is_written_once() {
     again.timing.evaluate_s = 9.0;
     store.put(&again).unwrap();
     let mut other = record.clone();
-    other.score.correct += 1;
+    other.cost.zeros += 1;
     let error = store.put(&other).unwrap_err().to_string();
     assert!(
         error.contains("other numbers") && error.contains(record.key.as_str()),
@@ -165,8 +164,8 @@ fn a_broken_record_is_named_with_what_to_do() {
         ("[]".into(), "expected a JSON object"),
         ("{}".into(), "no schema number"),
         (
-            sound.replacen("\"schema\": 1", "\"schema\": 2", 1),
-            "schema is 2, and this program reads 1",
+            sound.replacen("\"schema\": 2", "\"schema\": 3", 1),
+            "schema is 3, and this program reads 1 to 2",
         ),
         (sound.replace("\"digest\"", "\"digset\""), "no digest"),
         (
@@ -470,6 +469,85 @@ fn a_file_in_the_place_of_the_checkpoints_costs_its_own_cell() {
     spoil(&store.work_path(&sample(0).key), "garbage");
     assert!(store.work_dir(&sample(0).key).unwrap_err().costs_one_cell());
     store.work_dir(&sample(1).key).unwrap();
+}
+
+/// A record as the program wrote it before there was another schema.
+pub(crate) const OLD: &str = include_str!("record.v1.json");
+
+#[test]
+fn a_record_of_schema_1_is_read_as_one_of_this_schema_and_left_as_it_is() {
+    let (_folder, store) = store();
+    let value: Value = serde_json::from_str(OLD).unwrap();
+    assert_eq!(value["schema"], 1);
+    let key = Key::try_from(value["key"].as_str().unwrap().to_owned()).unwrap();
+    let path = store.path(&key);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, OLD).unwrap();
+    store.put(&sample(0)).unwrap();
+
+    let record = store.get(&key).unwrap().unwrap();
+    assert_eq!((record.schema, &record.key), (SCHEMA, &key));
+    let old = |field: &str| value["score"][field].as_u64().unwrap();
+    let counts = &record.score.counts;
+    assert_eq!(
+        [counts.correct(), counts.total(), counts.available()],
+        ["correct", "total", "available"].map(old)
+    );
+    assert_eq!(
+        record.score.value.number(),
+        value["score"]["value"].as_f64()
+    );
+    let steps: usize = record.units.iter().map(|unit| unit.steps).sum();
+    assert!(steps > 0);
+    let images = 32;
+    let expected = Budget {
+        images,
+        labels: 0,
+        gradient_steps: steps as u64,
+        forward_passes: images + 2 + record.units.len() as u64 * (2 * images + 1),
+    };
+    assert_eq!(record.budget, expected);
+
+    // Both stand side by side; measuring the cell again gives the same record, and changes no byte.
+    assert_eq!(store.state(&key), State::Done);
+    assert_eq!(store.read().unwrap().records.len(), 2);
+    let found = store.verify().unwrap();
+    assert_eq!((found.records, found.older, found.broken.len()), (2, 1, 0));
+    store.put(&record).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), OLD);
+
+    // Its digest is that of what was written.
+    for (from, to) in [
+        ("\"zeros\": ", "\"zeros\": 1"),
+        ("\"total\": ", "\"total\": 1"),
+        ("\"steps\": ", "\"steps\": 1"),
+    ] {
+        fs::write(&path, OLD.replacen(from, to, 1)).unwrap();
+        let error = store.get(&key).unwrap_err().to_string();
+        assert!(
+            error.contains("something changed it") || error.contains("its cell's is"),
+            "{from}: {error}"
+        );
+    }
+    for lost in ["\"correct\"", "\"units\"", "\"cell\"", "\"score\""] {
+        fs::write(&path, OLD.replacen(lost, "\"lost\"", 1)).unwrap();
+        assert!(store.get(&key).unwrap_err().costs_one_cell(), "{lost}");
+    }
+}
+
+#[test]
+fn a_collapsed_score_is_a_word() {
+    let (_folder, store) = store();
+    let mut record = sample(0);
+    record.score.value = Level::Collapsed;
+    store.put(&record).unwrap();
+    let path = store.path(&record.key);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"value\": \"collapsed\""), "{text}");
+    assert_eq!(store.get(&record.key).unwrap(), Some(record.clone()));
+    fs::write(&path, text.replace("\"collapsed\"", "\"broken\"")).unwrap();
+    let error = store.get(&record.key).unwrap_err().to_string();
+    assert!(error.contains("a number or \"collapsed\""), "{error}");
 }
 
 #[test]
@@ -883,7 +961,7 @@ fn offered(root: &Value, schema: &Value, at: &str, all: &mut std::collections::B
 #[test]
 fn the_schema_and_the_records_have_the_same_fields() {
     let schema: Value =
-        serde_json::from_str(include_str!("../../../assets/schema/record.v1.json")).unwrap();
+        serde_json::from_str(include_str!("../../../assets/schema/record.v2.json")).unwrap();
     let (_folder, store) = store();
     let mut records = vec![sample(0), bare()];
     for pattern in [
@@ -902,6 +980,18 @@ fn the_schema_and_the_records_have_the_same_fields() {
         record.key = record.cell.key();
         records.push(record);
     }
+    let mut optional = sample(0);
+    let sparsity = optional.cell.sparsity.as_mut().unwrap();
+    for part in sparsity
+        .allocation
+        .iter_mut()
+        .chain([&mut sparsity.criterion])
+    {
+        part.options.insert("power".into(), 2.into());
+    }
+    optional.key = optional.cell.key();
+    optional.score.value = Level::Collapsed;
+    records.push(optional);
     let mut seen = Default::default();
     for record in &records {
         store.put(record).unwrap();

@@ -23,7 +23,7 @@ use crate::data::recipe::Recipe;
 use crate::data::synthetic::{self, MicroSet};
 use crate::interrupt::{self, Interrupted};
 use crate::metric::top_k::{TopKError, correct_among};
-use crate::record::{Better, Score};
+use crate::record::Score;
 
 pub use set::{OpenError, Set, Sets};
 
@@ -257,14 +257,8 @@ impl Task {
                 None => Ok(()),
             }
         })?;
-        Ok(Score {
-            metric: "top1".to_owned(),
-            value: tally.percent(tally.top1),
-            better: Better::Higher,
-            correct: tally.top1,
-            total: samples as u64,
-            available: self.set.available() as u64,
-        })
+        let available = self.set.available() as u64;
+        Ok(Score::top1(tally.top1, samples as u64, available))
     }
 
     /// Counts the images whose class the network names, and tells `after` of each batch: how far it is, and which images

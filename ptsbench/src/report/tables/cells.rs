@@ -2,10 +2,10 @@
 
 use indexmap::IndexSet;
 
-use super::super::suite::{Configuration, Suite, allocation};
+use super::super::suite::{Configuration, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
-use super::rate_name;
+use super::{entry, rate_name};
 use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
@@ -45,6 +45,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
             }
             let allocator = sparsity.and_then(|s| s.allocation.as_ref());
             let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+            let score = entry(&mut table, level(record), 2);
             table.push(
                 index == 0,
                 vec![
@@ -56,9 +57,9 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
                     Entry::text(
                         reconstruction.map_or_else(none, |r| r.calibration.seed.to_string()),
                     ),
-                    Entry::number(record.score.value, 2),
-                    Entry::Count(record.score.correct),
-                    Entry::Count(record.score.total),
+                    score,
+                    Entry::Count(record.score.counts.correct()),
+                    Entry::Count(record.score.counts.total()),
                     Entry::Count(record.cost.weights),
                     Entry::Count(record.cost.zeros),
                     Entry::number(share(record.cost.zeros, record.cost.weights), 3),

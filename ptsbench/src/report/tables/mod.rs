@@ -42,11 +42,15 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
     tables.push(cells::cells(suite));
     for table in &mut tables {
         table.notes.extend(words.notes(&suite.task.name));
-        let limited = suite.records().find(|r| r.score.total < r.score.available);
-        if let Some(record) = limited {
+        let limited = suite
+            .records()
+            .map(|record| &record.score.counts)
+            .find(|counts| counts.total() < counts.available());
+        if let Some(counts) = limited {
             table.notes.push(format!(
                 "Limited run: {} of {} images.",
-                record.score.total, record.score.available
+                counts.total(),
+                counts.available()
             ));
         }
     }
@@ -188,11 +192,11 @@ fn printed_ms(row: Option<&MethodRow>) -> Found<f64> {
 #[cfg(test)]
 mod tests {
     use super::super::TRACK2;
-    use super::super::suite::{Configuration, allocation};
+    use super::super::suite::{Configuration, allocation, level};
     use super::super::{fixture, published::published, suite::suites};
     use super::track4::NO_UNIT;
     use super::*;
-    use crate::record::Record;
+    use crate::record::{Level, Record};
 
     fn all(records: &[Record]) -> Vec<Table> {
         let published = published().expect("part of the program");
@@ -373,12 +377,7 @@ mod tests {
                 let asked = reconstructed.then_some((TRACK2[0].1, seed));
                 allocation(r) == Some(("l2norm", 0.7)) && found == asked
             };
-            records
-                .iter()
-                .find(fits)
-                .expect("in the fixture")
-                .score
-                .value
+            level(records.iter().find(fits).expect("in the fixture")).unwrap()
         };
         let before = score(false, 0);
         let gains = [0, 1].map(|seed| 100.0 * (score(true, seed) - before) / before);
@@ -410,7 +409,7 @@ mod tests {
                 .as_ref()
                 .is_some_and(|s| s.reconstruction.is_some());
             if reconstructed {
-                record.score.value = 1.0;
+                record.score.value = Level::Number(1.0);
             }
         }
         let tables = all(&records);
@@ -424,6 +423,27 @@ mod tests {
             matches!(plain, Entry::Number { value, .. } if *value < -50.0),
             "{plain:?}"
         );
+    }
+
+    #[test]
+    fn a_collapsed_network_has_a_dash_and_a_reason() {
+        let mut records = fixture::records();
+        for record in &mut records {
+            let dense = record.cell.sparsity.is_none();
+            if dense && record.cell.model == "micro_resnet14" {
+                record.score.value = Level::Collapsed;
+            }
+        }
+        let tables = all(&records);
+        let cells = tables.iter().find(|t| t.id.ends_with("_cells")).unwrap();
+        let reasons = |table: &Table| {
+            let reasons = table.footnotes().iter();
+            reasons
+                .filter(|reason| reason.starts_with("Collapsed: cell "))
+                .count()
+        };
+        assert_eq!(reasons(cells), 1);
+        assert!(reasons(table(&tables, "micro_table2_cls")) > 0);
     }
 
     #[test]

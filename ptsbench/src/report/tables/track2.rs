@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::published::{Published, percent};
-use super::super::suite::{Configuration, Found, Measured, Model, Suite};
+use super::super::suite::{Configuration, Found, Measured, Model, Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{TRACK2, TRACK2_ALLOCATOR, allocator_name};
 use super::{
@@ -32,18 +32,20 @@ fn recoveries(
     rate: f64,
     configuration: Configuration,
 ) -> Found<BTreeMap<u64, Recovery>> {
-    let dense = model.dense()?.score.value;
-    let before = model.pruned(allocator, rate)?.score.value;
+    let dense = level(model.dense()?)?;
+    let before = level(model.pruned(allocator, rate)?)?;
     let after = model.reconstructed(allocator, rate, configuration)?;
-    let recovery = |record: &Record| Recovery {
-        dense,
-        before,
-        after: record.score.value,
+    let recovery = |record: &Record| -> Found<Recovery> {
+        Ok(Recovery {
+            dense,
+            before,
+            after: level(record)?,
+        })
     };
-    Ok(after
+    after
         .into_iter()
-        .map(|(seed, record)| (seed, recovery(record)))
-        .collect())
+        .map(|(seed, record)| Ok((seed, recovery(record)?)))
+        .collect()
 }
 
 /// The table's value in every complete run: a seed for which each of `models` has a record at each of `rates`.
@@ -294,8 +296,8 @@ pub(super) fn table4_top1(suite: &Suite<'_>, allocator: &str) -> Table {
     for model in suite.reconstructed_models(allocator) {
         for rate in suite.rates(allocator, true) {
             for (index, (name, configuration)) in TRACK2.into_iter().enumerate() {
-                let dense = model.dense().map(|r| r.score.value);
-                let before = model.pruned(allocator, rate).map(|r| r.score.value);
+                let dense = model.dense().and_then(level);
+                let before = model.pruned(allocator, rate).and_then(level);
                 let after = top1_after(model, allocator, rate, configuration);
                 let gain = match (&before, &after) {
                     (Ok(before), Ok(after)) => Entry::difference(after.value - before, 2),
@@ -331,6 +333,9 @@ pub fn top1_after(
     configuration: Configuration,
 ) -> Found<Measured> {
     let by_seed = model.reconstructed(allocator, rate, configuration)?;
-    let values: Vec<f64> = by_seed.values().map(|r| r.score.value).collect();
+    let values = by_seed
+        .values()
+        .map(|record| level(record))
+        .collect::<Found<Vec<f64>>>()?;
     Measured::over(&values).ok_or_else(|| "No record.".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use super::super::allocator_name;
 use super::super::published::Published;
-use super::super::suite::{Found, Model, Suite};
+use super::super::suite::{Found, Model, Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, networks, over_models, rate_name};
 use crate::overall::{self, Deviation};
@@ -34,7 +34,7 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
         let families = suite.pruned_families().into_iter();
         let models = families.flat_map(|(_, models)| models);
         for (index, model) in models.enumerate() {
-            let dense = model.dense().map(|r| r.score.value);
+            let dense = model.dense().and_then(level);
             let mut entries = vec![
                 Entry::text(allocator_name(&allocator)),
                 Entry::text(model.family),

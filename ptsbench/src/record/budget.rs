@@ -1,0 +1,64 @@
+//! What a method may cost besides time: it is counted, not measured, so it is the same on every machine.
+
+use serde::{Deserialize, Serialize};
+
+use super::UnitOutcome;
+use crate::cell::{Inputs, Reconstruction};
+
+/// What making the sparse network took. All of it is zero where a network is pruned by its weights alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// Images looked at.
+    pub images: u64,
+    /// Of those, images whose label was used.
+    pub labels: u64,
+    /// Steps of an optimizer, over all units.
+    pub gradient_steps: u64,
+    /// Images sent forward through a whole network, dense or sparse, to observe it.
+    pub forward_passes: u64,
+}
+
+impl Budget {
+    /// Of a reconstruction whose units came out like this.
+    pub fn of(settings: &Reconstruction, units: &[UnitOutcome]) -> Budget {
+        let images = settings.calibration.images as u64;
+        // Correction: what layers read over all images, and one that finds the norms. Up to version 3 the mean outputs of
+        // both networks, for which one image found the layers.
+        let correction = match (settings.correction, settings.version) {
+            (false, _) => 0,
+            (true, ..=3) => images + 2,
+            (true, _) => images + 1,
+        };
+        // Each unit: its outputs in the dense network, its inputs in the sparse one, and one image that leads to it.
+        let networks = match settings.inputs {
+            Inputs::Dense => 1,
+            Inputs::Sparse => 2,
+        };
+        Budget {
+            images,
+            labels: 0,
+            gradient_steps: units.iter().map(|unit| unit.steps as u64).sum(),
+            forward_passes: correction + units.len() as u64 * (networks * images + 1),
+        }
+    }
+
+    /// With what something else took that looks at the same images, or at none.
+    pub fn and(self, other: Budget) -> Budget {
+        Budget {
+            images: self.images.max(other.images),
+            labels: self.labels.max(other.labels),
+            gradient_steps: self.gradient_steps + other.gradient_steps,
+            forward_passes: self.forward_passes + other.forward_passes,
+        }
+    }
+
+    /// Of looking at `images`, with so many passes in all.
+    pub fn looking(images: usize, forward_passes: u64) -> Budget {
+        Budget {
+            images: images as u64,
+            forward_passes,
+            ..Budget::default()
+        }
+    }
+}
