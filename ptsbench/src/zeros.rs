@@ -40,8 +40,10 @@ impl Zeros {
         let zeros = values.iter().filter(|value| zero(value)).count();
         let mut patterns: Vec<(usize, usize)> = Vec::new();
         for (n, m) in PATTERNS {
-            let follows =
-                |&(kept, group): &(usize, usize)| m % group == 0 && n >= kept * (m / group);
+            // Larger groups keep as many times more, and smaller ones no more than all of theirs.
+            let follows = |&(kept, group): &(usize, usize)| {
+                m % group == 0 && n >= kept * (m / group) || group % m == 0 && n >= kept
+            };
             if zeros > 0
                 && zeros < values.len()
                 && !patterns.iter().any(follows)
