@@ -8,11 +8,13 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
 use kernels::{ConvOptions, ConvShape, WeightGrad};
+use serde::{Deserialize, Serialize};
 
 use crate::mask::stored;
 
-/// The grain of a unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The grain of a unit, and the granularity of what is done with units (section 3.3 of the specification).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Grain {
     /// One convolution or linear layer.
     Single,
@@ -258,11 +260,12 @@ impl Layout {
 }
 
 /// Kind of a prunable layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LayerKind {
-    /// A convolution.
+    /// A convolution; checkpoints store its weight as OIHW.
     Conv,
-    /// A linear layer.
+    /// A linear layer; checkpoints store its weight as [out, in].
     Linear,
 }
 

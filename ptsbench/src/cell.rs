@@ -2,6 +2,7 @@
 //!
 //! Device, threads, evaluation batch and folders are environment: they are recorded, not hashed.
 
+use model_zoo::Grain;
 use std::collections::BTreeMap;
 
 use kernels::{KernelError, Precision, TileLayout, nm_mask, nm_mask_transposable};
@@ -252,18 +253,6 @@ pub enum Rule {
     Msbench,
 }
 
-/// The grain of the pieces that are reconstructed (section 3.3 of the specification).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Granularity {
-    /// One convolution or linear layer.
-    Single,
-    /// A convolution or linear layer with what follows it up to the next one or a join.
-    Layer,
-    /// A residual block (or the family's equivalent).
-    Block,
-}
-
 /// Where a unit's inputs come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -281,7 +270,7 @@ pub struct Reconstruction {
     /// Measurement version.
     pub version: u32,
     /// Size of the pieces.
-    pub granularity: Granularity,
+    pub granularity: Grain,
     /// Where their inputs come from.
     pub inputs: Inputs,
     /// Whether Eq. 1 corrects weights and biases first.
@@ -419,9 +408,9 @@ impl std::fmt::Display for Cell {
         }
         if let Some(reconstruction) = &sparsity.reconstruction {
             let grain = match reconstruction.granularity {
-                Granularity::Single => "single",
-                Granularity::Layer => "layer",
-                Granularity::Block => "block",
+                Grain::Single => "single",
+                Grain::Layer => "layer",
+                Grain::Block => "block",
             };
             let inputs = match reconstruction.inputs {
                 Inputs::Dense => "dense",
@@ -482,7 +471,7 @@ mod tests {
                 repair: None,
                 reconstruction: Some(Reconstruction {
                     version: 1,
-                    granularity: Granularity::Layer,
+                    granularity: Grain::Layer,
                     inputs: Inputs::Sparse,
                     correction: true,
                     calibration: CalibrationCell {

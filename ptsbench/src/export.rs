@@ -129,8 +129,8 @@ impl<M: Calibrated> Visit<M> for Export<'_> {
                 .map(|slot| (slot.path.as_str(), slot))
                 .collect();
             let read = |slot: &Slot| source.read(&slot.source);
-            for (index, row) in census.layers().iter().enumerate() {
-                let weight = keys[format!("{}.weight", row.path).as_str()];
+            for (index, site) in subject::sites(&dense, &census).iter().enumerate() {
+                let weight = keys[site.weight().as_str()];
                 let (Some(old), Some(new)) = (before.weight(index), after.weight(index)) else {
                     continue;
                 };

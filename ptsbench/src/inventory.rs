@@ -1,16 +1,7 @@
 //! The prunable layers of a network: what allocators and criteria see of it.
 
+use model_zoo::LayerKind;
 use serde::{Deserialize, Serialize};
-
-/// Kind of a prunable layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerKind {
-    /// A convolution; weight OIHW.
-    Conv,
-    /// A linear layer; weight [out, in].
-    Linear,
-}
 
 /// One prunable layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

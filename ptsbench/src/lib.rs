@@ -20,6 +20,7 @@ pub mod features;
 pub mod fetch;
 pub mod interrupt;
 pub mod inventory;
+pub mod machine;
 pub mod metric;
 pub mod nofm;
 pub mod options;

@@ -229,7 +229,7 @@ pub fn check<L: Shaped>(layers: &[L], pattern: Pattern) -> Result<(), FitsNothin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::LayerKind;
+    use model_zoo::LayerKind;
 
     fn layer(path: &str, shape: &[usize]) -> Layer {
         Layer {

@@ -16,6 +16,7 @@ use crate::data::recipe::Recipe;
 use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Loaded, Weights};
+use crate::machine;
 use crate::nofm::FitsNothing;
 use crate::own;
 use crate::progress::Progress;
@@ -451,7 +452,7 @@ impl Measure<'_> {
             device: self.bench.chosen.name.to_owned(),
             threads: rayon::current_num_threads(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            processor: crate::command::doctor::processor(),
+            processor: machine::processor(),
         }
     }
 }

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cell::{Cell, Granularity};
+use crate::cell::Cell;
 use crate::record::Record;
+use model_zoo::Grain;
 
 /// How to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -375,7 +376,7 @@ pub struct Estimator {
     prepare: HashMap<String, Mean>,
     evaluate_per_sample: HashMap<(String, String), Mean>,
     /// Early stops are averaged over: the steps a cell allows are what is known beforehand.
-    reconstruct_per_step: HashMap<(String, Granularity), Mean>,
+    reconstruct_per_step: HashMap<(String, Grain), Mean>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,7 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 mod budget;
 mod migrate;
 
-use crate::cell::{Cell, Granularity, Key};
+use crate::cell::{Cell, Key};
+use model_zoo::Grain;
 
 pub use budget::Budget;
 pub use migrate::{OLDEST, migrate};
@@ -214,7 +215,7 @@ pub struct UnitOutcome {
     /// The unit's path.
     pub path: String,
     /// Its own grain, at most the asked granularity.
-    pub grain: Granularity,
+    pub grain: Grain,
     /// Steps taken.
     pub steps: usize,
     /// Loss over all calibration batches before fitting (after correction, where there is one).

@@ -183,8 +183,9 @@ mod tests {
     use super::*;
     use crate::allocate::{Options, Rate, find};
     use crate::criterion;
-    use crate::inventory::{LayerKind, Loaded};
+    use crate::inventory::Loaded;
     use crate::options;
+    use model_zoo::LayerKind;
 
     fn linear(path: &str, shape: [usize; 2], weight: Vec<f32>) -> (Layer, Vec<f32>) {
         let layer = Layer {

@@ -194,22 +194,21 @@ impl<N: Network> Dense<'_, N> {
         ask: select::Ask<'_>,
         batches: &[N::Input],
     ) -> Result<(Masks, HashMap<String, Vec<f32>>, u64), MeasureError> {
-        let rows = self.census.layers();
-        let place: HashMap<&str, usize> = rows
+        let sites = subject::sites(self.network, self.census);
+        let place: HashMap<&str, usize> = sites
             .iter()
             .enumerate()
-            .map(|(place, row)| (row.path.as_str(), place))
+            .map(|(place, site)| (site.module.as_str(), place))
             .collect();
-        let mut masks: Vec<Option<BitMask>> = vec![None; rows.len()];
+        let mut masks: Vec<Option<BitMask>> = vec![None; sites.len()];
         let mut moved = HashMap::new();
         let mut prune = |path: &str, seen: &Seen| -> Result<TensorData, MeasureError> {
             let at = place[path];
             let layer = &self.weights.layers()[at];
-            self.progress.unit(at, rows.len(), path);
+            self.progress.unit(at, sites.len(), path);
             let weight = self.weights.weight(at).unwrap_or_default();
             let (pruned, mask) = choose_layer(chooser, layer, weight, seen, ask)?;
-            let info = rows[at].layer.as_ref().expect("a row of layers() is one");
-            let data = subject::stored(info, pruned.clone());
+            let data = subject::stored(&sites[at].info, pruned.clone());
             if matches!(chooser, Chooser::Solver(_)) {
                 moved.insert(path.to_owned(), pruned);
             }

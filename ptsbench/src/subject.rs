@@ -11,9 +11,9 @@ use model_zoo::catalog::Spec;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::mask::Attach;
 use model_zoo::tap::{Census, Row};
-use model_zoo::{Blank, LayerInfo, Network};
+use model_zoo::{Blank, LayerInfo, LayerKind, Network};
 
-use crate::inventory::{Layer, LayerKind, Loaded};
+use crate::inventory::{Layer, Loaded};
 use crate::select::Masks;
 
 /// The announcements of one forward pass over a blank input of the network's own size.
@@ -31,49 +31,69 @@ pub fn census_on<N: Network>(input: N::Input, network: &N) -> Census {
     census
 }
 
-/// The prunable layers, named as the checkpoint names them.
+/// A prunable layer by all its names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Site {
+    /// Its path in the module.
+    pub module: String,
+    /// The checkpoint's name.
+    pub key: String,
+    /// What its unit says of it.
+    pub info: LayerInfo,
+    /// Multiply-adds for one input, all calls together.
+    pub macs: u64,
+}
+
+impl Site {
+    /// The path of its weight in the module.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.module)
+    }
+
+    /// What allocators and criteria see of it.
+    pub fn layer(&self) -> Layer {
+        Layer {
+            path: self.key.clone(),
+            kind: self.info.kind,
+            shape: self.info.shape.clone(),
+            groups: self.info.groups,
+            macs: self.macs,
+        }
+    }
+}
+
+/// The prunable layers in forward order.
+pub fn sites<N: Network>(network: &N, census: &Census) -> Vec<Site> {
+    let site = |row: Row| Site {
+        key: network.key(&row.path),
+        module: row.path,
+        info: row.layer.expect("a prunable row describes a layer"),
+        macs: row.macs,
+    };
+    census.layers().into_iter().map(site).collect()
+}
+
+/// The prunable layers as allocators and criteria see them.
 pub fn layers<N: Network>(network: &N, census: &Census) -> Vec<Layer> {
-    census
-        .layers()
-        .iter()
-        .map(|row| {
-            let info = info(row);
-            Layer {
-                path: network.key(&row.path),
-                kind: match info.kind {
-                    model_zoo::LayerKind::Conv => LayerKind::Conv,
-                    model_zoo::LayerKind::Linear => LayerKind::Linear,
-                },
-                shape: info.shape.clone(),
-                groups: info.groups,
-                macs: row.macs,
-            }
-        })
-        .collect()
+    sites(network, census).iter().map(Site::layer).collect()
 }
 
 /// The prunable layers with their stored weights.
 pub fn weights<N: Network>(network: &N, census: &Census) -> Loaded {
     let mut params: HashMap<String, TensorData> = read_params(network).into_iter().collect();
-    let rows = census.layers();
-    let loaded = layers(network, census)
-        .into_iter()
-        .zip(&rows)
-        .map(|(layer, row)| {
-            let data = params
-                .remove(&weight_path(row))
-                .expect("a prunable layer has a weight");
-            (layer, to_checkpoint(info(row), values(data)))
-        });
+    let loaded = sites(network, census).into_iter().map(|site| {
+        let data = params.remove(&site.weight());
+        let data = data.expect("a prunable layer has a weight");
+        (site.layer(), to_checkpoint(&site.info, values(data)))
+    });
     Loaded::new(loaded.collect::<Vec<_>>()).expect("a weight has the size of its shape")
 }
 
 /// The network with masks attached to its weights.
 pub fn attach<N: Network>(network: N, census: &Census, masks: &Masks, device: &Device) -> N {
-    let masks: Vec<(String, &BitMask)> = census
-        .layers()
+    let masks: Vec<(String, &BitMask)> = sites(&network, census)
         .iter()
-        .filter_map(|row| Some((weight_path(row), masks.get(&network.key(&row.path))?)))
+        .filter_map(|site| Some((site.weight(), masks.get(&site.key)?)))
         .collect();
     network.apply_reparameterization(Attach::new(masks, device))
 }
@@ -89,9 +109,9 @@ pub fn write_layers<N: Network>(
         return network;
     }
     let mut writes = HashMap::new();
-    for row in census.layers() {
-        if let Some(weight) = weights.remove(&row.path) {
-            writes.insert(weight_path(&row), stored(info(&row), weight));
+    for site in sites(&network, census) {
+        if let Some(weight) = weights.remove(&site.module) {
+            writes.insert(site.weight(), stored(&site.info, weight));
         }
     }
     let (network, left) = write_params(network, writes, device);
@@ -102,20 +122,10 @@ pub fn write_layers<N: Network>(
 /// A weight in the checkpoint's layout as the module stores it.
 pub fn stored(info: &LayerInfo, weight: Vec<f32>) -> TensorData {
     let mut shape = info.shape.clone();
-    if info.kind == model_zoo::LayerKind::Linear {
+    if info.kind == LayerKind::Linear {
         shape.reverse();
     }
     TensorData::new(from_checkpoint(info, weight), shape)
-}
-
-fn info(row: &Row) -> &LayerInfo {
-    row.layer
-        .as_ref()
-        .expect("a prunable row describes a layer")
-}
-
-fn weight_path(row: &Row) -> String {
-    format!("{}.weight", row.path)
 }
 
 fn values(data: TensorData) -> Vec<f32> {
@@ -124,15 +134,15 @@ fn values(data: TensorData) -> Vec<f32> {
 
 fn to_checkpoint(info: &LayerInfo, stored: Vec<f32>) -> Vec<f32> {
     match info.kind {
-        model_zoo::LayerKind::Conv => stored,
-        model_zoo::LayerKind::Linear => transpose(&stored, info.shape[1], info.shape[0]),
+        LayerKind::Conv => stored,
+        LayerKind::Linear => transpose(&stored, info.shape[1], info.shape[0]),
     }
 }
 
 fn from_checkpoint(info: &LayerInfo, weight: Vec<f32>) -> Vec<f32> {
     match info.kind {
-        model_zoo::LayerKind::Conv => weight,
-        model_zoo::LayerKind::Linear => transpose(&weight, info.shape[0], info.shape[1]),
+        LayerKind::Conv => weight,
+        LayerKind::Linear => transpose(&weight, info.shape[0], info.shape[1]),
     }
 }
 

@@ -10,7 +10,7 @@ use model_zoo::tap::{Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
+    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::open_dense;
@@ -31,17 +31,17 @@ struct Effort {
 }
 
 /// The five distinct configurations behind the seven rows: the first is `w/ Correction`, `Sparse Input` and `Layer-wise`.
-const ROWS: [(&str, Granularity, Inputs, bool); 5] = [
+const ROWS: [(&str, Grain, Inputs, bool); 5] = [
     (
         "layer, sparse input, corrected",
-        Granularity::Layer,
+        Grain::Layer,
         Inputs::Sparse,
         true,
     ),
-    ("w/o correction", Granularity::Layer, Inputs::Sparse, false),
-    ("dense input", Granularity::Layer, Inputs::Dense, true),
-    ("single", Granularity::Single, Inputs::Sparse, true),
-    ("block", Granularity::Block, Inputs::Sparse, true),
+    ("w/o correction", Grain::Layer, Inputs::Sparse, false),
+    ("dense input", Grain::Layer, Inputs::Dense, true),
+    ("single", Grain::Single, Inputs::Sparse, true),
+    ("block", Grain::Block, Inputs::Sparse, true),
 ];
 
 struct Compare {

@@ -4,13 +4,12 @@
 use std::any::Any;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Path};
 use model_zoo::{Blank, Bundle, Modality, Network, Of, Tap, TensorMap, Unit};
 use ptsbench::allocate::{self, Options, Rate};
-use ptsbench::cell::{
-    CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
+use ptsbench::cell::{CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule};
 use ptsbench::inventory::Weights;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::fit::Call;
@@ -22,8 +21,7 @@ use ptsbench::{criterion, select, subject};
 const RATE: f64 = 0.6;
 const STEPS: usize = 20;
 const BATCHES: usize = 3;
-const GRANULARITIES: [Granularity; 3] =
-    [Granularity::Single, Granularity::Layer, Granularity::Block];
+const GRANULARITIES: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
 /// Random values; a time step is one of a thousand.
 struct Random;
@@ -37,7 +35,7 @@ impl TensorMap for Random {
     }
 }
 
-fn settings(granularity: Granularity) -> Reconstruction {
+fn settings(granularity: Grain) -> Reconstruction {
     Reconstruction {
         version: reconstruct::VERSION,
         granularity,
@@ -142,10 +140,10 @@ impl<M: Modality> Visit<M> for Reconstruct {
         };
         let sparse = || subject::attach(dense.clone(), &census, &masks, &device);
         let pruned = output_error(&sparse(), &dense, &batches);
-        let fit = |granularity: Granularity| {
+        let fit = |granularity: Grain| {
             let (fitted, units) = work.reconstruct(sparse(), &settings(granularity)).unwrap();
             let name = format!("{}, {granularity:?}", spec.name);
-            assert_eq!(units.len(), census.units(granularity.grain()).len());
+            assert_eq!(units.len(), census.units(granularity).len());
             for unit in &units {
                 let fell = unit.loss_after < unit.loss_before;
                 assert!(fell && unit.steps == STEPS, "{name}: {unit:?}");

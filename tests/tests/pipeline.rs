@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
 use model_zoo::{Classes, Classifier};
 use ptsbench::allocate::{self, Options, Rate, keep_trunc};
 use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Granularity, Inputs, Optimizer, Pattern, Reconstruction, Rule,
+    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::criterion;
 use ptsbench::device::{Choice, choose};
@@ -217,7 +218,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
             };
             let pruned = output_error(&subject.sparse(&masks), subject.dense, &fresh);
             println!("error of the network's output on fresh images, only pruned: {pruned:.3}");
-            for granularity in [Granularity::Single, Granularity::Layer, Granularity::Block] {
+            for granularity in [Grain::Single, Grain::Layer, Grain::Block] {
                 for inputs in [Inputs::Dense, Inputs::Sparse] {
                     for correction in [true, false] {
                         let settings = settings(granularity, inputs, correction);
@@ -227,7 +228,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
                             work.reconstruct(subject.sparse(&masks), &settings).unwrap();
                         assert_eq!(
                             units.len(),
-                            subject.census.units(granularity.grain()).len(),
+                            subject.census.units(granularity).len(),
                             "{name}"
                         );
                         for unit in &units {
@@ -247,7 +248,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
     look(Ways);
 }
 
-fn settings(granularity: Granularity, inputs: Inputs, correction: bool) -> Reconstruction {
+fn settings(granularity: Grain, inputs: Inputs, correction: bool) -> Reconstruction {
     Reconstruction {
         version: reconstruct::VERSION,
         granularity,

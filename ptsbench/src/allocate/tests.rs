@@ -1,6 +1,7 @@
 use super::*;
-use crate::inventory::{LayerKind, Loaded};
+use crate::inventory::Loaded;
 use crate::seed::Seed;
+use model_zoo::LayerKind;
 use proptest::prelude::*;
 
 fn layer(path: &str, shape: &[usize]) -> Layer {

@@ -9,8 +9,8 @@ use kernels::Precision;
 use super::target;
 use crate::allocate::{self, Rate};
 use crate::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Pattern, Reconstruction, Rule,
-    Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, Fit, Inputs, Pattern, Reconstruction, Rule, Sparsity,
+    TaskCell,
 };
 use crate::criterion;
 use crate::device::{self, Choice};
@@ -25,6 +25,7 @@ use crate::progress::{Mode, Progress};
 use crate::registry::Zoo;
 use crate::repair;
 use crate::store::read_record;
+use model_zoo::Grain;
 
 /// Whose images a reconstruction by options is calibrated on; a record names its own.
 const TASK: &str = "micro";
@@ -71,7 +72,7 @@ pub struct Args {
     pub batch_norm: BatchNorm,
     /// Reconstruct in pieces of this size: single, layer or block
     #[arg(long, value_name = "GRAIN", value_parser = granularity)]
-    pub granularity: Option<Granularity>,
+    pub granularity: Option<Grain>,
     /// Where a piece's inputs come from: dense or sparse
     #[arg(long, value_name = "FROM", default_value = "sparse", value_parser = inputs)]
     pub inputs: Inputs,
@@ -101,11 +102,11 @@ pub struct Args {
     pub device: Choice,
 }
 
-fn granularity(text: &str) -> Result<Granularity, String> {
+fn granularity(text: &str) -> Result<Grain, String> {
     Ok(match text {
-        "single" => Granularity::Single,
-        "layer" => Granularity::Layer,
-        "block" => Granularity::Block,
+        "single" => Grain::Single,
+        "layer" => Grain::Layer,
+        "block" => Grain::Block,
         _ => return Err("write single, layer or block".to_owned()),
     })
 }

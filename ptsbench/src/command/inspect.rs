@@ -387,7 +387,7 @@ mod tests {
     use kernels::{TileLayout, nm_mask, nm_mask_transposable};
 
     use super::*;
-    use crate::inventory::LayerKind;
+    use model_zoo::LayerKind;
 
     fn layers() -> Vec<Layer> {
         let layer = |path: &str, kind, shape: &[usize], groups, macs| Layer {

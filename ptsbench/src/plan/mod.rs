@@ -21,8 +21,9 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::text::{apply, did_you_mean, explain, located};
-use crate::cell::{BatchNorm, Cell, Fit, Granularity, Inputs, Key, Part, Pattern, Rule};
+use crate::cell::{BatchNorm, Cell, Fit, Inputs, Key, Part, Pattern, Rule};
 use crate::options::Chosen;
+use model_zoo::Grain;
 
 /// The plans that come with the program: name and text.
 pub const PRESETS: &[(&str, &str)] = &[
@@ -258,7 +259,7 @@ pub struct Grid {
     pub batch_norm: Option<Vec<BatchNorm>>,
     /// Grains of reconstruction; a grid without this axis does not reconstruct.
     #[serde(default, deserialize_with = "filled::granularity")]
-    pub granularity: Vec<Granularity>,
+    pub granularity: Vec<Grain>,
     /// Where units' inputs come from; `["sparse"]` where absent.
     pub inputs: Option<Vec<Inputs>>,
     /// Whether Eq. 1 corrects first; `[true]` where absent.

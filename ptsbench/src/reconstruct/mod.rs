@@ -13,9 +13,9 @@ use model_zoo::graft::{read_params, write_params};
 use model_zoo::norm::Scales;
 use model_zoo::tap::{Bare, Capture, Census, Row};
 use model_zoo::weights::WeightError;
-use model_zoo::{Bundle, Grain, Network};
+use model_zoo::{Bundle, Network};
 
-use crate::cell::{Granularity, Inputs, Reconstruction};
+use crate::cell::{Inputs, Reconstruction};
 use crate::interrupt::{self, Interrupted};
 use crate::inventory::Weights;
 use crate::progress::Progress;
@@ -56,25 +56,6 @@ pub enum FitError {
     Checkpoint(#[from] WeightError),
 }
 
-impl Granularity {
-    /// The grain of the zoo's units.
-    pub fn grain(self) -> Grain {
-        match self {
-            Granularity::Single => Grain::Single,
-            Granularity::Layer => Grain::Layer,
-            Granularity::Block => Grain::Block,
-        }
-    }
-
-    fn of(grain: Grain) -> Self {
-        match grain {
-            Grain::Single => Granularity::Single,
-            Grain::Layer => Granularity::Layer,
-            Grain::Block => Granularity::Block,
-        }
-    }
-}
-
 /// What reconstruction works with.
 pub struct Work<'a, N: Network> {
     /// The dense network, batch norms folded or not.
@@ -103,7 +84,7 @@ impl<N: Network> Work<'_, N> {
         if settings.correction {
             sparse = self.correct(sparse)?;
         }
-        let units = self.census.units(settings.granularity.grain());
+        let units = self.census.units(settings.granularity);
         let mut outcomes = Vec::with_capacity(units.len());
         for (place, unit) in units.iter().enumerate() {
             interrupt::check()?;
@@ -142,9 +123,8 @@ impl<N: Network> Work<'_, N> {
         let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
         let weights = subject::weights(self.dense, self.census);
         let (mut corrected, mut shifts) = (HashMap::new(), HashMap::new());
-        let rows = self.census.layers();
-        for (place, (row, layer)) in rows.iter().zip(weights.layers()).enumerate() {
-            let (Some(weight), Some(mask)) = (weights.weight(place), self.masks.get(&layer.path))
+        for (place, site) in subject::sites(self.dense, self.census).iter().enumerate() {
+            let (Some(weight), Some(mask)) = (weights.weight(place), self.masks.get(&site.key))
             else {
                 continue;
             };
@@ -152,13 +132,13 @@ impl<N: Network> Work<'_, N> {
                 .expect("a mask has the size of its weight");
             let new: Vec<f32> = new.weight.into_iter().map(|w| w as f32).collect();
             // A norm behind the layer takes the shift, as its scale lets it through.
-            let unit = row.path.strip_suffix(".conv");
+            let unit = site.module.strip_suffix(".conv");
             let norm = unit.and_then(|unit| Some((unit, scales.found.get(unit)?)));
             let path = match norm {
                 Some((unit, _)) => format!("{unit}.norm.beta"),
-                None => format!("{}.bias", row.path),
+                None => format!("{}.bias", site.module),
             };
-            if let (Some(seen), Some(shift)) = (seen.get(&row.path), old.get(&path)) {
+            if let (Some(seen), Some(shift)) = (seen.get(&site.module), old.get(&path)) {
                 let behind = |weight: &[f32]| -> Vec<f64> {
                     let means = seen.mean_outputs(weight);
                     match norm {
@@ -172,7 +152,7 @@ impl<N: Network> Work<'_, N> {
                 let values: Vec<f32> = values.into_iter().map(|b| b as f32).collect();
                 shifts.insert(path, TensorData::new(values, shift.shape().clone()));
             }
-            corrected.insert(row.path.clone(), new);
+            corrected.insert(site.module.clone(), new);
         }
         let sparse = subject::write_layers(sparse, self.census, corrected, self.device);
         Ok(write_params(sparse, shifts, self.device).0)
@@ -202,7 +182,7 @@ impl<N: Network> Work<'_, N> {
         let fitted = tap.outcome.expect("a unit of the census is reached")?;
         let outcome = UnitOutcome {
             path: unit.path.clone(),
-            grain: Granularity::of(unit.grain),
+            grain: unit.grain,
             steps: fitted.steps,
             loss_before: fitted.loss_before,
             loss_after: fitted.loss_after,

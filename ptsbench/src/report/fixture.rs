@@ -1,12 +1,13 @@
 //! Made-up records for the tests of this folder. They are measurements of nothing and exist in test builds only.
 
 use crate::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Granularity, Inputs, Optimizer, Part, Pattern,
-    Reconstruction, Rule, Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, Fit, Inputs, Optimizer, Part, Pattern, Reconstruction, Rule,
+    Sparsity, TaskCell,
 };
 use crate::record::{
     Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
 };
+use model_zoo::Grain;
 
 /// Name, base width, blocks per stage, dense top-1.
 const MODELS: [(&str, usize, usize, f64); 3] = [
@@ -162,11 +163,11 @@ pub fn records() -> Vec<Record> {
         }
     }
     let configurations = [
-        (Granularity::Layer, Inputs::Sparse, true, 0.80),
-        (Granularity::Layer, Inputs::Sparse, false, 0.70),
-        (Granularity::Layer, Inputs::Dense, true, 0.74),
-        (Granularity::Single, Inputs::Sparse, true, 0.66),
-        (Granularity::Block, Inputs::Sparse, true, 0.88),
+        (Grain::Layer, Inputs::Sparse, true, 0.80),
+        (Grain::Layer, Inputs::Sparse, false, 0.70),
+        (Grain::Layer, Inputs::Dense, true, 0.74),
+        (Grain::Single, Inputs::Sparse, true, 0.66),
+        (Grain::Block, Inputs::Sparse, true, 0.88),
     ];
     for (granularity, inputs, correction, quality) in configurations {
         for rate in [0.7, 0.8] {

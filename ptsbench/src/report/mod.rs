@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::cell::{Granularity, Inputs, Key};
+use crate::cell::{Inputs, Key};
 use crate::record::Record;
 use crate::store::{StoreError, write_atomic};
+use model_zoo::Grain;
 
 pub mod csv;
 pub mod figure;
@@ -47,7 +48,7 @@ pub const METHODS: [(&str, &str); 5] = [
 pub const TRACK2_ALLOCATOR: &str = "l2norm";
 
 const BASE: Configuration = Configuration {
-    granularity: Granularity::Layer,
+    granularity: Grain::Layer,
     inputs: Inputs::Sparse,
     correction: true,
 };
@@ -73,7 +74,7 @@ pub const TRACK2: [(&str, Configuration); 7] = [
     (
         "Single",
         Configuration {
-            granularity: Granularity::Single,
+            granularity: Grain::Single,
             ..BASE
         },
     ),
@@ -81,7 +82,7 @@ pub const TRACK2: [(&str, Configuration); 7] = [
     (
         "Block-wise",
         Configuration {
-            granularity: Granularity::Block,
+            granularity: Grain::Block,
             ..BASE
         },
     ),

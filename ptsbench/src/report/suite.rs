@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use model_zoo::catalog;
 
 use super::published::percent;
-use crate::cell::{BatchNorm, Cell, Granularity, Inputs, Pattern, Reconstruction, Rule, TaskCell};
+use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCell};
 use crate::overall::{self, Deviation};
 use crate::record::Record;
+use model_zoo::Grain;
 
 /// A value, or the sentence that says why there is none.
 pub type Found<T> = Result<T, String>;
@@ -54,7 +55,7 @@ impl Measured {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Configuration {
     /// Size of the pieces.
-    pub granularity: Granularity,
+    pub granularity: Grain,
     /// Where their inputs come from.
     pub inputs: Inputs,
     /// Whether Eq. 1 corrects first.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::cell::*;
 use crate::record::*;
+use model_zoo::Grain;
 use std::io;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ pub(crate) fn sample(seed: u64) -> Record {
             rule: Rule::Exact,
             reconstruction: Some(Reconstruction {
                 version: 1,
-                granularity: Granularity::Layer,
+                granularity: Grain::Layer,
                 inputs: Inputs::Sparse,
                 correction: true,
                 calibration: CalibrationCell {
@@ -72,7 +73,7 @@ pub(crate) fn sample(seed: u64) -> Record {
         }],
         units: vec![UnitOutcome {
             path: "conv1".into(),
-            grain: Granularity::Single,
+            grain: Grain::Single,
             steps: 5,
             loss_before: 0.1,
             loss_after: 1e-300,

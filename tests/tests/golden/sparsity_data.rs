@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use ptsbench::inventory::{Layer, LayerKind, Loaded};
+use model_zoo::LayerKind;
+use ptsbench::inventory::{Layer, Loaded};
 use ptsbench_tests::golden_topic;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;

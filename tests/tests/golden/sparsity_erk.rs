@@ -1,9 +1,10 @@
 //! The ERK table of the specification's section 1.3, from the published shapes (power 1, every convolution and linear
 //! layer prunable), to 1e-6. The networks' golden files of this repository give the shapes.
 
+use model_zoo::LayerKind;
 use ptsbench::allocate::{Options, Rate, erk_densities, find};
 use ptsbench::cell::Rule;
-use ptsbench::inventory::{Layer, LayerKind};
+use ptsbench::inventory::Layer;
 use ptsbench_tests::workspace_root;
 
 use crate::sparsity_data::{count, read_json, shape, text};

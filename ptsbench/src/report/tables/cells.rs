@@ -6,9 +6,10 @@ use super::super::suite::{Configuration, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
 use super::{entry, rate_name};
-use crate::cell::{Granularity, Inputs, Pattern, Reconstruction, Rule};
+use crate::cell::{Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
+use model_zoo::Grain;
 
 /// Every cell.
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
@@ -105,9 +106,9 @@ fn pattern(record: &Record) -> String {
 
 fn configuration(r: &Reconstruction) -> String {
     let granularity = match r.granularity {
-        Granularity::Single => "single",
-        Granularity::Layer => "layer",
-        Granularity::Block => "block",
+        Grain::Single => "single",
+        Grain::Layer => "layer",
+        Grain::Block => "block",
     };
     let inputs = match r.inputs {
         Inputs::Dense => "dense input",
