@@ -27,6 +27,17 @@ pub struct ConvShape {
     pub groups: usize,
 }
 
+/// Sizes of a linear layer's products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Rows of the activations: batch times positions, P.
+    pub positions: usize,
+    /// Output channels, R.
+    pub rows: usize,
+    /// Input channels, C.
+    pub cols: usize,
+}
+
 impl ConvShape {
     /// Stride 1, no padding, no dilation, one group.
     pub fn new(

@@ -313,6 +313,7 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LinearShape;
     use crate::reference::{self, conv_shapes, values};
     use proptest::prelude::*;
 
@@ -382,7 +383,7 @@ mod tests {
                     .flat_map(|row| row[lane..lane + width].to_vec())
                     .collect()
             };
-            let shape = reference::LinearShape {
+            let shape = LinearShape {
                 positions: CHUNK,
                 rows: TALL,
                 cols: WIDTH,

@@ -24,7 +24,7 @@ mod stats;
 pub use activation::Activation;
 pub use error::KernelError;
 pub use format::{BitMask, Bitmap, ColOrder, Csr, Half, Nm, Nm24Hw};
-pub use geometry::ConvShape;
+pub use geometry::{ConvShape, LinearShape};
 pub use gram::GramState;
 pub use memory::keep_freed_memory;
 pub use moments::ColumnSums;

@@ -6,7 +6,7 @@
 
 pub mod sparse_mma;
 
-use crate::{BitMask, ConvShape};
+use crate::{BitMask, ConvShape, LinearShape};
 
 /// What the terms of a sum were rounded to; decides how far a product may lie from the exact one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,27 +122,18 @@ fn check_mask(keep: Option<&BitMask>, rows: usize, cols: usize) {
     }
 }
 
-/// Sizes of a linear layer's products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LinearShape {
-    /// Rows of the activations: batch times positions, P.
-    pub positions: usize,
-    /// Output channels, R.
-    pub rows: usize,
-    /// Input channels, C.
-    pub cols: usize,
-}
-
-impl LinearShape {
-    /// Every (position, row, column) whose weight is kept.
-    fn each(self, keep: Option<&BitMask>, mut visit: impl FnMut(usize, usize, usize)) {
-        check_mask(keep, self.rows, self.cols);
-        for p in 0..self.positions {
-            for r in 0..self.rows {
-                for c in 0..self.cols {
-                    if kept(keep, r, c) {
-                        visit(p, r, c);
-                    }
+/// Every (position, row, column) of a linear layer whose weight is kept.
+fn each_linear(
+    shape: LinearShape,
+    keep: Option<&BitMask>,
+    mut visit: impl FnMut(usize, usize, usize),
+) {
+    check_mask(keep, shape.rows, shape.cols);
+    for p in 0..shape.positions {
+        for r in 0..shape.rows {
+            for c in 0..shape.cols {
+                if kept(keep, r, c) {
+                    visit(p, r, c);
                 }
             }
         }
@@ -169,7 +160,7 @@ pub fn linear(
     check("w", w.len(), rows * cols);
     check("bias", bias.map_or(rows, <[f32]>::len), rows);
     let mut y = Product::biased(positions * rows, bias, |index| index % rows);
-    shape.each(keep, |p, r, c| {
+    each_linear(shape, keep, |p, r, c| {
         y.add(p * rows + r, w[r * cols + c], x[p * cols + c]);
     });
     y
@@ -188,7 +179,7 @@ pub fn linear_dx(g: &[f32], w: &[f32], keep: Option<&BitMask>, shape: LinearShap
     check("g", g.len(), positions * rows);
     check("w", w.len(), rows * cols);
     let mut dx = Product::zeros(positions * cols);
-    shape.each(keep, |p, r, c| {
+    each_linear(shape, keep, |p, r, c| {
         dx.add(p * cols + c, w[r * cols + c], g[p * rows + r]);
     });
     dx
@@ -207,7 +198,7 @@ pub fn linear_dw(g: &[f32], x: &[f32], keep: Option<&BitMask>, shape: LinearShap
     check("g", g.len(), positions * rows);
     check("x", x.len(), positions * cols);
     let mut dw = Product::zeros(rows * cols);
-    shape.each(keep, |p, r, c| {
+    each_linear(shape, keep, |p, r, c| {
         dw.add(r * cols + c, g[p * rows + r], x[p * cols + c]);
     });
     dw

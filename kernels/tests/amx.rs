@@ -7,9 +7,10 @@
 mod common;
 
 use common::Random;
+use kernels::LinearShape;
 use kernels::cpu::amx::{self, Amx, Missing};
 use kernels::cpu::{self, Epilogue, Isa, Mask, conv};
-use kernels::reference::{self, LinearShape, Rounding};
+use kernels::reference::{self, Rounding};
 use kernels::{BitMask, ConvShape, KernelError, Precision};
 
 const SPLITS: [(Precision, Rounding); 2] = [

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use common::Random;
-use kernels::reference::{self, LinearShape, Product};
+use kernels::LinearShape;
+use kernels::reference::{self, Product};
 use kernels::{BitMask, ConvOptions, ConvShape, WeightGrad};
 
 /// The device, or why there is none; looked for once.

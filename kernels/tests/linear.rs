@@ -4,9 +4,10 @@
 mod common;
 
 use common::Random;
+use kernels::LinearShape;
 use kernels::cpu::gemm::{Operand, matmul};
 use kernels::cpu::{Epilogue, Isa, Mask, linear};
-use kernels::reference::{self, LinearShape};
+use kernels::reference;
 use kernels::{BitMask, reference::Product};
 
 impl Random {

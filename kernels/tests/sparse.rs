@@ -4,6 +4,7 @@
 mod common;
 
 use common::Random;
+use kernels::LinearShape;
 use kernels::cpu::sparse::{self, SparseWeight};
 use kernels::cpu::{Epilogue, Isa};
 use kernels::format::{ColOrder, Csr, Nm, reorder_columns};
@@ -112,7 +113,7 @@ fn sparse_linear_layers_agree_with_f64_loops() {
         let mut random = Random(13);
         for case in 0..120 {
             let sizes = [1, 2, 7, 8, 9, 31, 64, 65, 97, 127, 128, 129, 257];
-            let mut shape = reference::LinearShape {
+            let mut shape = LinearShape {
                 positions: random.of(&sizes),
                 rows: random.of(&sizes),
                 cols: random.of(&sizes),

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use kernels::reference::{self, LinearShape, Product};
+use kernels::LinearShape;
+use kernels::reference::{self, Product};
 use kernels::{BitMask, ConvOptions, ConvShape, WeightGrad};
 
 /// Results compared, and the largest error over its bound.

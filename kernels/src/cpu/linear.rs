@@ -5,7 +5,7 @@
 
 use super::gemm::{Kept, Matrix, Product};
 use super::{Epilogue, Isa, Mask};
-use crate::reference::LinearShape;
+use crate::LinearShape;
 
 /// `y[p, r] = b[r] + sum over kept c of w[c, r] x[p, c]`.
 ///

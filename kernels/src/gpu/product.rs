@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 use super::blueprint::{Along, Blueprint, DEPTH, Sizes, Store, UNITS, Window};
 use super::{direct, sums, tile};
 use crate::ConvShape;
-use crate::reference::LinearShape;
+use crate::LinearShape;
 
 /// Along one axis of the grid, by WebGPU's rules.
 const GRID: usize = 65_535;

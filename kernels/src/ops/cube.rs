@@ -5,8 +5,8 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::{Bias, Keep, SparseOps, WeightGrad};
 use crate::ConvShape;
+use crate::LinearShape;
 use crate::gpu::product;
-use crate::reference::LinearShape;
 
 fn words(keep: Keep<CubeBackend>) -> Option<CubeTensor> {
     match keep {

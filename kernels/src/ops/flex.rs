@@ -4,12 +4,12 @@ use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
 use super::{Bias, CpuOps, Keep, Skip, SparseOps, WeightGrad};
+use crate::LinearShape;
 use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
 use crate::cpu::pointwise::{self, Line};
 use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
 use crate::precision::{count_fallback, precision_in_use};
-use crate::reference::LinearShape;
 use crate::{Activation, ConvShape, KernelError};
 
 /// A tensor in memory order; most are already.

@@ -23,7 +23,7 @@ use linear::{Kept, Matrix};
 use tiles::Emulated;
 
 use super::{Epilogue, Isa, Mask};
-use crate::reference::LinearShape;
+use crate::LinearShape;
 use crate::{ConvShape, KernelError, Precision};
 
 pub use detect::{Missing, permission};

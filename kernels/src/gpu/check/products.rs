@@ -6,8 +6,9 @@ use super::super::bitmap::{self, BitmapTiles};
 use super::super::buffer::Buffer;
 use super::super::nm_product::{self, NmWeight};
 use super::{Passed, Random, stored, text};
+use crate::LinearShape;
 use crate::format::{ColOrder, Nm};
-use crate::reference::{self, LinearShape};
+use crate::reference;
 
 /// Positions, output channels, weights of a channel.
 const PRODUCTS: [[usize; 3]; 6] = [
