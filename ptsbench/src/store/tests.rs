@@ -22,9 +22,14 @@ pub(crate) fn sample(seed: u64) -> Record {
             recipe: Some("crop 32".into()),
         },
         sparsity: Some(Sparsity {
-            batch_norm: crate::cell::BatchNorm::Folded,
-            calibration: None,
-            repair: None,
+            batch_norm: crate::cell::BatchNorm::Kept,
+            calibration: Some(CalibrationCell {
+                images: 64,
+                batch: 16,
+                seed,
+                list: Some("ee".repeat(32)),
+            }),
+            repair: Some(part("bn_re_estimation")),
             pattern: Pattern::Unstructured { rate: 0.7 },
             allocation: Some(part("l2norm")),
             criterion: part("magnitude"),
