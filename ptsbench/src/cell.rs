@@ -60,6 +60,9 @@ pub struct TaskCell {
     /// SHA-256 of the list that is evaluated; absent for the built-in images, which the version identifies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// How the images were told from the training ones; absent where the data set itself says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// How pictures become inputs; absent for the built-in images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<String>,
@@ -459,6 +462,7 @@ mod tests {
                 version: 1,
                 samples: 200,
                 data: Some("cd".repeat(32)),
+                split: None,
                 recipe: Some("crop 32".into()),
             },
             sparsity: Some(Sparsity {
@@ -568,6 +572,8 @@ mod tests {
         let mut keys = std::collections::BTreeSet::new();
         let mut cell = full();
         keys.insert(cell.key());
+        cell.task.split = Some("20 % of each class".into());
+        keys.insert(cell.key());
         cell.sparsity.as_mut().unwrap().reconstruction = None;
         keys.insert(cell.key());
         for pattern in [
@@ -583,7 +589,7 @@ mod tests {
         keys.insert(cell.key());
         cell.sparsity = None;
         keys.insert(cell.key());
-        assert_eq!(keys.len(), 8);
+        assert_eq!(keys.len(), 9);
     }
 
     /// Computed by Python's hashlib from the canonical texts of the first release: records are found by these, so no later

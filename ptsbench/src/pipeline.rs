@@ -291,7 +291,7 @@ pub fn check_fit(spec: &Spec, census: &Census, task: &Task) -> Result<(), Measur
         return Ok(());
     }
     // A part of ImageNet without its list of classes gives every picture a wrong one.
-    let part = set.kind.name == "imagenet" && set.classes < set.kind.classes;
+    let part = set.kind.name == "imagenet" && Some(set.classes) < set.kind.classes;
     Err(MeasureError::Unfit {
         model: spec.name,
         found,

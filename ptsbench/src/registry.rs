@@ -237,6 +237,7 @@ impl Registry for Zoo {
             version: set.kind.version,
             available: set.available(),
             data: set.sha256.clone(),
+            split: set.split.clone(),
         })
     }
 

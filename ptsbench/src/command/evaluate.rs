@@ -42,7 +42,8 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// What it is judged by: micro, or the folder of ImageNet or CIFAR (`ptsbench list datasets`)
+    /// What it is judged by: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
+    /// (`ptsbench list datasets`)
     #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
     pub data: PathBuf,
     /// Only N images: the first of the built-in ones, or of a folder's in one fixed random order
@@ -95,9 +96,11 @@ fn open_set(data: &Path) -> anyhow::Result<Set> {
             hint: "--data DIR".to_owned(),
         }
         .into()),
-        _ => Set::open(data).with_context(|| {
+        _ => Set::open(data, None).with_context(|| {
             let data = data.display();
-            format!("--data {data}: give `micro`, or the folder of ImageNet or CIFAR")
+            format!(
+                "--data {data}: give `micro`, or the folder of ImageNet, CIFAR or pictures of your own"
+            )
         }),
     }
 }
@@ -119,9 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             set.available()
         );
     }
-    for warning in &set.warnings {
-        note!("warning: {warning}");
-    }
+    set.tell();
     let recipe = if set.kind.built_in() {
         anyhow::ensure!(
             args.recipe.is_none(),
@@ -190,6 +191,9 @@ struct Report {
     /// SHA-256 of the list of all its images; absent for the built-in ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<String>,
+    /// How those images were told from the training ones; absent where the data set says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<String>,
     /// How pictures become inputs; absent for the built-in images.
     #[serde(skip_serializing_if = "Option::is_none")]
     recipe: Option<String>,
@@ -305,6 +309,7 @@ impl Visit<Classes> for Evaluate<'_> {
             version: kind.version,
             folder: set.folder.clone(),
             list: set.sha256.clone(),
+            split: set.split.clone(),
             recipe,
             available: set.available(),
             images: tally.images,

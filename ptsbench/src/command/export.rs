@@ -242,6 +242,7 @@ fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
             // Nothing is evaluated.
             samples: 1,
             data: None,
+            split: None,
             recipe: None,
         },
         sparsity,

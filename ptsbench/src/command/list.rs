@@ -191,11 +191,14 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
             (vec!["repair", "about"], rows)
         }
         What::Tasks => {
+            // A dash where the folder decides.
+            let number =
+                |number: Option<usize>| number.map_or("-".to_owned(), |number| number.to_string());
             let row = |t: &task::Kind| {
                 vec![
                     t.name.to_owned(),
-                    t.classes.to_string(),
-                    t.images.to_string(),
+                    number(t.classes),
+                    number(t.images),
                     t.about.to_owned(),
                 ]
             };

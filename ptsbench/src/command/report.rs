@@ -156,8 +156,8 @@ struct Recorded {
     digests: BTreeMap<String, BTreeSet<String>>,
     /// Recipes by task and model.
     recipes: BTreeMap<(String, String), BTreeSet<Option<String>>>,
-    /// Task, images of its set, digest of their list.
-    tasks: BTreeSet<(String, usize, Option<String>)>,
+    /// Task, images of its set, digest of their list, how they were told from others.
+    tasks: BTreeSet<(String, usize, Option<String>, Option<String>)>,
     /// Digests of calibration lists by task, number and seed.
     lists: BTreeMap<(String, usize, u64), BTreeSet<String>>,
 }
@@ -175,10 +175,16 @@ impl Recorded {
                 .or_default()
                 .insert(task.recipe.clone());
             let available = record.score.counts.available() as usize;
-            tasks.insert((task.name.clone(), available, task.data.clone()));
+            tasks.insert((
+                task.name.clone(),
+                available,
+                task.data.clone(),
+                task.split.clone(),
+            ));
             let sparsity = record.cell.sparsity.as_ref();
-            if let Some(settings) = sparsity.and_then(|s| s.reconstruction.as_ref()) {
-                let calibration = &settings.calibration;
+            let looked_at = sparsity.and_then(|s| s.calibration.as_ref());
+            let fitted = sparsity.and_then(|s| s.reconstruction.as_ref());
+            for calibration in fitted.map(|r| &r.calibration).into_iter().chain(looked_at) {
                 let drawn = (task.name.clone(), calibration.images, calibration.seed);
                 lists
                     .entry(drawn)
@@ -225,18 +231,21 @@ impl Registry for Recorded {
 
     fn task(&self, name: &str) -> Lookup<TaskFacts> {
         let kind = task::find(name)?;
-        let mut found = self.tasks.iter().filter(|(task, _, _)| task == name);
+        let mut found = self.tasks.iter().filter(|(task, ..)| task == name);
         match (found.next(), found.next()) {
-            (Some((_, available, data)), None) => Ok(TaskFacts {
+            (Some((_, available, data, split)), None) => Ok(TaskFacts {
                 version: kind.version,
                 available: *available,
                 data: data.clone(),
+                split: split.clone(),
             }),
             // No record has this task: none will match.
             (None, _) => Ok(TaskFacts {
                 version: kind.version,
-                available: kind.images,
+                // Of a folder of one's own nothing is known.
+                available: kind.images.unwrap_or(usize::MAX),
                 data: None,
+                split: None,
             }),
             (Some(_), Some(_)) => Err(format!(
                 "the store has records of task `{name}` on two different sets of images; keep them in two stores, or leave --plan out"

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use crate::data::coco::{self, Depth};
 use crate::data::error::{DataError, counted, entries, name};
+use crate::data::folder::Form;
+use crate::data::imagenet::Wanted;
+use crate::data::layout::{self, Layout};
 use crate::data::lsun::Lsun;
-use crate::data::{cifar, imagenet, voc};
+use crate::data::{cifar, folder, imagenet, voc};
 
 /// What was recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Known {
 }
 
 /// Every data set, in the order in which a folder is compared with them.
-pub const KNOWN: [Known; 6] = [
+pub const KNOWN: [Known; 7] = [
     Known {
         set: "VOC 2007",
         task: "detection",
@@ -57,6 +60,11 @@ pub const KNOWN: [Known; 6] = [
         layout: "<category>_<split>_lmdb/data.mdb, or a folder of pictures",
     },
     Known {
+        set: "one folder per class",
+        task: "classification",
+        layout: "train/<class> and val/<class> (or valid, validation, test), or <class> alone; classes.txt may order the classes",
+    },
+    Known {
         set: "ImageNet",
         task: "classification",
         layout: "train/<WordNet id>, val/<WordNet id> or flat with LOC_val_solution.csv or the 2012 ground truth",
@@ -69,47 +77,82 @@ pub fn check(folder: &Path) -> Result<Report, DataError> {
         let problem = "no such folder; give the folder that a data set's archive unpacks to";
         return Err(DataError::new(folder, problem));
     }
-    if voc::find_root(folder).is_some() {
-        return check_voc(folder);
+    let Some((root, layout)) = layout::find(folder, layout::of)? else {
+        return Err(unknown(folder));
+    };
+    let mut report = match layout {
+        Layout::Voc => check_voc(&root)?,
+        Layout::Coco => check_coco(&coco::splits(&root))?,
+        Layout::Cifar(_) => check_cifar(&root)?,
+        Layout::Lsun => check_lsun(&root)?,
+        Layout::Folders(form) => check_folders(&root, form)?,
+        Layout::ImageNet => check_imagenet(&root)?,
+    };
+    if root != folder {
+        report
+            .facts
+            .insert(0, format!("found one level below, in {}", name(&root)));
     }
-    let splits = coco::splits(folder);
-    if !splits.is_empty() {
-        return check_coco(&splits);
-    }
-    if cifar::recognise(folder) {
-        return check_cifar(folder);
-    }
-    let databases: Vec<_> = entries(folder)?
-        .into_iter()
-        .filter(|path| path.is_dir() && name(path).ends_with("_lmdb"))
-        .collect();
-    if !databases.is_empty() {
-        let opened = databases
-            .iter()
-            .map(|path| Ok((name(path), Lsun::open(path)?)));
-        return Ok(lsun_report(opened.collect::<Result<_, DataError>>()?));
-    }
-    if folder.join("data.mdb").exists() || name(folder).ends_with("_lmdb") {
-        return Ok(lsun_report(vec![(name(folder), Lsun::open(folder)?)]));
-    }
-    if imagenet::recognise(folder) {
-        let set = imagenet::read_folder(folder)?;
-        return Ok(Report {
-            set: "ImageNet",
-            facts: vec![
-                format!("classes: {}", set.classes.len()),
-                format!("train: {}", counted(set.train.len(), "image")),
-                format!("validation: {}", counted(set.validation.len(), "image")),
-            ],
-            warnings: set.warnings,
-        });
+    Ok(report)
+}
+
+fn unknown(folder: &Path) -> DataError {
+    if let Some(lacking) = folder::lacking(folder) {
+        return DataError::new(folder, format!("no known data set: {lacking}"));
     }
     let layouts: Vec<String> = KNOWN
         .iter()
         .map(|known| format!("  {}: {}", known.set, known.layout))
         .collect();
     let problem = format!("no known data set; the layouts are\n{}", layouts.join("\n"));
-    Err(DataError::new(folder, problem))
+    DataError::new(folder, problem)
+}
+
+fn check_imagenet(folder: &Path) -> Result<Report, DataError> {
+    let set = imagenet::read_folder(folder)?;
+    Ok(Report {
+        set: Layout::ImageNet.name(),
+        facts: vec![
+            format!("classes: {}", set.classes.len()),
+            format!("train: {}", counted(set.train.len(), "image")),
+            format!("validation: {}", counted(set.validation.len(), "image")),
+        ],
+        warnings: set.warnings,
+    })
+}
+
+fn check_folders(folder: &Path, form: Form) -> Result<Report, DataError> {
+    let set = folder::read(folder, form, Wanted::Both)?;
+    let mut facts = vec![
+        "task: folder".to_owned(),
+        format!(
+            "classes: {} ({})",
+            set.classes.len(),
+            folder::few(&set.classes)
+        ),
+        format!("train: {}", counted(set.train.len(), "image")),
+        format!("evaluation: {}", counted(set.evaluation.len(), "image")),
+    ];
+    facts.extend(set.split.map(|split| format!("split: {split}")));
+    Ok(Report {
+        set: Layout::Folders(form).name(),
+        facts,
+        warnings: set.warnings,
+    })
+}
+
+fn check_lsun(folder: &Path) -> Result<Report, DataError> {
+    let databases: Vec<_> = entries(folder)?
+        .into_iter()
+        .filter(|path| path.is_dir() && name(path).ends_with("_lmdb"))
+        .collect();
+    if databases.is_empty() {
+        return Ok(lsun_report(vec![(name(folder), Lsun::open(folder)?)]));
+    }
+    let opened = databases
+        .iter()
+        .map(|path| Ok((name(path), Lsun::open(path)?)));
+    Ok(lsun_report(opened.collect::<Result<_, DataError>>()?))
 }
 
 fn lsun_report(databases: Vec<(String, Lsun)>) -> Report {

@@ -238,9 +238,12 @@ const LAYOUTS: [(&str, Kind, &[&str], &str, ReadPart); 4] = [
     ("test", Kind::Cifar100, &["train"], "test", read_python),
 ];
 
-/// Whether a folder holds one of the layouts.
-pub fn recognise(folder: &Path) -> bool {
-    LAYOUTS.iter().any(|layout| folder.join(layout.0).is_file())
+/// The set that a folder holds in one of the layouts.
+pub fn recognise(folder: &Path) -> Option<Kind> {
+    let found = LAYOUTS
+        .iter()
+        .find(|layout| folder.join(layout.0).is_file());
+    found.map(|layout| layout.1)
 }
 
 /// Reads a folder as the archives unpack it.

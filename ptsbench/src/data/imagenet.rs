@@ -39,7 +39,20 @@ const SOLUTION: &str = "LOC_val_solution.csv";
 const TRUTH: &str = "ILSVRC2012_validation_ground_truth.txt";
 const LAYOUT: &str = "expected train/<WordNet id>/*.JPEG and val/<WordNet id>/*.JPEG";
 
-/// Whether a folder looks like ImageNet.
+/// Whether a name is a WordNet id, as ImageNet's classes are called.
+pub fn is_wnid(name: &str) -> bool {
+    let digits = name.strip_prefix('n').unwrap_or_default();
+    digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether one of the lists that come with ImageNet lies in a folder.
+pub fn listed(root: &Path) -> bool {
+    [MAPPING, CLASS_INDEX, SOLUTION, TRUTH]
+        .iter()
+        .any(|list| root.join(list).is_file())
+}
+
+/// Whether a folder looks like ImageNet, if it is not a set of other classes.
 pub fn recognise(root: &Path) -> bool {
     ["train", "val", "val_flat"]
         .iter()

@@ -61,6 +61,7 @@ impl Plan {
                     version: facts.version,
                     samples: self.task.samples,
                     data: facts.data.clone(),
+                    split: facts.split.clone(),
                     recipe: registry
                         .recipe(&self.task.name, &model)
                         .map_err(lookup(place()))?,

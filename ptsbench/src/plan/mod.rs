@@ -78,6 +78,8 @@ pub struct TaskFacts {
     pub available: usize,
     /// SHA-256 of the list that is evaluated; none where the version identifies it.
     pub data: Option<String>,
+    /// How that list was told from the training images, where the data set does not say.
+    pub split: Option<String>,
 }
 
 /// A registry's answer; its error names what was asked for and the nearest thing that exists.

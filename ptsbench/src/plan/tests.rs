@@ -38,6 +38,7 @@ impl Registry for Fake {
             version: 3,
             available: 2000,
             data,
+            split: None,
         };
         match name {
             "micro" => Ok(facts(None)),

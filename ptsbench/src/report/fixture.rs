@@ -104,6 +104,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
             version: 1,
             samples: IMAGES,
             data: None,
+            split: None,
             recipe: None,
         },
         sparsity,

@@ -19,6 +19,7 @@ pub(crate) fn sample(seed: u64) -> Record {
             version: 1,
             samples: 200,
             data: Some("cd".repeat(32)),
+            split: None,
             recipe: Some("crop 32".into()),
         },
         sparsity: Some(Sparsity {

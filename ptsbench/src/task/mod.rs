@@ -40,10 +40,10 @@ pub struct Kind {
     pub name: &'static str,
     /// Measurement version.
     pub version: u32,
-    /// Classes.
-    pub classes: usize,
-    /// Images to evaluate on, as published.
-    pub images: usize,
+    /// Classes; none where the folder decides.
+    pub classes: Option<usize>,
+    /// Images to evaluate on, as published; none where the folder decides.
+    pub images: Option<usize>,
     /// One line for `ptsbench list`.
     pub about: &'static str,
 }
@@ -56,34 +56,41 @@ impl Kind {
 }
 
 /// Every task.
-pub static TASKS: [Kind; 4] = [
+pub static TASKS: [Kind; 5] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
-        classes: synthetic::CLASSES,
-        images: MicroSet::TEST.len(),
+        classes: Some(synthetic::CLASSES),
+        images: Some(MicroSet::TEST.len()),
         about: "procedural 20-class images, 32x32, built in",
     },
     Kind {
         name: "imagenet",
         version: 1,
-        classes: 1000,
-        images: 50_000,
+        classes: Some(1000),
+        images: Some(50_000),
         about: "ImageNet (ILSVRC 2012), from its folder",
     },
     Kind {
         name: "cifar10",
         version: 1,
-        classes: 10,
-        images: 10_000,
+        classes: Some(10),
+        images: Some(10_000),
         about: "CIFAR-10, from its folder",
     },
     Kind {
         name: "cifar100",
         version: 1,
-        classes: 100,
-        images: 10_000,
+        classes: Some(100),
+        images: Some(10_000),
         about: "CIFAR-100, from its folder",
+    },
+    Kind {
+        name: "folder",
+        version: 1,
+        classes: None,
+        images: None,
+        about: "pictures of your own, in one folder per class",
     },
 ];
 
@@ -91,6 +98,7 @@ static MICRO: &Kind = &TASKS[0];
 static IMAGENET: &Kind = &TASKS[1];
 static CIFAR10: &Kind = &TASKS[2];
 static CIFAR100: &Kind = &TASKS[3];
+static FOLDER: &Kind = &TASKS[4];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

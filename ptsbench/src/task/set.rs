@@ -4,17 +4,19 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::{CIFAR10, CIFAR100, IMAGENET, Kind, MICRO, UnknownTask, find};
+use super::{CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, UnknownTask, find};
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
 use crate::data::decode::ImageError;
-use crate::data::error::DataError;
+use crate::data::error::{DataError, name};
+use crate::data::folder::{self, Form};
 use crate::data::imagenet::{self, Wanted};
+use crate::data::layout::{self, Layout};
 use crate::data::recipe::Recipe;
 use crate::data::source::Source;
-use crate::data::synthetic::MicroSet;
-use crate::data::{coco, voc};
+use crate::data::synthetic::{self, MicroSet};
 use crate::seed::Seed;
+use crate::terminal::remark_once;
 
 /// Why a task has no images.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +51,43 @@ pub struct Set {
     pub folder: Option<PathBuf>,
     /// SHA-256 of what is evaluated; none for the built-in images.
     pub sha256: Option<String>,
+    /// How the images were told from the training ones, where the data set does not say.
+    pub split: Option<String>,
+    /// What was decided that the user did not ask for.
+    pub notes: Vec<String>,
     /// What is unusual.
     pub warnings: Vec<String>,
     evaluation: Source,
     /// Where the first, second, ... image to evaluate is in `evaluation`; in place where it is empty.
     order: Vec<usize>,
     training: OnceLock<Source>,
+    /// How class folders lie, where the set is of those.
+    form: Option<Form>,
+}
+
+/// The task that a data set serves, if classifiers are judged by it.
+fn kind_of(layout: Layout) -> Option<&'static Kind> {
+    match layout {
+        Layout::Voc | Layout::Coco | Layout::Lsun => None,
+        Layout::Cifar(cifar::Kind::Cifar10) => Some(CIFAR10),
+        Layout::Cifar(cifar::Kind::Cifar100) => Some(CIFAR100),
+        Layout::Folders(_) => Some(FOLDER),
+        Layout::ImageNet => Some(IMAGENET),
+    }
+}
+
+/// Why a folder has no set of a task, or of any.
+fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
+    if let Some(lacking) = folder::lacking(folder) {
+        return DataError::new(folder, lacking);
+    }
+    let holds = layout::of(folder).and_then(kind_of);
+    if let (Some(wanted), Some(holds)) = (wanted, holds) {
+        let problem = format!("holds `{}`, not `{}`", holds.name, wanted.name);
+        return DataError::new(folder, problem);
+    }
+    let problem = "neither ImageNet, CIFAR nor pictures in one folder per class, which classifiers are judged by; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts";
+    DataError::new(folder, problem)
 }
 
 impl Set {
@@ -62,60 +95,116 @@ impl Set {
     pub fn micro() -> Self {
         Self {
             kind: MICRO,
-            classes: MICRO.classes,
+            classes: synthetic::CLASSES,
             folder: None,
             sha256: None,
+            split: None,
+            notes: Vec::new(),
             warnings: Vec::new(),
             evaluation: Source::Micro(MicroSet::TEST),
             order: Vec::new(),
             training: OnceLock::from(Source::Micro(MicroSet::TRAIN)),
+            form: None,
         }
     }
 
-    /// The data set that a folder holds, ImageNet or CIFAR.
-    pub fn open(folder: &Path) -> Result<Self, DataError> {
-        let refuse = |problem: &str| Err(DataError::new(folder, problem));
+    /// The data set that a folder, or the one folder with any one level below it, holds: of this task where one is given.
+    pub fn open(folder: &Path, wanted: Option<&'static Kind>) -> Result<Self, DataError> {
         if !folder.is_dir() {
-            return refuse("no such folder; give the folder that a data set's archive unpacks to");
+            let problem = "no such folder; give the folder that a data set's archive unpacks to";
+            return Err(DataError::new(folder, problem));
         }
-        if cifar::recognise(folder) {
-            let set = cifar::read_folder(folder)?;
-            let kind = match set.kind {
-                cifar::Kind::Cifar10 => CIFAR10,
-                cifar::Kind::Cifar100 => CIFAR100,
+        let recognise = |folder: &Path| {
+            // Asked for by name, class folders are class folders whatever else they look like.
+            let layout = match wanted == Some(FOLDER) {
+                true => folder::form(folder).map(Layout::Folders),
+                false => layout::of(folder),
             };
-            let training = OnceLock::from(Source::Records(set.train));
-            let evaluation = Source::Records(set.test);
-            return Self::of(
-                kind,
-                kind.classes,
-                folder,
-                evaluation,
-                training,
-                set.warnings,
-            );
-        }
-        let detection = voc::find_root(folder).is_some() || !coco::splits(folder).is_empty();
-        if detection || !imagenet::recognise(folder) {
-            return refuse(
-                "neither ImageNet nor CIFAR, which classifiers are judged by; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts",
-            );
-        }
+            layout.filter(|layout| {
+                kind_of(*layout).is_some_and(|kind| wanted.is_none_or(|wanted| wanted == kind))
+            })
+        };
+        let Some((root, layout)) = layout::find(folder, recognise)? else {
+            return Err(none_of(folder, wanted));
+        };
+        let below = (root != folder).then(|| {
+            format!(
+                "{}: the {} in {} one level below is taken",
+                folder.display(),
+                layout.name(),
+                name(&root)
+            )
+        });
+        let mut set = match layout {
+            Layout::Cifar(_) => Self::open_cifar(&root),
+            Layout::Folders(form) => Self::open_folders(&root, form),
+            _ => Self::open_imagenet(&root),
+        }?;
+        set.notes.splice(0..0, below);
+        Ok(set)
+    }
+
+    fn open_cifar(folder: &Path) -> Result<Self, DataError> {
+        let set = cifar::read_folder(folder)?;
+        let kind = match set.kind {
+            cifar::Kind::Cifar10 => CIFAR10,
+            cifar::Kind::Cifar100 => CIFAR100,
+        };
+        let of = Self::of(
+            kind,
+            set.kind.classes().into(),
+            folder,
+            Source::Records(set.test),
+        )?;
+        Ok(Self {
+            training: OnceLock::from(Source::Records(set.train)),
+            warnings: set.warnings,
+            ..of
+        })
+    }
+
+    fn open_imagenet(folder: &Path) -> Result<Self, DataError> {
         let set = imagenet::read_splits(folder, Wanted::Validation)?;
         if set.validation.is_empty() {
-            return refuse("no validation images; add val/ beside train/");
+            return Err(DataError::new(
+                folder,
+                "no validation images; add val/ beside train/",
+            ));
         }
         let evaluation = Source::files(set.validation);
-        let training = OnceLock::new();
-        let classes = set.classes.len();
-        Self::of(
-            IMAGENET,
-            classes,
-            folder,
-            evaluation,
+        let of = Self::of(IMAGENET, set.classes.len(), folder, evaluation)?;
+        Ok(Self {
+            warnings: set.warnings,
+            ..of
+        })
+    }
+
+    fn open_folders(folder: &Path, form: Form) -> Result<Self, DataError> {
+        let mut set = folder::read(folder, form, Wanted::Validation)?;
+        let evaluation = std::mem::take(&mut set.evaluation);
+        if evaluation.is_empty() {
+            let problem = "no pictures to evaluate on; add val/<class>/ beside train/ (or valid, validation, test), or give train/ itself, of which a part is then drawn";
+            return Err(DataError::new(folder, problem));
+        }
+        let of = Self::of(FOLDER, set.classes.len(), folder, Source::files(evaluation))?;
+        let note = set
+            .split
+            .as_ref()
+            .map(|split| format!("{}: neither train/ nor val/, so {split}", folder.display()));
+        let training = match set.split {
+            Some(_) => OnceLock::from(Source::files(std::mem::take(&mut set.train))),
+            None => OnceLock::new(),
+        };
+        Ok(Self {
+            // A list is its pictures; which names their classes have is part of what is measured, too.
+            sha256: of.sha256.as_deref().map(|list| set.sha256(list)),
             training,
-            set.warnings,
-        )
+            notes: note.into_iter().collect(),
+            split: set.split,
+            warnings: set.warnings,
+            form: Some(form),
+            ..of
+        })
     }
 
     fn of(
@@ -123,8 +212,6 @@ impl Set {
         classes: usize,
         folder: &Path,
         evaluation: Source,
-        training: OnceLock<Source>,
-        warnings: Vec<String>,
     ) -> Result<Self, DataError> {
         // Lists on disk are sorted by class, or may be: their first images would be of a few classes alone.
         let mut order: Vec<usize> = (0..evaluation.len()).collect();
@@ -134,11 +221,24 @@ impl Set {
             classes,
             folder: Some(folder.to_owned()),
             sha256: evaluation.sha256(0..evaluation.len())?,
-            warnings,
+            split: None,
+            notes: Vec::new(),
+            warnings: Vec::new(),
             evaluation,
             order,
-            training,
+            training: OnceLock::new(),
+            form: None,
         })
+    }
+
+    /// Says once what the user did not ask for in so many words, and what is unusual.
+    pub fn tell(&self) {
+        for note in &self.notes {
+            remark_once(&format!("note: {note}"));
+        }
+        for warning in &self.warnings {
+            remark_once(&format!("warning: {warning}"));
+        }
     }
 
     /// How messages call it.
@@ -174,10 +274,17 @@ impl Set {
             return Ok(source);
         }
         let folder = self.folder.as_deref().unwrap_or(Path::new("."));
-        let pictures = imagenet::read_splits(folder, Wanted::Train)?.train;
+        let (pictures, class) = match self.form {
+            None => {
+                let set = imagenet::read_splits(folder, Wanted::Train)?;
+                (set.train, "WordNet id")
+            }
+            Some(form) => (folder::read(folder, form, Wanted::Train)?.train, "class"),
+        };
         if pictures.is_empty() {
-            let problem =
-                "no training images, which calibration is drawn from; add train/<WordNet id>/";
+            let problem = format!(
+                "no training images, which calibration is drawn from; add train/<{class}>/"
+            );
             return Err(DataError::new(folder, problem));
         }
         Ok(self.training.get_or_init(|| Source::files(pictures)))
@@ -229,11 +336,8 @@ impl Sets {
                 task: kind.name,
                 hint: format!("--data-dir {}=DIR", kind.name),
             })?;
-            let set = Set::open(folder)?;
-            if set.kind != kind {
-                let problem = format!("holds `{}`, not `{}`", set.kind.name, kind.name);
-                return Err(DataError::new(folder, problem).into());
-            }
+            let set = Set::open(folder, Some(kind))?;
+            set.tell();
             set
         };
         let set = Arc::new(set);
