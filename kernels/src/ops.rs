@@ -9,6 +9,7 @@ mod autodiff;
 #[cfg(feature = "gpu")]
 mod cube;
 mod flex;
+mod frozen;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +24,8 @@ use burn::tensor::ops::ConvOptions as BurnConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use crate::{Activation, ConvShape, KernelError};
+
+pub use frozen::{FrozenOps, frozen_conv2d, frozen_linear, frozen_runs};
 
 /// What of a weight exists.
 #[derive(Debug, Clone, ExtensionType)]
@@ -244,6 +247,28 @@ pub struct ConvOptions {
     pub groups: usize,
 }
 
+impl ConvOptions {
+    /// The convolution on an input NCHW.
+    fn shape(
+        &self,
+        [batch, inputs, height, width]: [usize; 4],
+        outputs: usize,
+        kernel: [usize; 2],
+    ) -> ConvShape {
+        ConvShape {
+            batch,
+            inputs,
+            outputs,
+            size: [height, width],
+            kernel,
+            stride: self.stride,
+            padding: self.padding,
+            dilation: self.dilation,
+            groups: self.groups,
+        }
+    }
+}
+
 /// A convolution of `x` NCHW with `w` OIHW, of which only what `mask` keeps exists.
 pub fn conv2d(
     x: Tensor<4>,
@@ -253,19 +278,9 @@ pub fn conv2d(
     options: ConvOptions,
     grad: WeightGrad,
 ) -> Result<Tensor<4>, KernelError> {
-    let [batch, inputs, height, width] = x.dims();
+    let dims @ [_, inputs, ..] = x.dims();
     let [outputs, per_group, kh, kw] = w.dims();
-    let shape = ConvShape {
-        batch,
-        inputs,
-        outputs,
-        size: [height, width],
-        kernel: [kh, kw],
-        stride: options.stride,
-        padding: options.padding,
-        dilation: options.dilation,
-        groups: options.groups,
-    };
+    let shape = options.shape(dims, outputs, [kh, kw]);
     shape.validate()?;
     if inputs != per_group * options.groups {
         return Err(KernelError::Operand {

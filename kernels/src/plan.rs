@@ -6,7 +6,7 @@
 use crate::cpu::sparse::{self, SparseWeight};
 use crate::cpu::{Epilogue, Isa, Mask, conv};
 use crate::format::{ColOrder, Nm};
-use crate::{BitMask, ConvShape, KernelError};
+use crate::{BitMask, ConvShape, KernelError, Precision};
 
 /// One of the three products of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct KernelPolicy {
     pub path: PathChoice,
     /// Instruction set in use.
     pub isa: Isa,
+    /// What factors are rounded to; kept weights alone are multiplied in f32 only.
+    pub precision: Precision,
 }
 
 impl KernelPolicy {
@@ -72,7 +74,13 @@ impl KernelPolicy {
         Self {
             path: PathChoice::Auto,
             isa: Isa::detect(),
+            precision: Precision::F32,
         }
+    }
+
+    /// The same in another arithmetic.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// As [`KernelPolicy::auto`], or as `PTSBENCH_KERNELS_FORCE` has it: names of an instruction set, a path, or both with
@@ -81,7 +89,7 @@ impl KernelPolicy {
         let forced = std::env::var("PTSBENCH_KERNELS_FORCE").unwrap_or_default();
         Ok(Self {
             path: forced_path(&forced)?,
-            isa: Isa::detect(),
+            ..Self::auto()
         })
     }
 }
@@ -229,6 +237,10 @@ pub fn explain(op: Op, problem: &Problem, kept: Kept, policy: &KernelPolicy) -> 
         (_, None) => Path::Csr,
     };
     let (path, reason) = match policy.path {
+        _ if policy.precision != Precision::F32 => (
+            Path::Dense,
+            format!("{} has no sparse path", policy.precision),
+        ),
         PathChoice::Force(Path::Dense) => (Path::Dense, "forced".into()),
         PathChoice::Force(path) if path == sparse => (path, "forced".into()),
         PathChoice::Force(path) => (
@@ -385,6 +397,7 @@ mod tests {
         KernelPolicy {
             path,
             isa: Isa::Avx2,
+            precision: Precision::F32,
         }
     }
 
@@ -438,6 +451,11 @@ mod tests {
         let plan = explain(Op::Forward, Path::SampledGrad);
         assert_eq!(plan.path, Path::Dense);
         assert!(plan.reason.contains("sampled"), "{}", plan.reason);
+
+        let rounded = policy(PathChoice::Force(Path::Csr)).with_precision(Precision::Bf16);
+        let plan = super::explain(Op::Forward, &problem, 576.into(), &rounded);
+        assert_eq!(plan.path, Path::Dense);
+        assert_eq!(plan.reason, "bf16 has no sparse path");
 
         assert_eq!(forced_path(""), Ok(PathChoice::Auto));
         assert_eq!(forced_path("portable"), Ok(PathChoice::Auto));

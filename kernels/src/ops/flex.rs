@@ -1,13 +1,16 @@
 //! The extension on Flex: tensors to slices, and the kernels' results to tensors.
 
+use std::sync::Arc;
+
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::{Bias, CpuOps, Keep, Skip, SparseOps, WeightGrad};
+use super::{Bias, CpuOps, FrozenOps, Keep, Skip, SparseOps, WeightGrad};
 use crate::LinearShape;
 use crate::cpu::amx::{self, Computed};
 use crate::cpu::gemm::{self, Operand};
 use crate::cpu::pointwise::{self, Line};
+use crate::cpu::sparse::{self, SparseWeight};
 use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
 use crate::precision::{count_fallback, precision_in_use};
 use crate::{Activation, ConvShape, KernelError};
@@ -44,6 +47,20 @@ fn taken(product: Result<Computed, KernelError>) -> Vec<f32> {
     product.values
 }
 
+fn channels(bias: Bias<Flex>) -> Option<FlexTensor> {
+    match bias {
+        Bias::Zero => None,
+        Bias::Channels(bias) => Some(packed(bias)),
+    }
+}
+
+fn epilogue(bias: Option<&FlexTensor>) -> Epilogue<'_> {
+    Epilogue {
+        bias: bias.map(floats),
+        relu: false,
+    }
+}
+
 fn words(keep: Keep<Flex>) -> Option<FlexTensor> {
     match keep {
         Keep::All => None,
@@ -71,14 +88,8 @@ impl SparseOps for Flex {
         _: WeightGrad,
     ) -> FlexTensor {
         let (x, w) = (packed(x), packed(w));
-        let bias = match bias {
-            Bias::Zero => None,
-            Bias::Channels(bias) => Some(packed(bias)),
-        };
-        let epilogue = Epilogue {
-            bias: bias.as_ref().map(floats),
-            relu: false,
-        };
+        let bias = channels(bias);
+        let epilogue = epilogue(bias.as_ref());
         let keep = words(keep);
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
         let y = amx::conv_forward(
@@ -141,14 +152,8 @@ impl SparseOps for Flex {
         _: WeightGrad,
     ) -> FlexTensor {
         let (x, w, keep) = (packed(x), packed(w), words(keep));
-        let bias = match bias {
-            Bias::Zero => None,
-            Bias::Channels(bias) => Some(packed(bias)),
-        };
-        let epilogue = Epilogue {
-            bias: bias.as_ref().map(floats),
-            relu: false,
-        };
+        let bias = channels(bias);
+        let epilogue = epilogue(bias.as_ref());
         let shape = linear_shape(&x, &w);
         let mask = mask(keep.as_ref(), shape.rows, shape.cols);
         let y = amx::linear_forward(
@@ -206,6 +211,32 @@ impl SparseOps for Flex {
         let [images, channels, pixels] = planes(&g);
         let sums = norm::channel_sums([images, channels, pixels], floats(&g));
         tensor(sums, [channels])
+    }
+}
+
+impl FrozenOps for Flex {
+    fn frozen_conv2d(
+        x: FlexTensor,
+        weight: Arc<SparseWeight>,
+        bias: Bias<Flex>,
+        shape: ConvShape,
+    ) -> FlexTensor {
+        let (x, bias) = (packed(x), channels(bias));
+        let y = sparse::forward(
+            Isa::detect(),
+            &shape,
+            floats(&x),
+            &weight,
+            epilogue(bias.as_ref()),
+        );
+        tensor(y, shape.output_dims())
+    }
+
+    fn frozen_linear(x: FlexTensor, weight: Arc<SparseWeight>, bias: Bias<Flex>) -> FlexTensor {
+        let (x, bias) = (packed(x), channels(bias));
+        let positions = x.layout().shape()[0];
+        let y = sparse::linear(Isa::detect(), floats(&x), &weight, epilogue(bias.as_ref()));
+        tensor(y, [positions, weight.rows()])
     }
 }
 
