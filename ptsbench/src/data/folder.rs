@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(more.evaluation.len(), 5);
     }
 
-    const DRAWN: [&str; 4] = ["", "", "", ""];
+    const DRAWN: [&str; 4] = ["0/5.png", "0/0.png", "1/8.png", "1/7.png"];
 
     #[test]
     fn what_is_odd_is_refused_by_name() {
