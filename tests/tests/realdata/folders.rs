@@ -109,7 +109,7 @@ fn a_set_is_found_one_level_below() {
     let line = format!("evaluate {MODEL} --data data");
     let text = desk.says(&line);
     assert!(
-        text.contains("note: data: the pictures in one folder per class in mine"),
+        text.contains("note: data: mine/, one level below, is taken"),
         "{text}"
     );
     let below = desk.evaluate(&format!("{MODEL} --data data")).0;
@@ -149,13 +149,13 @@ fn a_set_is_found_one_level_below() {
     .unwrap();
     random_weights(model, &desk.path("ten.safetensors"));
     let text = desk.says("run own.toml --store records --data-dir folder=data");
-    assert!(text.contains("in mine one level below is taken"), "{text}");
+    assert!(text.contains("mine/, one level below, is taken"), "{text}");
     let ten = format!(
         "run ten.toml --store records --weights {model}=ten.safetensors --data-dir cifar10=data"
     );
     let text = desk.says(&ten);
     assert!(
-        text.contains("CIFAR-10 in cifar-10-batches-bin one level below"),
+        text.contains("cifar-10-batches-bin/, one level below, is taken (CIFAR-10)"),
         "{text}"
     );
     copy("cifar-10-batches-py");
