@@ -14,6 +14,9 @@ use ptsbench::data::synthetic::{CLASSES, MicroSet, PIXELS, SIDE};
 use ptsbench_tests::{program, workspace_root};
 use serde_json::Value;
 
+#[path = "realdata/folders.rs"]
+mod folders;
+
 const MODEL: &str = "micro_resnet8";
 
 fn class(label: usize) -> String {

@@ -5,6 +5,7 @@
 //! over in silence: a folder inside a class, a link to nothing or a class without pictures is an error, and files that are
 //! no pictures are counted.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -245,7 +246,7 @@ fn classes<'a>(
 fn listed(file: &Path) -> Result<Vec<String>, DataError> {
     let text = read_text(file, limits::LABELS)?;
     let mut classes: Vec<String> = Vec::new();
-    let mut lines = std::collections::HashMap::new();
+    let mut lines = HashMap::new();
     for (line, class) in text.lines().map(str::trim).enumerate() {
         if class.is_empty() {
             continue;
@@ -299,7 +300,7 @@ fn list(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<(usize, Vec<PathBuf>)>, DataError> {
     let complete = root.join(CLASSES).exists();
-    let place: std::collections::HashMap<&str, usize> = classes
+    let place: HashMap<&str, usize> = classes
         .iter()
         .enumerate()
         .map(|(label, class)| (class.as_str(), label))
@@ -481,7 +482,7 @@ mod tests {
         assert_eq!(more.evaluation.len(), 5);
     }
 
-    const DRAWN: [&str; 4] = ["", "", "", ""];
+    const DRAWN: [&str; 4] = ["0/5.png", "0/0.png", "1/8.png", "1/7.png"];
 
     #[test]
     fn what_is_odd_is_refused_by_name() {

@@ -993,9 +993,11 @@ fn the_schema_and_the_records_have_the_same_fields() {
         .allocation
         .iter_mut()
         .chain([&mut sparsity.criterion])
+        .chain(&mut sparsity.repair)
     {
         part.options.insert("power".into(), 2.into());
     }
+    optional.cell.task.split = Some("20 % of each class".into());
     optional.key = optional.cell.key();
     optional.score.value = Level::Collapsed;
     records.push(optional);

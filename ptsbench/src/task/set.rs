@@ -129,10 +129,10 @@ impl Set {
         };
         let below = (root != folder).then(|| {
             format!(
-                "{}: the {} in {} one level below is taken",
+                "{}: {}/, one level below, is taken ({})",
                 folder.display(),
-                layout.name(),
-                name(&root)
+                name(&root),
+                layout.name()
             )
         });
         let mut set = match layout {

@@ -61,8 +61,9 @@ impl<'a> Table<'a> {
             widths.chain([columns[column].len()]).max().unwrap_or(0)
         };
         let number = |column: usize| {
-            rows.iter()
-                .all(|row| row[column].bytes().all(|b| b.is_ascii_digit()))
+            // A dash stands where there is no number.
+            let number = |value: &str| value == "-" || value.bytes().all(|b| b.is_ascii_digit());
+            rows.iter().all(|row| number(&row[column]))
         };
         Self {
             columns,
