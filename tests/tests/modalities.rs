@@ -206,7 +206,10 @@ fn a_shared_head_is_fitted_on_all_levels() {
                 (5, 5),
                 "one loss for each level"
             );
-            for (before, after) in before.iter().zip(after) {
+            let [sum, sum_after] = [before, after].map(|levels| levels.iter().sum::<f64>());
+            assert!(sum_after < sum, "{sum_after} after, {sum} before");
+            // The sum is what is fitted; a level that has next to nothing of it may pay for the others.
+            for (before, after) in before.iter().zip(after).filter(|(b, _)| **b > 0.02 * sum) {
                 assert!(after < before, "{after} after, {before} before");
             }
         }

@@ -465,7 +465,7 @@ fn an_option_that_nothing_knows_is_refused() {
     let measured = bench.measure(&cell, &weight_file(), work.path());
     let error = measured.unwrap_err().to_string();
     assert!(
-        error.contains("`magnitude` has no option `power`"),
+        error.contains("`magnitude`: there is no option `power`"),
         "{error}"
     );
 }
