@@ -71,7 +71,7 @@ pub fn form(root: &Path) -> Option<Form> {
         let folder = root.join(name);
         folder.is_dir() && !folders(&folder).is_empty()
     };
-    if HELD_OUT.iter().chain(&[TRAIN]).any(|name| split(&name)) {
+    if HELD_OUT.iter().chain(&[TRAIN]).any(split) {
         return Some(Form::Splits);
     }
     // `train` is a class where others are that are no splits.
@@ -348,9 +348,9 @@ fn list(
     if missing > 0 {
         let without = if missing == 1 { "has" } else { "have" };
         warnings.push(format!(
-            "{}: {missing} of {} {without} no pictures here",
+            "{}: {missing} of {} classes {without} no pictures here",
             split.display(),
-            format!("{} classes", classes.len())
+            classes.len()
         ));
     }
     if loose > 0 {

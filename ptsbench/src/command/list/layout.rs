@@ -63,7 +63,7 @@ impl<'a> Table<'a> {
         let number = |column: usize| {
             // A dash stands where there is no number.
             let number = |value: &str| value == "-" || value.bytes().all(|b| b.is_ascii_digit());
-            rows.iter().all(|row| number(&row[column]))
+            rows.iter().all(|row| number(&row[column])) && rows.iter().any(|row| row[column] != "-")
         };
         Self {
             columns,
