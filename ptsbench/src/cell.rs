@@ -192,6 +192,16 @@ pub enum Pattern {
     },
 }
 
+impl Pattern {
+    /// N and M, if weights are kept in groups along input channels.
+    pub fn groups(self) -> Option<[usize; 2]> {
+        match self {
+            Self::Unstructured { .. } => None,
+            Self::NofM { n, m } | Self::TransposableNofM { n, m } => Some([n, m]),
+        }
+    }
+}
+
 /// A text that is no N:M pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPattern {

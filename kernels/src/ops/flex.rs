@@ -235,12 +235,7 @@ impl FrozenOps for Flex {
     fn frozen_linear(x: FlexTensor, weight: Arc<SparseWeight>, bias: Bias<Flex>) -> FlexTensor {
         let (x, bias) = (packed(x), channels(bias));
         let positions = x.layout().shape()[0];
-        let y = sparse::linear(
-            Isa::detect(),
-            floats(&x),
-            &weight,
-            epilogue(bias.as_ref()),
-        );
+        let y = sparse::linear(Isa::detect(), floats(&x), &weight, epilogue(bias.as_ref()));
         tensor(y, [positions, weight.rows()])
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use kernels::Precision;
+use kernels::plan::KernelPolicy;
 
 use super::target;
 use crate::allocate::{self, Rate};
@@ -162,6 +163,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
+        policy: KernelPolicy::auto(),
     };
     let exported = export(&bench, &cell, &file, &work);
     if exported.is_err() {
