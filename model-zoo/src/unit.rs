@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use kernels::{ConvOptions, ConvShape, WeightGrad};
 use serde::{Deserialize, Serialize};
 
+use crate::frozen::KeptWeight;
 use crate::mask::stored;
 
 /// The grain of a unit, and the granularity of what is done with units (section 3.3 of the specification).
@@ -375,7 +376,6 @@ impl Unit<Tensor<4>> for Conv2d {
     const GRAIN: Grain = Grain::Single;
 
     fn run<T: Tap>(&self, input: Tensor<4>, _: &mut T) -> Tensor<4> {
-        let (weight, mask) = stored(&self.weight);
         let [_, _, height, width] = input.dims();
         let options = ConvOptions {
             stride: self.stride,
@@ -384,8 +384,14 @@ impl Unit<Tensor<4>> for Conv2d {
             groups: self.groups,
         };
         let bias = self.bias.as_ref().map(|bias| bias.val());
-        kernels::conv2d(input, weight, mask, bias, options, WeightGrad::Masked)
-            .unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
+        let output = match KeptWeight::of(&self.weight, &input) {
+            Some(kept) => kept.conv2d(input, self.kernel_size, bias, options),
+            None => {
+                let (weight, mask) = stored(&self.weight);
+                kernels::conv2d(input, weight, mask, bias, options, WeightGrad::Masked)
+            }
+        };
+        output.unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
     }
 
     fn layer(&self) -> Option<LayerInfo> {
@@ -407,10 +413,15 @@ impl<const D: usize> Unit<Tensor<D>> for Linear {
     const GRAIN: Grain = Grain::Single;
 
     fn run<T: Tap>(&self, input: Tensor<D>, _: &mut T) -> Tensor<D> {
-        let (weight, mask) = stored(&self.weight);
         let bias = self.bias.as_ref().map(|bias| bias.val());
-        kernels::linear(input, weight, mask, bias, WeightGrad::Masked)
-            .unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
+        let output = match KeptWeight::of(&self.weight, &input) {
+            Some(kept) => kept.linear(input, bias),
+            None => {
+                let (weight, mask) = stored(&self.weight);
+                kernels::linear(input, weight, mask, bias, WeightGrad::Masked)
+            }
+        };
+        output.unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
     }
 
     fn layer(&self) -> Option<LayerInfo> {

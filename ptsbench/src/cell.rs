@@ -130,6 +130,23 @@ impl BatchNorm {
     }
 }
 
+impl std::str::FromStr for BatchNorm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [BatchNorm::Kept, BatchNorm::Folded]
+            .into_iter()
+            .find(|known| known.name() == text)
+            .ok_or_else(|| "write kept or folded".to_owned())
+    }
+}
+
+impl std::fmt::Display for BatchNorm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 // The first records were all made so, and their cells have no such field.
 fn folded() -> BatchNorm {
     BatchNorm::Folded
@@ -194,6 +211,16 @@ pub enum Pattern {
         /// Tile.
         m: usize,
     },
+}
+
+impl Pattern {
+    /// N and M, if weights are kept in groups along input channels.
+    pub fn groups(self) -> Option<[usize; 2]> {
+        match self {
+            Self::Unstructured { .. } => None,
+            Self::NofM { n, m } | Self::TransposableNofM { n, m } => Some([n, m]),
+        }
+    }
 }
 
 /// A text that is no N:M pattern.

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use burn::tensor::{Device, Tensor};
+use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, CatalogError, OtherModality, Spec, Visit};
+use model_zoo::frozen::{Frozen, Terms, freeze};
 use model_zoo::tap::Census;
 use model_zoo::weights::{self, WeightError};
 use model_zoo::{Boxes, Classes, Classifier, Modality, Network, Noise, Of, Tokens};
@@ -22,7 +24,7 @@ use crate::own;
 use crate::progress::Progress;
 use crate::reconstruct::FitError;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::record::{Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Timing};
+use crate::record::{Budget, Cost, Environment, LayerOutcome, Paths, Record, SCHEMA, Timing};
 use crate::repair::UnknownRepair;
 use crate::seen::SeenError;
 use crate::select::{Masks, SelectError};
@@ -31,7 +33,7 @@ use crate::sparsify::Dense;
 use crate::subject;
 use crate::task::{OpenError, Sets, Task, TaskError};
 
-/// What a measurement needs beside its cell; nothing here may change the number.
+/// What a measurement needs beside its cell; nothing here may change the number, but for rounding.
 pub struct Bench<'a> {
     /// The device.
     pub chosen: &'a Chosen,
@@ -39,6 +41,8 @@ pub struct Bench<'a> {
     pub progress: &'a Progress,
     /// The images.
     pub sets: &'a Sets,
+    /// Which paths layers take once their weights are final; it moves a result by an image or two at most.
+    pub policy: KernelPolicy,
 }
 
 /// Why a cell was not measured.
@@ -357,12 +361,12 @@ impl Visit<Classes> for Measure<'_> {
             None => (dense.clone(), None, Vec::new(), Budget::default()),
         };
         // A norm with frozen statistics is a scale and a shift: with everything chosen, the convolution carries them.
-        let network = network.fold();
+        let network = self.freeze(network.fold(), &census, &task);
         timing.reconstruct_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
         let samples = self.cell.task.samples;
-        let score = task.evaluate(&network, samples, device, |done| {
+        let score = task.evaluate(&network.network, samples, device, |done| {
             self.bench.progress.images(done, samples);
         })?;
         timing.evaluate_s = start.elapsed().as_secs_f64();
@@ -381,12 +385,22 @@ impl Visit<Classes> for Measure<'_> {
             layers,
             units,
             timing,
-            environment: self.environment(),
+            environment: self.environment(Paths::of(&network.layers)),
         })
     }
 }
 
 impl Measure<'_> {
+    /// The network with the kept weights of each layer where they pay for themselves in an evaluation.
+    fn freeze<N: Network>(&self, network: N, census: &Census, task: &Task) -> Frozen<N> {
+        let terms = Terms {
+            policy: self.bench.policy.with_precision(self.cell.precision),
+            batch: task.batch(),
+            nm: self.cell.sparsity.as_ref().and_then(|s| s.pattern.groups()),
+        };
+        freeze(network, census, &terms)
+    }
+
     pub(crate) fn check_file(&self) -> Result<(), MeasureError> {
         let found = weights::sha256(self.file)?;
         if found == self.cell.weights {
@@ -446,13 +460,18 @@ impl Measure<'_> {
         }
     }
 
-    fn environment(&self) -> Environment {
+    fn environment(&self, paths: Paths) -> Environment {
         Environment {
             ptsbench: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.bench.chosen.name.to_owned(),
             threads: rayon::current_num_threads(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+<<<<<<< HEAD
             processor: machine::processor(),
+=======
+            processor: crate::command::doctor::processor(),
+            paths: paths.if_any(),
+>>>>>>> g
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Everything outside `timing` and `environment` is a function of the cell alone.
 
+use kernels::plan::Path;
+use model_zoo::frozen::Choice;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 mod budget;
@@ -252,4 +254,56 @@ pub struct Environment {
     pub platform: String,
     /// The processor's name, where the system tells.
     pub processor: String,
+    /// On which paths the prunable layers ran in the evaluation; absent where all ran on their whole weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Paths>,
+}
+
+/// How many prunable layers took which path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paths {
+    /// The whole weight, zeros and all.
+    pub dense: usize,
+    /// Kept weights alone.
+    pub csr: usize,
+    /// Kept weights alone, which come in N:M groups.
+    pub nm: usize,
+}
+
+impl Paths {
+    /// Of these layers.
+    pub fn of(layers: &[Choice]) -> Self {
+        let count = |path| {
+            layers
+                .iter()
+                .filter(|choice| choice.plan.path == path)
+                .count()
+        };
+        let (csr, nm) = (count(Path::Csr), count(Path::Nm));
+        Self {
+            dense: layers.len() - csr - nm,
+            csr,
+            nm,
+        }
+    }
+
+    /// None where every layer runs on its whole weight.
+    pub fn if_any(self) -> Option<Self> {
+        (self.csr + self.nm > 0).then_some(self)
+    }
+}
+
+/// As "9 dense, 12 csr".
+impl std::fmt::Display for Paths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let paths = [
+            (Path::Dense, self.dense),
+            (Path::Csr, self.csr),
+            (Path::Nm, self.nm),
+        ];
+        let taken = paths.iter().filter(|(_, layers)| *layers > 0);
+        let taken = taken.map(|(path, layers)| format!("{layers} {}", path.name()));
+        f.write_str(&taken.collect::<Vec<_>>().join(", "))
+    }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::{Classes, Classifier};
 use ptsbench::cell::BatchNorm;
@@ -84,6 +85,7 @@ fn measure(chosen: &Chosen, cell: &Cell) -> Record {
         chosen,
         progress: &progress,
         sets: &sets,
+        policy: KernelPolicy::auto(),
     };
     let work = tempfile::tempdir().unwrap();
     let measured = chosen.guard(|| bench.measure(cell, &weight_file(), work.path()));

@@ -423,7 +423,10 @@ fn a_record_holds_the_recipe_that_it_was_measured_with() {
     let dense = first
         .iter()
         .find(|record| record["cell"]["sparsity"].is_null());
-    assert_eq!(dense.unwrap()["score"]["counts"]["correct"], evaluated["correct1"]);
+    assert_eq!(
+        dense.unwrap()["score"]["counts"]["correct"],
+        evaluated["correct1"]
+    );
     // 40 x 40 in place of 32 x 32.
     let macs = dense.unwrap()["cost"]["macs"].as_u64().unwrap();
     let small = desk.json(&format!("inspect {MODEL}"))["macs"]

@@ -5,7 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+<<<<<<< HEAD
 use model_zoo::Grain;
+=======
+use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
+>>>>>>> g
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
@@ -46,6 +50,11 @@ fn budget(rate: f64, weights: u64) -> u64 {
 
 /// The records of a plan whose grids are given as TOML, measured without a store.
 fn measure(grids: &str) -> Vec<Record> {
+    measure_on(KernelPolicy::auto(), grids)
+}
+
+/// The same with these paths.
+fn measure_on(policy: KernelPolicy, grids: &str) -> Vec<Record> {
     let text = format!(
         "name = 'pipeline'\ntitle = 'Pipeline'\n\
          [task]\nname = 'micro'\nsamples = 100\n\
@@ -62,6 +71,7 @@ fn measure(grids: &str) -> Vec<Record> {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
+        policy,
     };
     let one = |planned: &Planned| {
         let work = tempfile::tempdir().unwrap();
@@ -367,6 +377,52 @@ fn a_cell_measured_twice_gives_one_record() {
     assert_eq!(first, plain(measure(grid)));
 }
 
+/// Which path a layer takes is rounding, and no part of a record but its environment.
+#[test]
+fn a_cell_has_one_record_on_every_path() {
+    let grid = "[[grid]]\nname = 'paths'\ntrack = 'reconstruction'\nmodels = ['micro_resnet8']\n\
+                rates = [0.8, '1:4']\nallocators = ['erk']\ngranularity = ['layer']\n";
+    let on = |path| {
+        measure_on(
+            KernelPolicy {
+                path,
+                ..KernelPolicy::auto()
+            },
+            grid,
+        )
+    };
+    let correct = |record: &Record| record.score.counts.correct();
+    let dense = on(PathChoice::Force(Product::Dense));
+    assert!(dense.iter().all(|r| r.environment.paths.is_none()));
+    for choice in [
+        PathChoice::Auto,
+        PathChoice::Force(Product::Csr),
+        PathChoice::Force(Product::Nm),
+    ] {
+        for (record, dense) in on(choice).into_iter().zip(&dense) {
+            let apart = correct(&record).abs_diff(correct(dense));
+            assert!(apart <= 2, "{choice:?}, {}: {apart} images", record.cell);
+            let paths = record.environment.paths.unwrap_or_default();
+            let pattern = record.cell.sparsity.as_ref().map(|s| s.pattern);
+            match (choice, pattern) {
+                (PathChoice::Auto, None) => assert_eq!(record.environment.paths, None),
+                (PathChoice::Auto, Some(Pattern::Unstructured { .. }))
+                | (PathChoice::Force(Product::Csr), _) => assert!(paths.csr > 0 && paths.nm == 0),
+                (PathChoice::Auto, Some(_)) => assert!(paths.csr == 0 && paths.nm > 0),
+                (_, Some(Pattern::NofM { .. })) => assert!(paths.nm > 0 && paths.csr == 0),
+                (_, _) => assert_eq!(record.environment.paths, None),
+            }
+            let plain = |record: &Record| Record {
+                timing: Timing::default(),
+                environment: Environment::default(),
+                score: dense.score.clone(),
+                ..record.clone()
+            };
+            assert_eq!(plain(&record), plain(dense));
+        }
+    }
+}
+
 /// Section 0.2: by the released rule each layer by itself keeps `trunc((1 - P) n)` weights, float error included, and
 /// weights equal to the threshold go as well; a global selection takes one weight more than `trunc(P N)`.
 #[test]
@@ -411,6 +467,7 @@ fn a_weight_file_that_changed_is_refused() {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
+        policy: KernelPolicy::auto(),
     };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("changed.safetensors");
@@ -460,6 +517,7 @@ fn an_option_that_nothing_knows_is_refused() {
         chosen: &chosen,
         progress: &Progress::new(1, Mode::Quiet),
         sets: registry.sets(),
+        policy: KernelPolicy::auto(),
     };
     let work = tempfile::tempdir().unwrap();
     let measured = bench.measure(&cell, &weight_file(), work.path());
@@ -554,6 +612,7 @@ fn a_bad_checkpoint_is_removed_and_its_unit_fitted_again() {
             chosen: &chosen,
             progress: &progress,
             sets: registry.sets(),
+            policy: KernelPolicy::auto(),
         };
         let record = bench.measure(cell, &weight_file(), work).unwrap();
         let said = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use kernels::Precision;
+use kernels::plan::KernelPolicy;
 
 use super::target;
 use crate::allocate::{self, Rate};
@@ -67,8 +68,8 @@ pub struct Args {
     /// What repairs the network last, such as bn_re_estimation
     #[arg(long, value_name = "NAME")]
     pub repair: Option<Chosen>,
-    /// What is done with batch norms before anything is chosen
-    #[arg(long, value_enum, default_value_t)]
+    /// Batch norms kept until everything is chosen and fitted, or folded before
+    #[arg(long, value_name = "HOW", default_value_t)]
     pub batch_norm: BatchNorm,
     /// Reconstruct in pieces of this size: single, layer or block
     #[arg(long, value_name = "GRAIN", value_parser = granularity)]
@@ -163,6 +164,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
+        policy: KernelPolicy::auto(),
     };
     let exported = export(&bench, &cell, &file, &work);
     if exported.is_err() {

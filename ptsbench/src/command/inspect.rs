@@ -3,6 +3,7 @@
 //!
 //! Needs neither weights nor data unless the allocator looks at weights.
 
+mod explain;
 mod file;
 
 use std::path::{Path, PathBuf};
@@ -10,7 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
 use indexmap::IndexMap;
+use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Named, Spec, Visit};
+use model_zoo::frozen::Choice;
 use model_zoo::weights::WeightError;
 use model_zoo::{Modality, Of};
 use serde::Serialize;
@@ -57,12 +60,15 @@ pub struct Args {
     /// that it has.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Whether allocators see the checkpoint's weights, or those with batch norms folded in.
-    #[arg(long, value_enum, default_value_t)]
+    /// What allocators see: batch norms kept (the checkpoint's weights), or folded into them.
+    #[arg(long, value_name = "HOW", default_value_t)]
     pub batch_norm: BatchNorm,
     /// Folder of the built-in networks.
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
+    /// With --rate or --pattern: on which path each layer then runs in an evaluation on this machine's CPU, and why.
+    #[arg(long)]
+    pub explain: bool,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -118,9 +124,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             );
         }
     }
-    if let (Some(file), None, None) = (&args.weights, args.rate, args.pattern) {
+    if let (Some(file), None, None, false) = (&args.weights, args.rate, args.pattern, args.explain)
+    {
         return zeros(&args, file, recognised);
     }
+    ensure!(
+        !args.explain || args.rate.is_some() || args.pattern.is_some(),
+        "--explain says how pruned layers run, and nothing is pruned; give --rate or --pattern"
+    );
     let named = own::named(&args.model)?;
     let looks = match args.rate {
         Some(_) => find(&args.allocator)?.needs_weights(),
@@ -141,14 +152,27 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
         (None, None) => None,
     };
+    let plans = match &outcome {
+        Some(outcome) if args.explain => {
+            let policy = KernelPolicy::from_env()?;
+            let zeros = |path: &str| outcome.zeros.get(path).copied().unwrap_or(0);
+            let groups = args.pattern.and_then(Pattern::groups);
+            Some(explain::choices(named.spec, &layers, zeros, groups, policy))
+        }
+        _ => None,
+    };
     let left = args.pattern.map(|pattern| left_dense(&layers, pattern));
     if args.json {
-        let text = layer_json(named.spec.name, &layers, outcome.as_ref(), left.as_ref())?;
+        let (outcome, left) = (outcome.as_ref(), left.as_ref());
+        let text = layer_json(named.spec.name, &layers, outcome, left, plans.as_deref())?;
         outln!("{text}")?;
     } else {
         out!("{}", layer_table(&layers, outcome.as_ref()))?;
         if let Some(left) = left.filter(|left| !left.is_empty()) {
             outln!("{left}")?;
+        }
+        if let Some(plans) = plans {
+            out!("\n{}", explain::table(&plans))?;
         }
     }
     Ok(())
@@ -350,6 +374,12 @@ struct JsonLayer<'a> {
     /// Why a pattern leaves it dense.
     #[serde(skip_serializing_if = "Option::is_none")]
     left_dense: Option<String>,
+    /// The path on which it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs: Option<&'static str>,
+    /// Why on that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    because: Option<&'a str>,
 }
 
 /// The same as JSON; `rate` is the real-valued rate before rounding to whole weights.
@@ -358,6 +388,7 @@ fn layer_json(
     layers: &[Layer],
     outcome: Option<&Allocation>,
     left: Option<&LeftDense>,
+    plans: Option<&[Choice]>,
 ) -> serde_json::Result<String> {
     let reason = |path: &str| {
         let misfit = left?.each().find(|(name, _)| *name == path)?.1;
@@ -365,12 +396,15 @@ fn layer_json(
     };
     let rows: Vec<JsonLayer> = layers
         .iter()
-        .map(|layer| JsonLayer {
+        .enumerate()
+        .map(|(index, layer)| JsonLayer {
             layer,
             weights: layer.len(),
             rate: outcome.and_then(|o| o.rates.get(&layer.path)).copied(),
             zeros: outcome.and_then(|o| o.zeros.get(&layer.path)).copied(),
             left_dense: reason(&layer.path),
+            runs: plans.map(|plans| plans[index].plan.path.name()),
+            because: plans.map(|plans| plans[index].plan.reason.as_str()),
         })
         .collect();
     serde_json::to_string_pretty(&serde_json::json!({
@@ -477,7 +511,7 @@ fc        100x16          1,600    1,600  0.500000    800
     fn json_carries_every_layer() {
         let outcome = pattern_outcome(&layers(), Pattern::NofM { n: 2, m: 4 });
         let left = left_dense(&layers(), Pattern::NofM { n: 2, m: 4 });
-        let text = layer_json("tiny", &layers(), Some(&outcome), Some(&left)).unwrap();
+        let text = layer_json("tiny", &layers(), Some(&outcome), Some(&left), None).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["zeros"], 800);
         assert_eq!(value["layers"][2]["path"], "fc");
@@ -485,7 +519,7 @@ fc        100x16          1,600    1,600  0.500000    800
         let reason = "3 input channels per group are not divisible by 4";
         assert_eq!(value["layers"][0]["left_dense"], reason);
         assert_eq!(value["layers"][2].get("left_dense"), None);
-        let dense = layer_json("tiny", &layers(), None, None).unwrap();
+        let dense = layer_json("tiny", &layers(), None, None, None).unwrap();
         assert!(!dense.contains("\"rate\""));
     }
 }

@@ -12,7 +12,7 @@ use anyhow::ensure;
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{Spec, Visit};
-use model_zoo::frozen::Frozen;
+use model_zoo::frozen::{Terms, freeze};
 use model_zoo::tap::Bare;
 use model_zoo::weights::load_network;
 use model_zoo::{Blank, Bundle, Modality, Of, TensorMap};
@@ -205,11 +205,16 @@ impl<M: Modality> Visit<M> for Time<'_> {
                 Rule::Exact,
             )?;
             let sparse = subject::attach(network.clone(), &census, &masks, &device);
-            let mut tap = Frozen::new(KernelPolicy::from_env()?);
-            let ms = quartiles(self.args.rounds, || sparse.run(images.clone(), &mut tap));
-            // One pass does not count.
-            let runs = tap.sparse_runs() / (self.args.rounds.max(1) + 1);
-            timings.push(timing(rate.get(), runs, ms));
+            let terms = Terms {
+                policy: KernelPolicy::from_env()?,
+                batch: self.batch,
+                nm: None,
+            };
+            let frozen = freeze(sparse, &census, &terms);
+            let ms = quartiles(self.args.rounds, || {
+                frozen.network.run(images.clone(), &mut Bare)
+            });
+            timings.push(timing(rate.get(), frozen.sparse_layers(), ms));
         }
         Ok(timings)
     }

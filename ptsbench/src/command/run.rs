@@ -115,8 +115,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut plan = Plan::load(&args.plan, &args.set)?;
     plan.precision = args.precision.unwrap_or(plan.precision);
     kernels::use_precision(plan.precision)?;
-    // The kernels read this variable themselves; here it is only refused where it cannot be followed.
-    KernelPolicy::from_env()?;
+    // Kernels read their instruction set from this variable themselves; what it says of paths is followed here.
+    let policy = KernelPolicy::from_env()?;
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
@@ -188,6 +188,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         chosen: &chosen,
         progress: &progress,
         sets: registry.sets(),
+        policy,
     };
     // What others hold comes last: by then they may be done with it, or gone.
     open.extend(elsewhere);

@@ -1000,6 +1000,11 @@ fn the_schema_and_the_records_have_the_same_fields() {
     optional.cell.task.split = Some("20 % of each class".into());
     optional.key = optional.cell.key();
     optional.score.value = Level::Collapsed;
+    optional.environment.paths = Some(Paths {
+        dense: 1,
+        csr: 2,
+        nm: 3,
+    });
     records.push(optional);
     let mut seen = Default::default();
     for record in &records {

@@ -33,6 +33,11 @@ const BATCH_PIXELS: usize = 64 * 224 * 224;
 /// The most images in such a batch.
 const MOST: usize = 250;
 
+/// Images of this size in a batch where nothing else is asked for.
+pub fn batch_of([_, height, width]: [usize; 3]) -> usize {
+    (BATCH_PIXELS / (height * width).max(1)).clamp(1, MOST)
+}
+
 /// A classification task, before its images are at hand.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -216,8 +221,7 @@ impl Task {
 
     /// Images in a batch where nothing else is asked for.
     pub fn batch(&self) -> usize {
-        let [_, height, width] = self.input();
-        (BATCH_PIXELS / (height * width)).clamp(1, MOST)
+        batch_of(self.input())
     }
 
     /// Training images by index, without their labels.
