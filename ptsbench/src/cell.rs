@@ -98,18 +98,7 @@ pub struct Sparsity {
 /// What is done with batch norms before anything is chosen. Criteria, allocators and Eq. 1 look at the checkpoint's
 /// weights, or at those multiplied by what the norms do.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Default,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    clap::ValueEnum,
+    Debug, Clone, Copy, PartialEq, Eq, Default, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum BatchNorm {

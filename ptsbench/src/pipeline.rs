@@ -466,12 +466,8 @@ impl Measure<'_> {
             device: self.bench.chosen.name.to_owned(),
             threads: rayon::current_num_threads(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-<<<<<<< HEAD
             processor: machine::processor(),
-=======
-            processor: crate::command::doctor::processor(),
             paths: paths.if_any(),
->>>>>>> g
         }
     }
 }

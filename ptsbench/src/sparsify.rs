@@ -102,9 +102,9 @@ impl<N: Network> Dense<'_, N> {
             }
             chooser => {
                 let inputs = self.guide(sparsity, images, true)?;
-                let (masks, moved, passes) = self.guided(&chooser, ask, &inputs)?;
-                budget = budget.and(Budget::looking(looked, passes * looked as u64));
-                (masks, moved)
+                let found = self.guided(&chooser, ask, &inputs)?;
+                budget = budget.and(Budget::looking(looked, found.passes * looked as u64));
+                (found.masks, found.moved)
             }
         };
         let network = subject::write_layers(self.network.clone(), self.census, moved, self.device);
@@ -186,14 +186,13 @@ impl<N: Network> Dense<'_, N> {
         Ok((Some(found), Budget::looking(looked, trial.passes)))
     }
 
-    /// Masks of a criterion or solver that looks at inputs, by the checkpoint's names; and the weights that a solver moved,
-    /// in the checkpoint's layout, by the layers' paths in the module; and how many passes that took.
+    /// What a criterion or solver that looks at inputs chooses.
     fn guided(
         &self,
         chooser: &Chooser,
         ask: select::Ask<'_>,
         batches: &[N::Input],
-    ) -> Result<(Masks, HashMap<String, Vec<f32>>, u64), MeasureError> {
+    ) -> Result<Guided, MeasureError> {
         let sites = subject::sites(self.network, self.census);
         let place: HashMap<&str, usize> = sites
             .iter()
@@ -238,8 +237,21 @@ impl<N: Network> Dense<'_, N> {
         let masks: IndexMap<String, BitMask> = layers
             .filter_map(|(layer, mask)| Some((layer.path.clone(), mask?)))
             .collect();
-        Ok((masks, moved, passes))
+        Ok(Guided {
+            masks,
+            moved,
+            passes,
+        })
     }
+}
+
+/// What was chosen while looking at inputs.
+struct Guided {
+    masks: Masks,
+    /// The weights that a solver moved, in the checkpoint's layout, by the layers' paths in the module.
+    moved: HashMap<String, Vec<f32>>,
+    /// Passes over all images.
+    passes: u64,
 }
 
 /// One layer's weight after pruning, in the order of its shape, and its mask.

@@ -5,11 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-<<<<<<< HEAD
-use model_zoo::Grain;
-=======
 use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
->>>>>>> g
+use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
