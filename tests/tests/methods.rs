@@ -1,0 +1,134 @@
+//! Methods that look at images, end to end on the smallest built-in network: exact counts, the budget they declare, and
+//! that they do what they are for.
+
+use ptsbench::device::{Choice, choose};
+use ptsbench::pipeline::Bench;
+use ptsbench::plan::Plan;
+use ptsbench::progress::{Mode, Progress};
+use ptsbench::record::Record;
+use ptsbench::registry::Zoo;
+use ptsbench_tests::workspace_root;
+
+const IMAGES: u64 = 128;
+
+/// The records of a plan of 400 test images and 128 for calibration, without the dense reference.
+fn measure(grids: &str) -> Vec<Record> {
+    let text = format!(
+        "name = 'methods'\ntitle = 'Methods'\nrates = [0.6]\n\
+         [task]\nname = 'micro'\nsamples = 400\n\
+         [calibration]\nimages = {IMAGES}\nbatch = 32\n{grids}"
+    );
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let plan = Plan::parse(&text, "methods.toml", &[]).unwrap();
+    let cells = plan.expand(&registry).unwrap();
+    let (chosen, progress) = (choose(Choice::Flex).unwrap(), Progress::new(1, Mode::Quiet));
+    let bench = Bench {
+        chosen: &chosen,
+        progress: &progress,
+        sets: registry.sets(),
+        policy: kernels::plan::KernelPolicy::auto(),
+    };
+    let file = workspace_root().join("assets/micro/micro_resnet8.safetensors");
+    let sparse = cells
+        .iter()
+        .filter(|planned| planned.cell.sparsity.is_some());
+    sparse
+        .map(|planned| {
+            let work = tempfile::tempdir().unwrap();
+            let measured = bench.measure(&planned.cell, &file, work.path());
+            let record = measured.unwrap_or_else(|error| panic!("{}: {error}", planned.cell));
+            println!("{}: {}", planned.cell, record.score);
+            record
+        })
+        .collect()
+}
+
+fn grid(name: &str, rest: &str) -> String {
+    format!("[[grid]]\nname = '{name}'\ntrack = 'allocation'\nmodels = ['micro_resnet8']\n{rest}\n")
+}
+
+fn correct(record: &Record) -> u64 {
+    record.score.counts.correct()
+}
+
+#[test]
+fn criteria_and_solvers_keep_counts_and_solvers_and_repairs_help() {
+    let rest = |criterion: &str| {
+        format!(
+            "allocators = ['uniform']\ncriterion = {criterion}\nrepair = ['none', 'bn_re_estimation']"
+        )
+    };
+    let records = measure(
+        &[
+            grid("magnitude", &rest("'magnitude'")),
+            grid("wanda", &rest("'wanda'")),
+            grid(
+                "layer",
+                &rest("{ name = 'wanda', group = 'layer', inputs = 'dense' }"),
+            ),
+            grid("sparsegpt", &rest("'sparsegpt'")),
+        ]
+        .concat(),
+    );
+    assert_eq!(records.len(), 8);
+    for (place, pair) in records.chunks(2).enumerate() {
+        for (record, repaired) in pair.iter().zip([0, 1]) {
+            let asked = (0.6 * record.cost.weights as f64 + 1e-9).floor() as u64;
+            assert_eq!(record.cost.zeros, asked, "{}", record.cell);
+            // Magnitude looks at nothing, everything else once; the repair is a pass of its own.
+            let looks = u64::from(place > 0);
+            let passes = (looks + repaired) * IMAGES;
+            assert_eq!(record.budget.forward_passes, passes, "{}", record.cell);
+            assert_eq!(record.budget.images, IMAGES * u64::from(passes > 0));
+            assert_eq!((record.budget.labels, record.budget.gradient_steps), (0, 0));
+        }
+        assert_eq!(pair[0].layers, pair[1].layers, "a repair moves no zero");
+        assert!(
+            correct(&pair[1]) > correct(&pair[0]),
+            "measuring norms again helps: {}",
+            pair[0].cell
+        );
+    }
+    let [magnitude, sparsegpt] = [&records[0], &records[6]];
+    assert!(correct(sparsegpt) > correct(magnitude));
+    // Within a row every row loses its share, so layers lose the same as by magnitude.
+    assert_eq!(records[0].layers, records[2].layers);
+}
+
+#[test]
+fn a_solver_follows_a_pattern_and_repeats_itself() {
+    let plan = [
+        grid("magnitude", "rates = ['2:4']"),
+        grid("sparsegpt", "rates = ['2:4']\ncriterion = 'sparsegpt'"),
+    ]
+    .concat();
+    let (first, second) = (measure(&plan), measure(&plan));
+    assert_eq!(first[0].layers, first[1].layers);
+    assert!(correct(&first[1]) > correct(&first[0]));
+    for (one, other) in first.iter().zip(&second) {
+        assert_eq!((&one.layers, &one.score), (&other.layers, &other.score));
+    }
+}
+
+#[test]
+fn a_search_keeps_the_rate_and_does_not_get_worse() {
+    let records = measure(
+        &[
+            grid("start", "allocators = ['l2norm']\nrepair = ['bn_re_estimation']"),
+            grid(
+                "search",
+                "allocators = [{ name = 'evopress', generations = 6, offspring = 8, stages = [[32, 2], [128, 1]] }]\n\
+                 repair = ['bn_re_estimation']",
+            ),
+        ]
+        .concat(),
+    );
+    let [start, found] = [&records[0], &records[1]];
+    assert_eq!(start.cost.zeros, found.cost.zeros);
+    assert_ne!(start.layers, found.layers, "it went somewhere");
+    // One image of the test split more or less is no argument: the search never saw it.
+    assert!(correct(found) + 20 > correct(start));
+    // Each trial measures norms and outputs: the start once, then eight on 32 images and two on 128 a generation.
+    let trials = 2 * (128 + 6 * (8 * 32 + 2 * 128));
+    assert_eq!(found.budget.forward_passes, trials + IMAGES);
+}
