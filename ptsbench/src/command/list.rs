@@ -165,12 +165,11 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
                 vec![
                     a.name().to_owned(),
                     needs.to_owned(),
-                    a.about().to_owned(),
-                    options::listed(&options),
+                    with_options(a.about(), &options),
                 ]
             };
             let rows = allocate::allocators().iter().map(row).collect();
-            (vec!["allocator", "needs", "about", "options"], rows)
+            (vec!["allocator", "needs", "about"], rows)
         }
         What::Criteria => {
             let mut rows = Vec::new();
@@ -179,11 +178,10 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
                 rows.push(vec![
                     name.to_owned(),
                     found.needs().about().to_owned(),
-                    found.about().to_owned(),
-                    options::listed(&found.all_options()),
+                    with_options(found.about(), &found.all_options()),
                 ]);
             }
-            (vec!["criterion", "needs", "about", "options"], rows)
+            (vec!["criterion", "needs", "about"], rows)
         }
         What::Repairs => {
             let row = |r: &repair::Repair| vec![r.name.to_owned(), r.about.to_owned()];
@@ -223,6 +221,14 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
             (vec!["plan", "title"], rows)
         }
     })
+}
+
+/// What something is, and its options with their defaults.
+fn with_options(about: &str, options: &options::Options) -> String {
+    match options.is_empty() {
+        true => about.to_owned(),
+        false => format!("{about}; options: {}", options::listed(options)),
+    }
 }
 
 /// What is known of a network's public weights; null where it is not known.
