@@ -83,6 +83,7 @@ mod tests {
         };
         let zeros = |path: &str| match path {
             "conv1" => 0,
+            "layer3.0.downsample.0" => 400,
             "fc" => 720,
             path => layers.iter().find(|l| l.path == path).unwrap().len() * 3 / 4,
         };
@@ -101,7 +102,7 @@ mod tests {
             lines[9].starts_with("layer3.0.downsample.0  dense"),
             "{text}"
         );
-        assert_eq!(lines[11], "3 dense, 7 csr");
+        assert_eq!(lines[11], "2 dense, 8 csr");
 
         let forced = KernelPolicy {
             path: PathChoice::Force(kernels::plan::Path::Dense),
