@@ -27,7 +27,6 @@ pub mod options;
 pub mod overall;
 pub mod own;
 pub mod pipeline;
-#[allow(clippy::disallowed_methods, reason = "plan files")]
 pub mod plan;
 pub mod progress;
 pub mod reconstruct;
@@ -43,7 +42,7 @@ pub mod solver;
 pub mod sparsify;
 #[allow(
     clippy::disallowed_methods,
-    reason = "records and claims, which the program wrote itself; a folder is opened to be synced"
+    reason = "/proc, and a folder that is opened to be synced"
 )]
 pub mod store;
 pub mod subject;

@@ -3,7 +3,6 @@
 //! A [`Kind`] is a row of a table, known without any data. A [`Set`] is a kind with its images at hand, and a [`Task`] is
 //! a set as one network's recipe sees it.
 
-#[allow(clippy::disallowed_methods, reason = "which the program wrote itself")]
 pub mod journal;
 mod set;
 pub mod train;
