@@ -203,16 +203,32 @@ const SHORT: f64 = 16.0;
 /// Kept weights per row from which on even half of the weights are worth leaving out.
 const LONG: f64 = 64.0;
 
+/// Inputs of a 1x1 convolution or outputs of a linear layer below which there is too little to leave out.
+const NARROW: usize = 24;
+
 /// The share of zeros from which on the sparse path is taken.
 ///
-/// Measured with AVX2 on one thread, on 3x3, 1x1, 5x5 and 7x7 shapes of ResNet, MobileNet and LeNet at batch 1 and 8, and on
-/// two threads at batch 16 to 64, where 1x1 wins less: from these shares on no shape was slower than dense. Other instruction sets have not been measured and get a margin.
+/// Forward shares were measured with AVX2 and AVX-512 on two threads of an AMD EPYC (Zen 5): 49 convolutions and 21 linear
+/// layers of ResNet, MobileNet, ViT and the built-in networks, at batch 1 to 256. From these shares on, no product was slower
+/// than dense. The dense path of AVX-512 does twice the work in the same time, and sums of kept weights wait for their loads
+/// either way: hence the later start. Gradients were measured with AVX2 alone and get a margin elsewhere.
 fn crossover(op: Op, problem: &Problem, isa: Isa, per_row: f64) -> f64 {
+    let [_, _, cols] = problem.sizes();
     let unit_stride = matches!(problem, Problem::Conv(shape) if shape.stride == [1; 2]);
     let pointwise = matches!(problem, Problem::Conv(shape) if shape.is_pointwise());
+    let linear = matches!(problem, Problem::Linear { .. });
+    if (op, isa) == (Op::Forward, Isa::Avx512) {
+        return match () {
+            () if linear => 0.75,
+            () if pointwise && cols < NARROW => 0.9,
+            () if pointwise => 0.7,
+            () => 0.65,
+        };
+    }
     let measured = match op {
+        Op::Forward if pointwise => 0.7,
         // The dense path reads a 1x1 convolution where it lies and has no taps to win from a plane by.
-        Op::Forward | Op::InputGrad if pointwise => 0.8,
+        Op::InputGrad if pointwise => 0.8,
         Op::Forward | Op::InputGrad if per_row >= LONG && unit_stride => 0.5,
         Op::Forward | Op::InputGrad if per_row >= SHORT => 0.6,
         Op::Forward | Op::InputGrad => 0.7,
@@ -283,6 +299,10 @@ fn rule(
         }
         Problem::Linear { .. } if op != Op::Forward => {
             return (Path::Dense, "linear gradients have no sparse path".into());
+        }
+        Problem::Linear { rows, .. } if *rows < NARROW => {
+            let why = format!("{rows} outputs: too few to be worth a turned copy of the input");
+            return (Path::Dense, why);
         }
         _ => {}
     }

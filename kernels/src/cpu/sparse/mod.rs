@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 pub use self::weight::SparseWeight;
 use self::weight::{Key, Packed, Role, pack};
-use super::conv::lanes;
 use super::plane::{Layout, Sub, View};
 use super::work::{Scratch, Shared, copy, output, parallel, split};
 use super::{Epilogue, Finish, Isa, Kernels};
@@ -26,6 +25,9 @@ const SLICE: usize = 5632;
 const RUN: f64 = 32.0;
 /// Floats of the planes of one band.
 const PLANES: usize = 256 * 1024;
+/// What turning images in and out of lanes costs for a position of the result, in kept weights. Measured with AVX-512 on
+/// planes 8 to 16 wide.
+const TURNED: f64 = 150.0;
 
 /// A convolution's output from a sparse weight, with bias and ReLU.
 pub fn forward(
@@ -39,13 +41,13 @@ pub fn forward(
     if let Some(bias) = epilogue.bias {
         assert_eq!(bias.len(), shape.outputs, "one bias per output channel");
     }
-    Product::new(isa, shape, Role::Forward).run(x, weight, epilogue)
+    Product::new(isa, shape, Role::Forward, weight).run(x, weight, epilogue)
 }
 
 /// The gradient of a convolution's input from that of its output, `g`, with a sparse weight.
 pub fn input_grad(isa: Isa, shape: &ConvShape, g: &[f32], weight: &SparseWeight) -> Vec<f32> {
     check(shape, g.len(), shape.output_len(), weight);
-    Product::new(isa, shape, Role::InputGrad).run(g, weight, Epilogue::default())
+    Product::new(isa, shape, Role::InputGrad, weight).run(g, weight, Epilogue::default())
 }
 
 /// The gradient of the kept weights alone, from a convolution's input and its output's gradient; zero elsewhere.
@@ -58,7 +60,7 @@ pub fn weight_grad(
 ) -> Vec<f32> {
     check(shape, x.len(), shape.input_len(), weight);
     assert_eq!(g.len(), shape.output_len(), "output gradients of {shape:?}");
-    Product::new(isa, shape, Role::Forward).sampled(x, g, weight)
+    Product::new(isa, shape, Role::Forward, weight).sampled(x, g, weight)
 }
 
 fn check(shape: &ConvShape, found: usize, expected: usize, weight: &SparseWeight) {
@@ -205,16 +207,34 @@ fn chunks(channels: usize, floats: usize, density_by_taps: f64) -> Vec<Range<usi
     }
 }
 
-struct Product<'a> {
+/// A 1x1 convolution with its rows joined into one, if the planes of an image are one band: they are then copied whole.
+fn one_row(shape: ConvShape) -> ConvShape {
+    let plane = shape.size[0] * shape.size[1];
+    let channels = shape.inputs.max(shape.outputs) / shape.groups;
+    if shape.is_pointwise() && channels * plane <= PLANES {
+        ConvShape {
+            size: [1, plane],
+            ..shape
+        }
+    } else {
+        shape
+    }
+}
+
+struct Product {
     isa: Isa,
     kernels: &'static Kernels,
-    shape: &'a ConvShape,
+    shape: ConvShape,
     role: Role,
     view: View,
     /// Result channels of a group.
     rows: usize,
     /// Source channels of a group.
     channels: usize,
+    /// Kept weights of a result channel, on average.
+    kept: f64,
+    /// Whether a plane is a copy of one row.
+    one_row: bool,
 }
 
 /// A piece of a panel in the result.
@@ -228,8 +248,9 @@ struct Piece {
     len: usize,
 }
 
-impl<'a> Product<'a> {
-    fn new(isa: Isa, shape: &'a ConvShape, role: Role) -> Self {
+impl Product {
+    fn new(isa: Isa, shape: &ConvShape, role: Role, weight: &SparseWeight) -> Self {
+        let shape = &one_row(*shape);
         let (inputs, outputs) = (shape.inputs / shape.groups, shape.outputs / shape.groups);
         let (view, rows, channels) = match role {
             Role::Forward => (View::forward(shape), outputs, inputs),
@@ -238,17 +259,39 @@ impl<'a> Product<'a> {
         Self {
             isa,
             kernels: isa.kernels(),
-            shape,
+            shape: *shape,
             role,
             view,
             rows,
             channels,
+            one_row: shape.is_pointwise() && shape.size[0] == 1,
+            kept: weight.nnz() as f64 / (shape.groups * rows).max(1) as f64,
         }
+    }
+
+    /// Images side by side: 1, unless a sum has so many terms that the vectors which a narrow plane leaves partly empty
+    /// would cost more than turning the images.
+    fn lanes(&self, sub: &Sub) -> usize {
+        let batch = self.shape.batch;
+        let kept = self.kept * sub.taps.len() as f64 / self.shape.taps() as f64;
+        let [height, width] = sub.count;
+        let line = Layout::new(&self.view, height, 1).width;
+        let vectors = (height.saturating_sub(1) * line + width).div_ceil(self.kernels.lanes);
+        let alone = kept * (vectors * self.kernels.lanes) as f64 / (height * width).max(1) as f64;
+        let side_by_side = [self.kernels.lanes, self.kernels.columns()].map(|lanes| {
+            let filled = (batch.div_ceil(lanes) * lanes) as f64 / batch as f64;
+            (lanes, kept * filled + TURNED)
+        });
+        [(1, alone)]
+            .into_iter()
+            .chain(side_by_side)
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or(1, |(lanes, _)| lanes)
     }
 
     fn layout(&self, sub: &Sub) -> Layout {
         let view = &self.view;
-        let lanes = lanes(self.kernels, self.shape.batch, sub.count);
+        let lanes = self.lanes(sub);
         let [halo, one] = [0, 1]
             .map(|rows| Layout::new(view, rows, lanes).channel * lanes * self.channels.max(1));
         let most = (PLANES.saturating_sub(halo) / (one - halo).max(1)).max(1);
@@ -271,7 +314,7 @@ impl<'a> Product<'a> {
         let key = Key {
             isa: self.isa,
             role: self.role,
-            shape: *self.shape,
+            shape: self.shape,
         };
         weight.packed(key, || {
             let taps = self.shape.taps();
@@ -378,11 +421,11 @@ impl<'a> Product<'a> {
         });
     }
 
-    /// Floats from a channel's plane to the next: spread over the sets of the first-level cache, where planes a multiple of
-    /// a page apart would push each other out.
+    /// Floats from a channel's plane to the next: spread over the sets of the first-level cache, where long planes a
+    /// multiple of a page apart would push each other out.
     fn pitch(&self, layout: &Layout) -> usize {
         let mut lines = (layout.channel * layout.lanes).div_ceil(LINE);
-        while !(11..=53).contains(&(lines % 64)) || lines.is_multiple_of(2) {
+        while lines > 11 && (!(11..=53).contains(&(lines % 64)) || lines.is_multiple_of(2)) {
             lines += 1;
         }
         lines * LINE
@@ -403,32 +446,45 @@ impl<'a> Product<'a> {
     ) -> *mut f32 {
         let plane = self.view.source[0] * self.view.source[1];
         let all = self.shape.groups * self.channels;
-        let channel = image * all + group * self.channels;
         let to = aligned(planes);
+        let from = source
+            .as_ptr()
+            .wrapping_add((image * all + group * self.channels) * plane);
         // SAFETY: these channels and images lie in the source; the planes were made for them.
         unsafe {
-            for c in 0..self.channels {
-                layout.fill(
-                    &self.view,
-                    self.kernels,
-                    source.as_ptr().add((channel + c) * plane),
-                    all * plane,
-                    images,
-                    1,
-                    band,
-                    to.add(c * self.pitch(layout)),
-                );
-                // A panel may run over the end, where a weight's gradient multiplies by zero what an earlier use left.
-                let end = c * self.pitch(layout) + layout.channel * layout.lanes;
-                let next = if c + 1 == self.channels {
-                    self.planes(layout) - LINE
-                } else {
-                    (c + 1) * self.pitch(layout)
-                };
-                to.add(end).write_bytes(0, next - end);
+            if layout.lanes == 1 && self.one_row {
+                (self.kernels.copy)(from, plane, self.channels, plane, to, self.pitch(layout));
+            } else {
+                for c in 0..self.channels {
+                    layout.fill(
+                        &self.view,
+                        self.kernels,
+                        from.add(c * plane),
+                        all * plane,
+                        images,
+                        1,
+                        band,
+                        to.add(c * self.pitch(layout)),
+                    );
+                }
             }
         }
         to
+    }
+
+    /// Zeros what a panel reads beyond the planes: in a forward pass nobody takes what becomes of it, but a weight's
+    /// gradient multiplies it by zero, and an earlier use may have left anything there.
+    fn clear_slack(&self, layout: &Layout, to: *mut f32) {
+        for c in 0..self.channels {
+            let end = c * self.pitch(layout) + layout.channel * layout.lanes;
+            let next = if c + 1 == self.channels {
+                self.planes(layout) - LINE
+            } else {
+                (c + 1) * self.pitch(layout)
+            };
+            // SAFETY: the planes have that length.
+            unsafe { to.add(end).write_bytes(0, next - end) };
+        }
     }
 
     /// Calls `work` with each panel's offset in a plane and its pieces in the result.
@@ -545,6 +601,7 @@ impl<'a> Product<'a> {
                 for band in (0..sub.count[0]).step_by(layout.rows) {
                     let rows = layout.rows.min(sub.count[0] - band);
                     let planes = self.fill(&layout, x, (image, images, group, band), &mut planes);
+                    self.clear_slack(&layout, planes);
                     self.each_panel(sub, &layout, band, rows, |at, pieces| {
                         turned[..part.len() * wide].fill(0.0);
                         for (i, row) in part.clone().enumerate() {
