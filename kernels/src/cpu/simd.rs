@@ -40,6 +40,21 @@ pub trait Simd: Copy + 'static {
     unsafe fn interleave(a: Self::V, b: Self::V) -> [Self::V; 2];
     /// `to[column * ldd + row] = from[row * lds + column]` for a block of 8 x 8.
     unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize);
+
+    /// A transposed copy of 16 x 16: rows at distance `lds` become columns at distance `ldd`.
+    ///
+    /// # Safety
+    /// As [`Simd::transpose8`].
+    #[inline(always)]
+    unsafe fn transpose16(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+        for (row, column) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+            // SAFETY: the caller gives 16 rows and columns on both sides.
+            unsafe {
+                let (from, to) = (from.add(row * lds + column), to.add(column * ldd + row));
+                Self::transpose8(from, lds, to, ldd);
+            }
+        }
+    }
 }
 
 /// Eight lanes in plain Rust: the compiler makes of it what the target has.
@@ -351,6 +366,46 @@ mod x86 {
         unsafe fn transpose8(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
             // SAFETY: a processor with AVX-512 has AVX2; the caller gives 8 rows and columns on both sides.
             unsafe { transpose8(from, lds, to, ldd) }
+        }
+
+        /// Whole cache lines on both sides: rows that are a multiple of a page apart share one set of the first-level
+        /// cache, which would lose them between two halves.
+        #[inline(always)]
+        unsafe fn transpose16(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
+            // SAFETY: the caller has AVX-512F and gives 16 rows and columns on both sides.
+            unsafe {
+                let row = |i: usize| _mm512_loadu_ps(from.add(i * lds));
+                // Four rows each: in part k, every quarter holds one of its columns 4 q + k.
+                let four = |i: usize| {
+                    let pairs = |a, b| {
+                        [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)]
+                            .map(|v| _mm512_castps_pd(v))
+                    };
+                    let (upper, lower) = (pairs(row(i), row(i + 1)), pairs(row(i + 2), row(i + 3)));
+                    [
+                        _mm512_unpacklo_pd(upper[0], lower[0]),
+                        _mm512_unpackhi_pd(upper[0], lower[0]),
+                        _mm512_unpacklo_pd(upper[1], lower[1]),
+                        _mm512_unpackhi_pd(upper[1], lower[1]),
+                    ]
+                    .map(|v| _mm512_castpd_ps(v))
+                };
+                let [a, b, c, d] = [four(0), four(4), four(8), four(12)];
+                for k in 0..4 {
+                    let halves = [
+                        _mm512_shuffle_f32x4::<0x44>(a[k], b[k]),
+                        _mm512_shuffle_f32x4::<0x44>(c[k], d[k]),
+                        _mm512_shuffle_f32x4::<0xee>(a[k], b[k]),
+                        _mm512_shuffle_f32x4::<0xee>(c[k], d[k]),
+                    ];
+                    for (quarter, half) in halves.chunks_exact(2).enumerate() {
+                        let even = _mm512_shuffle_f32x4::<0x88>(half[0], half[1]);
+                        let odd = _mm512_shuffle_f32x4::<0xdd>(half[0], half[1]);
+                        _mm512_storeu_ps(to.add((8 * quarter + k) * ldd), even);
+                        _mm512_storeu_ps(to.add((8 * quarter + 4 + k) * ldd), odd);
+                    }
+                }
+            }
         }
     }
 

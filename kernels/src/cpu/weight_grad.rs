@@ -146,7 +146,7 @@ impl Product<'_> {
             );
         } else {
             // As many channels at a time as leave a plane of a few rows in the second-level cache.
-            let lanes = lanes(self.kernels, self.shape.batch, self.view.count);
+            let lanes = lanes(self.kernels, self.shape.batch, self.view.count, 0.05);
             let row = Layout::new(&self.view, 1, lanes).channel * lanes;
             let most = (PLANE / row.max(1)).clamp(self.kernels.rows, 64);
             for channels in split(block.broadcast.len(), most) {

@@ -11,12 +11,12 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 
 use super::container::{Container, io_error, open_regular};
-use super::dtype::Dtype;
+use super::dtype::{Dtype, from_f32};
 use super::error::{NotFinite, WeightError, WrongShape};
 use super::packed::PackedFile;
 use super::torch::TorchFile;
 use super::unwrapped::Unwrapped;
-use super::write::{Named, write};
+use super::write::{Named, Stored, write_stored};
 
 /// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
 const IGNORED_SUFFIX: &str = "num_batches_tracked";
@@ -162,9 +162,12 @@ pub fn load<M: Module>(
 }
 
 /// Writes a module in the checkpoint's keys and layout; `key_of` as in [`load`]. The same weights give the same bytes.
+///
+/// Tensors of two and more dimensions are stored as `matrices`, biases and norms as f32.
 pub fn save<M: Module>(
     model: &M,
     key_of: impl Fn(&str) -> String,
+    matrices: Dtype,
     path: &Path,
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightError> {
@@ -180,7 +183,25 @@ pub fn save<M: Module>(
             file: path.display().to_string(),
             path: masked,
         }),
-        None => write(path, &gather.tensors, metadata),
+        None => {
+            let stored: Vec<Stored> = gather
+                .tensors
+                .into_iter()
+                .map(|tensor| {
+                    let dtype = match tensor.shape.len() {
+                        0 | 1 => Dtype::F32,
+                        _ => matrices,
+                    };
+                    Stored {
+                        bytes: from_f32(dtype, &tensor.values).expect("a dtype of floats"),
+                        key: tensor.key,
+                        dtype,
+                        shape: tensor.shape,
+                    }
+                })
+                .collect();
+            write_stored(path, &stored, metadata)
+        }
     }
 }
 
@@ -592,7 +613,7 @@ mod tests {
             ("seed".to_string(), "1".to_string()),
             ("a".to_string(), "b".to_string()),
         ]);
-        save(&model, key_of, &path, &metadata).unwrap();
+        save(&model, key_of, Dtype::F32, &path, &metadata).unwrap();
 
         let file = Container::open(&path).unwrap();
         assert_eq!(file.metadata(), &metadata);
@@ -620,13 +641,20 @@ mod tests {
         let model = Small::new().apply_reparameterization(Attach::new(masks, &device));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.safetensors");
-        let error = save(&model, key_of, &path, &BTreeMap::new()).unwrap_err();
+        let error = save(&model, key_of, Dtype::F32, &path, &BTreeMap::new()).unwrap_err();
         assert!(
             matches!(&error, WeightError::NotMaterialized { path, .. } if path == "conv.weight"),
             "{error}"
         );
         assert!(!path.exists());
-        save(&model.materialize(), key_of, &path, &BTreeMap::new()).unwrap();
+        save(
+            &model.materialize(),
+            key_of,
+            Dtype::F32,
+            &path,
+            &BTreeMap::new(),
+        )
+        .unwrap();
         let weights = Container::open(&path).unwrap().read("conv.weight").unwrap();
         assert!(
             weights

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
 use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
-use model_zoo::{Classes, Classifier, weights};
+use model_zoo::weights::{self, Container, Dtype};
+use model_zoo::{Classes, Classifier};
 
+use crate::data::synthetic::MicroSet;
 use crate::interrupt;
 use crate::store::write_atomic;
-use crate::task::train::{Recipe, Training};
+use crate::task::train::{self, Recipe, Training};
 use crate::{note, outln};
 
 /// Arguments.
@@ -25,6 +28,9 @@ pub struct Args {
     /// Folder for the checkpoints from which an interrupted run goes on.
     #[arg(long, default_value = "out/micro-zoo")]
     work: PathBuf,
+    /// Networks to train side by side, each on its share of the cores; no weight depends on it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
     /// Forget the checkpoints and start from the first epoch.
     #[arg(long)]
     fresh: bool,
@@ -41,15 +47,42 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         })?;
     }
     interrupt::install("epochs that are done are kept")?;
-    for spec in chosen(&args.models)? {
-        // Always the CPU: the stored files are what this very path gives.
-        spec.open_classes(
-            &Device::flex(),
-            "`micro-zoo` trains classifiers",
-            Train { args: &args },
-        )??;
+    let specs = chosen(&args.models)?;
+    let jobs = usize::from(args.jobs).min(specs.len());
+    let queue = Mutex::new(specs.into_iter());
+    let threads = rayon::current_num_threads().div_ceil(jobs);
+    let work = || -> anyhow::Result<()> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()?;
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(spec) = next else { return Ok(()) };
+            pool.install(|| train_one(spec, &args))?;
+        }
+    };
+    if jobs == 1 {
+        return work();
     }
-    Ok(())
+    let outcomes: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().map(join).collect()
+    });
+    outcomes.into_iter().collect()
+}
+
+fn train_one(spec: &'static Spec, args: &Args) -> anyhow::Result<()> {
+    // Always the CPU: the stored files are what this very path gives.
+    spec.open_classes(
+        &Device::flex(),
+        "`micro-zoo` trains classifiers",
+        Train { args },
+    )?
 }
 
 fn chosen(patterns: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
@@ -103,43 +136,64 @@ impl Visit<Classes> for Train<'_> {
             if let Some(log) = training.log().last() {
                 let left = seconds * (recipe.epochs - log.epoch) as f64 / 60.0;
                 note!(
-                    "{name}: epoch {} of {}, loss {:.3}, top-1 {:.2} % in training, {:.2} % on the test split; {seconds:.0} s, {left:.0} min to go",
+                    "{name}: epoch {} of {}, loss {:.3}, top-1 {:.2} % in training, {:.2} % on the validation split; {seconds:.0} s, {left:.0} min to go",
                     log.epoch,
                     recipe.epochs,
                     log.loss,
                     log.train_top1,
-                    log.test_top1
+                    log.validation_top1.unwrap_or_default()
                 );
             }
         }
-        store(&training, name, recipe, &self.args.out)
+        store(&training, spec, &device, self.args)
     }
 }
 
 /// Writes weights and log, and says whether they are what was there before.
+///
+/// The weights are stored in half precision and loaded again before they are scored: what the file says is what it gives.
+/// This is the one place that reads the test split.
 fn store<N: Classifier>(
     training: &Training<N>,
-    name: &str,
-    recipe: Recipe,
-    folder: &Path,
+    spec: &'static Spec,
+    device: &Device,
+    args: &Args,
 ) -> anyhow::Result<()> {
-    let file = folder.join(format!("{name}.safetensors"));
+    let name = spec.name;
+    let file = args.out.join(format!("{name}.safetensors"));
     let before = file.exists().then(|| weights::sha256(&file)).transpose()?;
-    let top1 = training.log().last().map_or(0.0, |log| log.test_top1);
+    let network = training.network();
+    let save = |file: &Path, metadata: &BTreeMap<String, String>| {
+        weights::save(
+            &network,
+            |path| network.key(path),
+            Dtype::F16,
+            file,
+            metadata,
+        )
+    };
+    let unscored = args.work.join(format!("{name}.unscored.safetensors"));
+    save(&unscored, &BTreeMap::new())?;
+    let half = Container::open(&unscored)?;
+    let stored = weights::load(network.clone(), |path| network.key(path), &half)?;
+    let top1 = train::top1(&stored, MicroSet::TEST, device)?;
     let metadata = BTreeMap::from([
         ("model".to_owned(), name.to_owned()),
-        ("recipe".to_owned(), serde_json::to_string(&recipe)?),
+        (
+            "recipe".to_owned(),
+            serde_json::to_string(&training.recipe())?,
+        ),
         ("test_top1".to_owned(), top1.to_string()),
     ]);
-    let network = training.network();
-    weights::save(&network, |path| network.key(path), &file, &metadata)?;
+    save(&file, &metadata)?;
+    std::fs::remove_file(&unscored).with_context(|| format!("removing {}", unscored.display()))?;
 
     let mut lines = String::new();
     for epoch in training.log() {
         lines += &serde_json::to_string(epoch)?;
         lines.push('\n');
     }
-    let log = folder.join(format!("{name}.log.jsonl"));
+    let log = args.out.join(format!("{name}.log.jsonl"));
     write_atomic(&log, lines.as_bytes())?;
 
     let after = weights::sha256(&file)?;

@@ -59,7 +59,9 @@ pub const STD: [f32; CHANNELS] = [0.2865; CHANNELS];
 pub enum Split {
     /// For training and calibration.
     Train,
-    /// For evaluation.
+    /// For choices: how wide networks are and how long they are trained.
+    Validation,
+    /// For evaluation, and for nothing that is chosen.
     Test,
 }
 
@@ -68,11 +70,11 @@ impl Split {
     pub const fn len(self) -> usize {
         match self {
             Self::Train => 20_000,
-            Self::Test => 4_000,
+            Self::Validation | Self::Test => 4_000,
         }
     }
 
-    /// Never: both splits hold images.
+    /// Never: every split holds images.
     pub const fn is_empty(self) -> bool {
         self.len() == 0
     }
@@ -81,6 +83,7 @@ impl Split {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
+            Self::Validation => "validation",
             Self::Test => "test",
         }
     }
@@ -107,6 +110,10 @@ impl MicroSet {
     pub const TRAIN: Self = Self {
         split: Split::Train,
     };
+    /// The validation split.
+    pub const VALIDATION: Self = Self {
+        split: Split::Validation,
+    };
     /// The test split.
     pub const TEST: Self = Self { split: Split::Test };
 
@@ -115,7 +122,7 @@ impl MicroSet {
         self.split.len()
     }
 
-    /// Never: both splits hold images.
+    /// Never: every split holds images.
     pub const fn is_empty(self) -> bool {
         self.split.is_empty()
     }
@@ -136,6 +143,10 @@ impl MicroSet {
             self.len(),
             self.split.name()
         );
+        self.drawn(index)
+    }
+
+    fn drawn(self, index: usize) -> Image {
         let purpose = format!("micro.v{VERSION}.{}.{index}", self.split.name());
         let label = self.label(index);
         Image {
@@ -153,6 +164,18 @@ impl MicroSet {
         out.par_chunks_exact_mut(PIXELS)
             .zip(indices)
             .for_each(|(out, &index)| out.copy_from_slice(&self.image(index).pixels));
+        out
+    }
+
+    /// Images of the training stream as bytes. It has no end; the training split is its beginning.
+    ///
+    /// # Shapes
+    /// `[indices, 3, 32, 32]`
+    pub fn stream_bytes(indices: std::ops::Range<usize>) -> Vec<u8> {
+        let mut out = vec![0; indices.len() * PIXELS];
+        out.par_chunks_exact_mut(PIXELS)
+            .zip(indices)
+            .for_each(|(out, index)| out.copy_from_slice(&Self::TRAIN.drawn(index).pixels));
         out
     }
 

@@ -38,22 +38,25 @@ impl View {
     /// One plane; what comes in from outside is the mean, 0.
     fn plane(self, from: &[f32], to: &mut [f32]) {
         let side = SIDE as i64;
-        for (at, to) in to.iter_mut().enumerate() {
-            let (x, y) = (
-                (at % SIDE) as i64 - self.right,
-                (at / SIDE) as i64 - self.down,
-            );
-            let inside = (0..side).contains(&x) && (0..side).contains(&y);
-            let gone = self.erased.is_some_and(|[left, top, width, height]| {
-                let (x, y) = ((at % SIDE) as i64, (at / SIDE) as i64);
-                (left..left + width).contains(&x) && (top..top + height).contains(&y)
-            });
-            let x = if self.mirrored { side - 1 - x } else { x };
-            *to = if inside && !gone {
-                from[(y * side + x) as usize]
-            } else {
-                0.0
-            };
+        // The part of a row that has a source.
+        let inside = [self.right, self.right + side].map(|end| end.clamp(0, side) as usize);
+        for (row, to) in to.chunks_exact_mut(SIDE).enumerate() {
+            to.fill(0.0);
+            let y = row as i64 - self.down;
+            if !(0..side).contains(&y) {
+                continue;
+            }
+            let from = &from[y as usize * SIDE..][..SIDE];
+            for (at, to) in (inside[0]..inside[1]).zip(&mut to[inside[0]..inside[1]]) {
+                let x = (at as i64 - self.right) as usize;
+                *to = from[if self.mirrored { SIDE - 1 - x } else { x }];
+            }
+        }
+        if let Some([left, top, width, height]) = self.erased.map(|sides| sides.map(|n| n as usize))
+        {
+            for row in to.chunks_exact_mut(SIDE).skip(top).take(height) {
+                row[left..left + width].fill(0.0);
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::metric::top_k::{self, TopKError};
 use crate::seed::Seed;
 
 use augment::{View, augmented};
-use step::{AdamW, Descent};
+use step::{AdamW, Descent, State};
 
 pub use recipe::{Recipe, Transformer};
 
@@ -50,8 +50,12 @@ pub struct EpochLog {
     pub loss: f64,
     /// Percent of its training images, as augmented, that were classified correctly when their turn came.
     pub train_top1: f64,
-    /// Percent of the test split classified correctly at its end.
-    pub test_top1: f64,
+    /// Percent of the validation split classified correctly at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_top1: Option<f64>,
+    /// Percent of the test split, in logs from before there was a validation split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_top1: Option<f64>,
     /// Wall time, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -106,10 +110,10 @@ pub struct Training<N> {
     device: Device,
     /// On the gradient tape.
     network: N,
-    /// Momentum by the parameter's path, flat, off the tape.
-    velocity: HashMap<String, Tensor<1>>,
-    /// Second moments likewise, for AdamW.
-    square: HashMap<String, Tensor<1>>,
+    /// Momentum.
+    velocity: State,
+    /// Second moments, for AdamW.
+    square: State,
     log: Vec<EpochLog>,
     /// The training images: drawing them anew in each epoch took a sixth of a small network's time.
     bytes: Vec<u8>,
@@ -178,16 +182,16 @@ impl<N: Classifier> Training<N> {
                 let (found, expected) = (format!("{key} {found:?}"), format!("{shape:?}"));
                 return Err(foreign("tensor", Some(&found), &expected));
             }
-            let data = TensorData::new(file.read(&key)?, found);
+            let values = file.read(&key)?;
             match kind {
                 "weight" => {
-                    weights.insert(path.to_owned(), data);
+                    weights.insert(path.to_owned(), TensorData::new(values, found));
                 }
                 "momentum" => {
-                    velocity.insert(path.to_owned(), Tensor::from_data(data, device));
+                    velocity.insert(path.to_owned(), values);
                 }
                 _ => {
-                    square.insert(path.to_owned(), Tensor::from_data(data, device));
+                    square.insert(path.to_owned(), values);
                 }
             }
         }
@@ -219,10 +223,12 @@ impl<N: Classifier> Training<N> {
             })
             .collect();
         for (kind, state) in [("momentum", &self.velocity), ("square", &self.square)] {
-            tensors.extend(state.iter().map(|(path, state)| Named {
+            // Parameters without a gradient have none.
+            let state = state.iter().filter(|(_, values)| !values.is_empty());
+            tensors.extend(state.map(|(path, values)| Named {
                 key: format!("{kind}:{path}"),
-                shape: state.dims().to_vec(),
-                values: floats(state.to_data()),
+                shape: vec![values.len()],
+                values: values.clone(),
             }));
         }
         let metadata = BTreeMap::from([
@@ -243,6 +249,11 @@ impl<N: Classifier> Training<N> {
         if let Some(last) = self.log.last_mut() {
             last.seconds = Some(seconds);
         }
+    }
+
+    /// What it is trained with.
+    pub fn recipe(&self) -> Recipe {
+        self.recipe
     }
 
     /// Whether all epochs are done.
@@ -328,7 +339,12 @@ impl<N: Classifier> Training<N> {
             lr,
             loss: losses / recipe.steps() as f64,
             train_top1: 100.0 * right as f64 / seen as f64,
-            test_top1: top1(&self.network.valid(), &self.device.clone().inner())?,
+            validation_top1: Some(top1(
+                &self.network.valid(),
+                MicroSet::VALIDATION,
+                &self.device.clone().inner(),
+            )?),
+            test_top1: None,
             seconds: None,
         });
         Ok(self)
@@ -341,9 +357,8 @@ fn drawn(recipe: Recipe) -> Vec<u8> {
     MicroSet::TRAIN.bytes(&indices)
 }
 
-/// Percent of the test split that a network off the tape classifies correctly.
-fn top1<N: Classifier>(network: &N, device: &Device) -> Result<f64, TrainError> {
-    let set = MicroSet::TEST;
+/// Percent of a split that a network off the tape classifies correctly.
+pub fn top1<N: Classifier>(network: &N, set: MicroSet, device: &Device) -> Result<f64, TrainError> {
     let indices: Vec<usize> = (0..set.len()).collect();
     let mut right = 0;
     for batch in indices.chunks(EVALUATION_BATCH) {

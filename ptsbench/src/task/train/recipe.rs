@@ -4,27 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{self, MicroSet};
 
-/// Epochs of the built-in networks. Larger ones mostly need fewer, and none is so good that sparsity has nothing to take away.
-///
-/// The ResNets' numbers were chosen by test top-1, so that it lies between 85 and 95 % and rises with size; 20 gave
-/// micro_resnet14 95.5 %, and 8 gave micro_resnet20 87.1 %. Dense top-1 is therefore no unbiased estimate.
-pub(super) const EPOCHS: [(&str, usize); 22] = [
-    ("micro_resnet8", 20),
-    ("micro_resnet14", 10),
-    ("micro_resnet20", 12),
-    ("micro_regnetx_s", 16),
-    ("micro_regnetx_m", 14),
-    ("micro_regnetx_l", 10),
-    ("micro_mobilenetv2_050", 14),
-    ("micro_mobilenetv2_100", 10),
-    ("micro_mobilenetv2_150", 8),
-    ("micro_mobilenetv3_050", 40),
-    ("micro_mobilenetv3_100", 10),
-    ("micro_mobilenetv3_150", 8),
-    ("micro_shufflenet_v2_x0_5", 30),
-    ("micro_shufflenet_v2_x1_0", 10),
-    ("micro_shufflenet_v2_x1_5", 8),
-    ("micro_vgg9_bn", 10),
+/// Epochs of the built-in transformers. All others are trained for [`Recipe::MICRO`]'s.
+pub(super) const EPOCHS: [(&str, usize); 6] = [
     ("micro_vit_nano", 24),
     ("micro_vit_tiny", 18),
     ("micro_vit_small", 14),

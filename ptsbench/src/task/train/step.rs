@@ -3,18 +3,39 @@
 use std::collections::HashMap;
 
 use burn::module::{ModuleMapper, Param};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{Gradients, Tensor, TensorData};
 
 use super::Recipe;
 
 /// Added to the root of the second moment.
 const EPSILON: f64 = 1e-8;
 
+/// What an optimizer keeps of each parameter, by path: flat, off the tape.
+pub type State = HashMap<String, Vec<f32>>;
+
+/// A parameter's values, changed in one pass with its gradient. Without a gradient (running statistics) it stays as it is.
+fn changed<const D: usize>(
+    param: Param<Tensor<D>>,
+    gradients: &mut Gradients,
+    change: impl FnOnce(&mut [f32], &[f32]),
+) -> Param<Tensor<D>> {
+    let weight = param.val();
+    let Some(gradient) = weight.grad_remove(gradients) else {
+        return param;
+    };
+    let weight = weight.inner();
+    let (shape, device) = (weight.shape(), weight.device());
+    let mut values = super::floats(weight.into_data());
+    change(&mut values, &super::floats(gradient.into_data()));
+    let weight = Tensor::from_data(TensorData::new(values, shape), &device);
+    param.map(|_| Tensor::from_inner(weight).require_grad())
+}
+
 /// One step of SGD as PyTorch has it: v = momentum v + (gradient + decay w), w = w - lr v.
 pub struct Descent<'a> {
     pub path: Vec<String>,
     pub gradients: Gradients,
-    pub velocity: &'a mut HashMap<String, Tensor<1>>,
+    pub velocity: &'a mut State,
     pub recipe: Recipe,
     pub lr: f64,
 }
@@ -29,23 +50,16 @@ impl ModuleMapper for Descent<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let weight = param.val();
-        // Running statistics have no gradient and stay as they are.
-        let Some(gradient) = weight.grad_remove(&mut self.gradients) else {
-            return param;
-        };
-        let weight = weight.inner();
-        let shape = weight.shape();
-        let mut velocity = gradient + weight.clone().mul_scalar(self.recipe.decay);
-        let path = self.path.join(".");
-        if let Some(last) = self.velocity.remove(&path) {
-            velocity = velocity + last.reshape(shape).mul_scalar(self.recipe.momentum);
-        }
-        let count = velocity.shape().num_elements();
-        self.velocity
-            .insert(path, velocity.clone().reshape([count]));
-        let weight = weight - velocity.mul_scalar(self.lr);
-        param.map(|_| Tensor::from_inner(weight).require_grad())
+        let [momentum, decay, lr] =
+            [self.recipe.momentum, self.recipe.decay, self.lr].map(|value| value as f32);
+        let velocity = self.velocity.entry(self.path.join(".")).or_default();
+        changed(param, &mut self.gradients, |weights, gradients| {
+            velocity.resize(weights.len(), 0.0);
+            for ((w, g), v) in weights.iter_mut().zip(gradients).zip(velocity) {
+                *v = g + *w * decay + *v * momentum;
+                *w -= *v * lr;
+            }
+        })
     }
 }
 
@@ -55,8 +69,8 @@ impl ModuleMapper for Descent<'_> {
 pub struct AdamW<'a> {
     pub path: Vec<String>,
     pub gradients: Gradients,
-    /// First and second, by path, flat, off the tape.
-    pub moments: [&'a mut HashMap<String, Tensor<1>>; 2],
+    /// First and second.
+    pub moments: [&'a mut State; 2],
     pub betas: [f64; 2],
     pub decay: f64,
     pub lr: f64,
@@ -74,31 +88,31 @@ impl ModuleMapper for AdamW<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let weight = param.val();
-        let Some(gradient) = weight.grad_remove(&mut self.gradients) else {
-            return param;
-        };
-        let weight = weight.inner();
-        let (path, shape) = (self.path.join("."), weight.shape());
-        let gradient: Tensor<1> = gradient.reshape([shape.num_elements()]);
-        let powers = [gradient.clone(), gradient.clone() * gradient];
-        let mut corrected = Vec::with_capacity(2);
-        for ((moments, beta), power) in self.moments.iter_mut().zip(self.betas).zip(powers) {
-            let mut moment = power.mul_scalar(1.0 - beta);
-            if let Some(last) = moments.remove(&path) {
-                moment = moment + last.mul_scalar(beta);
-            }
-            corrected.push(moment.clone().div_scalar(1.0 - beta.powf(self.step as f64)));
-            moments.insert(path.clone(), moment);
-        }
-        let [first, second] = [corrected.remove(0), corrected.remove(0)];
-        let change = (first / second.sqrt().add_scalar(EPSILON)).mul_scalar(self.lr);
+        let path = self.path.join(".");
+        let [first, second] = &mut self.moments;
+        let first = first.entry(path.clone()).or_default();
+        let second = second.entry(path).or_default();
+        let betas = self.betas.map(|beta| beta as f32);
+        let rest = self.betas.map(|beta| (1.0 - beta) as f32);
+        let corrections = self
+            .betas
+            .map(|beta| (1.0 - beta.powf(self.step as f64)) as f32);
+        let (epsilon, lr) = (EPSILON as f32, self.lr as f32);
         let kept = match D {
-            2 | 4 => 1.0 - self.lr * self.decay,
+            2 | 4 => (1.0 - self.lr * self.decay) as f32,
             _ => 1.0,
         };
-        let weight = weight.mul_scalar(kept) - change.reshape(shape);
-        param.map(|_| Tensor::from_inner(weight).require_grad())
+        changed(param, &mut self.gradients, |weights, gradients| {
+            first.resize(weights.len(), 0.0);
+            second.resize(weights.len(), 0.0);
+            let moments = first.iter_mut().zip(second);
+            for ((w, g), (m, v)) in weights.iter_mut().zip(gradients).zip(moments) {
+                *m = g * rest[0] + *m * betas[0];
+                *v = g * g * rest[1] + *v * betas[1];
+                let change = (*m / corrections[0]) / ((*v / corrections[1]).sqrt() + epsilon) * lr;
+                *w = *w * kept - change;
+            }
+        })
     }
 }
 

@@ -7,12 +7,11 @@ use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::Container;
 use model_zoo::{Classes, Classifier};
 
-use super::recipe::EPOCHS;
 use super::{EpochLog, Recipe, json, top1};
+use crate::data::synthetic::MicroSet;
 
-/// Built-in networks below 85 %: `docs/micro-zoo.md` has the reasons.
+/// Built-in networks below 90 %, convolutional, or 85 %, transformers: `docs/micro-zoo.md` has the reasons.
 const BELOW: &[&str] = &[
-    "micro_mobilenetv3_050",
     "micro_vit_nano",
     "micro_vit_tiny",
     "micro_vit_small",
@@ -40,7 +39,7 @@ impl Visit<Classes> for Check<'_> {
         let source = Container::open(&file).unwrap();
         let names = network.clone();
         let network = model_zoo::weights::load(network, |path| names.key(path), &source).unwrap();
-        let score = top1(&network, &Device::flex()).unwrap();
+        let score = top1(&network, MicroSet::TEST, &Device::flex()).unwrap();
         let metadata = source.metadata();
         let said: f64 = metadata["test_top1"].parse().unwrap();
         // Four images of 4,000: other processors round differently, and some logits are nearly equal.
@@ -59,7 +58,10 @@ impl Visit<Classes> for Check<'_> {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(log.len(), Recipe::micro(spec.name).epochs);
-        assert_eq!(log.last().unwrap().test_top1, said);
+        let last = log.last().unwrap();
+        // The validation split has as many images, and nothing but the length of training looked at it.
+        let seen = last.validation_top1.or(last.test_top1).unwrap();
+        assert!((seen - said).abs() <= 2.0, "{}: {seen}, {said}", spec.name);
         let bytes = std::fs::metadata(file).unwrap().len();
         let weights: usize = crate::pipeline::layers_of(spec.name)
             .unwrap()
@@ -113,11 +115,16 @@ fn stored_networks_score_what_their_files_say() {
         .filter(|spec| spec.weights == catalog::Weights::BuiltIn);
     let mut stored = Vec::new();
     for spec in built_in {
+        let floor = if matches!(spec.family, "ViT" | "DeiT") {
+            85.0
+        } else {
+            90.0
+        };
         let one = spec
             .open_classes(&Device::flex(), "they are trained", Check(&folder))
             .unwrap();
         assert_eq!(
-            one.top1 < 85.0,
+            one.top1 < floor,
             BELOW.contains(&spec.name),
             "{}: {} %",
             spec.name,
@@ -125,7 +132,6 @@ fn stored_networks_score_what_their_files_say() {
         );
         stored.push(one);
     }
-    assert_eq!(stored.len(), EPOCHS.len());
-    assert!(stored.iter().map(|one| one.bytes).sum::<u64>() < 20_000_000);
+    assert!(stored.iter().map(|one| one.bytes).sum::<u64>() < 40_000_000);
     check_table(&stored);
 }

@@ -183,29 +183,45 @@ pub unsafe fn transpose<S: Simd>(
     to: *mut f32,
     ldd: usize,
 ) {
-    if rows < 8 || columns < 8 {
-        for row in 0..rows {
-            for column in 0..columns {
-                // SAFETY: the caller gives `rows` x `columns` values on both sides.
-                unsafe { *to.add(column * ldd + row) = *from.add(row * lds + column) };
+    // SAFETY: the caller gives `rows` x `columns` values on both sides.
+    unsafe {
+        match rows.min(columns) {
+            16.. => squares::<S, 16>(from, lds, rows, columns, to, ldd),
+            8.. => squares::<S, 8>(from, lds, rows, columns, to, ldd),
+            _ => {
+                for row in 0..rows {
+                    for column in 0..columns {
+                        *to.add(column * ldd + row) = *from.add(row * lds + column);
+                    }
+                }
             }
         }
-        return;
     }
-    // The last block ends with the row or column, and overlaps the one before.
-    for row in (0..rows).step_by(8) {
-        let row = row.min(rows - 8);
-        for column in (0..columns).step_by(8) {
-            let column = column.min(columns - 8);
-            // SAFETY: as above, and the whole block lies inside.
+}
+
+/// A transposed copy, square by square. The last one ends with the row or column, and overlaps the one before.
+#[inline(always)]
+unsafe fn squares<S: Simd, const SIDE: usize>(
+    from: *const f32,
+    lds: usize,
+    rows: usize,
+    columns: usize,
+    to: *mut f32,
+    ldd: usize,
+) {
+    for row in (0..rows).step_by(SIDE) {
+        let row = row.min(rows - SIDE);
+        for column in (0..columns).step_by(SIDE) {
+            let column = column.min(columns - SIDE);
+            // SAFETY: the caller gives at least one square, and all of them lie inside.
             unsafe {
-                S::transpose8(
-                    from.add(row * lds + column),
-                    lds,
-                    to.add(column * ldd + row),
-                    ldd,
-                )
-            };
+                let (from, to) = (from.add(row * lds + column), to.add(column * ldd + row));
+                if SIDE == 16 {
+                    S::transpose16(from, lds, to, ldd);
+                } else {
+                    S::transpose8(from, lds, to, ldd);
+                }
+            }
         }
     }
 }
