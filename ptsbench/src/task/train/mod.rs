@@ -115,15 +115,14 @@ pub struct Training<N> {
     /// Second moments, for AdamW.
     square: State,
     log: Vec<EpochLog>,
-    /// The training images: drawing them anew in each epoch took a sixth of a small network's time.
-    bytes: Vec<u8>,
+    block: Block,
 }
 
 impl<N: Classifier> Training<N> {
     /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
     pub fn start(name: &str, network: N, recipe: Recipe, device: &Device) -> Self {
-        let bytes = drawn(recipe);
-        let network = init::fresh(network, recipe, &bytes, device);
+        let block = Block::new(recipe, 1);
+        let network = init::fresh(network, recipe, &block.bytes, device);
         Self {
             name: name.to_owned(),
             recipe,
@@ -132,7 +131,7 @@ impl<N: Classifier> Training<N> {
             velocity: HashMap::new(),
             square: HashMap::new(),
             log: Vec::new(),
-            bytes,
+            block,
         }
     }
 
@@ -207,8 +206,8 @@ impl<N: Classifier> Training<N> {
             network: network.train(),
             velocity,
             square,
+            block: Block::new(recipe, log.len() + 1),
             log,
-            bytes: drawn(recipe),
         })
     }
 
@@ -268,75 +267,36 @@ impl<N: Classifier> Training<N> {
 
     /// Trains for one epoch and evaluates.
     pub fn epoch(mut self) -> Result<Self, TrainError> {
-        let (recipe, set) = (self.recipe, MicroSet::TRAIN);
+        let recipe = self.recipe;
         let epoch = self.log.len() + 1;
+        self.block.turn_to(recipe, epoch);
         let mut order: Vec<usize> = (0..recipe.images).collect();
         let seed = Seed(recipe.seed);
         seed.stream(&format!("train.order.{epoch}"))
             .shuffle(&mut order);
         let mut augment = seed.stream(&format!("train.augment.{epoch}"));
-        let smoothing = recipe.transformer.map(|t| t.smoothing).filter(|&s| s > 0.0);
-        let criterion = CrossEntropyLossConfig::new()
-            .with_smoothing(smoothing.map(|s| s as f32))
-            .init(&self.device);
         let erasing = recipe.transformer.map_or(0.0, |t| t.erasing);
 
-        let (mut losses, mut right, mut lr) = (0.0, 0, 0.0);
+        let (mut losses, mut right) = (0.0, 0);
         for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
             interrupt::check()?;
             let views: Vec<View> = batch
                 .iter()
                 .map(|_| View::draw(&mut augment, erasing))
                 .collect();
-            let bytes: Vec<u8> = batch
-                .iter()
-                .flat_map(|&index| &self.bytes[index * PIXELS..][..PIXELS])
-                .copied()
-                .collect();
+            let (bytes, labels) = self.block.pick(batch);
             let pixels = augmented(&synthetic::normalize(&bytes), &views);
-            let labels = set.labels(batch);
-            let logits = self.network.run(images(pixels, &self.device), &mut Bare);
-            let answers = logits.clone().inner();
-            let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
-            let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
-            let loss = criterion.forward(logits, targets);
-            let value: f32 = loss.clone().into_scalar();
-            if !value.is_finite() {
-                return Err(TrainError::Diverged {
-                    epoch,
-                    step: step + 1,
-                    loss: value,
-                });
-            }
-            right += correct(answers, &labels)?;
             let done = (epoch - 1) * recipe.steps() + step;
-            lr = recipe.rate(done);
-            let gradients = loss.backward();
-            self.network = match recipe.transformer {
-                None => self.network.map(&mut Descent {
-                    path: Vec::new(),
-                    gradients,
-                    velocity: &mut self.velocity,
-                    recipe,
-                    lr,
-                }),
-                Some(Transformer { beta2, .. }) => self.network.map(&mut AdamW {
-                    path: Vec::new(),
-                    gradients,
-                    moments: [&mut self.velocity, &mut self.square],
-                    betas: [recipe.momentum, beta2],
-                    decay: recipe.decay,
-                    lr,
-                    step: done + 1,
-                }),
-            };
-            losses += f64::from(value);
+            let (trained, loss, answered) = self.step(pixels, &labels, done)?;
+            self = trained;
+            losses += f64::from(loss);
+            right += answered;
         }
 
         let seen = recipe.steps() * recipe.batch;
         self.log.push(EpochLog {
             epoch,
-            lr,
+            lr: recipe.rate(epoch * recipe.steps() - 1),
             loss: losses / recipe.steps() as f64,
             train_top1: 100.0 * right as f64 / seen as f64,
             validation_top1: Some(top1(
@@ -349,12 +309,86 @@ impl<N: Classifier> Training<N> {
         });
         Ok(self)
     }
+
+    /// One step, the one after `done`: images as augmented, their classes. Gives the loss and how many images were classified
+    /// correctly.
+    pub fn step(
+        mut self,
+        pixels: Vec<f32>,
+        labels: &[u8],
+        done: usize,
+    ) -> Result<(Self, f32, u64), TrainError> {
+        let recipe = self.recipe;
+        let smoothing = recipe.transformer.map(|t| t.smoothing).filter(|&s| s > 0.0);
+        let criterion = CrossEntropyLossConfig::new()
+            .with_smoothing(smoothing.map(|s| s as f32))
+            .init(&self.device);
+        let logits = self.network.run(images(pixels, &self.device), &mut Bare);
+        let answers = logits.clone().inner();
+        let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
+        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
+        let loss = criterion.forward(logits, targets);
+        let value: f32 = loss.clone().into_scalar();
+        if !value.is_finite() {
+            return Err(TrainError::Diverged {
+                epoch: done / recipe.steps() + 1,
+                step: done % recipe.steps() + 1,
+                loss: value,
+            });
+        }
+        let right = correct(answers, labels)?;
+        let (gradients, lr) = (loss.backward(), recipe.rate(done));
+        self.network = match recipe.transformer {
+            None => self.network.map(&mut Descent {
+                path: Vec::new(),
+                gradients,
+                velocity: &mut self.velocity,
+                recipe,
+                lr,
+            }),
+            Some(Transformer { beta2, .. }) => self.network.map(&mut AdamW {
+                path: Vec::new(),
+                gradients,
+                moments: [&mut self.velocity, &mut self.square],
+                betas: [recipe.momentum, beta2],
+                decay: recipe.decay,
+                lr,
+                step: done + 1,
+            }),
+        };
+        Ok((self, value, right))
+    }
 }
 
-/// The images of a recipe.
-fn drawn(recipe: Recipe) -> Vec<u8> {
-    let indices: Vec<usize> = (0..recipe.images).collect();
-    MicroSet::TRAIN.bytes(&indices)
+/// The images of an epoch, as bytes: drawing them anew each time took a sixth of a small network's time.
+#[derive(Debug)]
+struct Block {
+    first: usize,
+    bytes: Vec<u8>,
+}
+
+impl Block {
+    fn new(recipe: Recipe, epoch: usize) -> Self {
+        let first = recipe.first(epoch);
+        Self {
+            first,
+            bytes: MicroSet::stream_bytes(first..first + recipe.images),
+        }
+    }
+
+    fn turn_to(&mut self, recipe: Recipe, epoch: usize) {
+        if recipe.first(epoch) != self.first {
+            *self = Self::new(recipe, epoch);
+        }
+    }
+
+    /// Images of the block and their classes.
+    fn pick(&self, indices: &[usize]) -> (Vec<u8>, Vec<u8>) {
+        let pixels = |&index: &usize| &self.bytes[index * PIXELS..][..PIXELS];
+        let bytes = indices.iter().flat_map(pixels).copied().collect();
+        let label = |&index: &usize| MicroSet::TRAIN.label(self.first + index);
+        (bytes, indices.iter().map(label).collect())
+    }
 }
 
 /// Percent of a split that a network off the tape classifies correctly.

@@ -22,8 +22,11 @@ pub struct Recipe {
     pub data: u32,
     /// Seed of initial weights, order and augmentation.
     pub seed: u64,
-    /// Training images: the first ones of the split.
+    /// Training images of an epoch: the first ones of the stream, which begins with the training split.
     pub images: usize,
+    /// How often the stream goes on to as many new images before it begins again; absent for once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<usize>,
     /// Passes over them.
     pub epochs: usize,
     /// Images in a step; what is left of an epoch is dropped.
@@ -60,6 +63,7 @@ impl Recipe {
         data: synthetic::VERSION,
         seed: 0,
         images: MicroSet::TRAIN.len(),
+        blocks: None,
         epochs: 20,
         batch: 100,
         lr: 0.1,
@@ -97,6 +101,11 @@ impl Recipe {
     /// Steps in an epoch.
     pub const fn steps(&self) -> usize {
         self.images / self.batch
+    }
+
+    /// The first image of an epoch, counted from 1.
+    pub fn first(&self, epoch: usize) -> usize {
+        (epoch - 1) % self.blocks.unwrap_or(1).max(1) * self.images
     }
 
     /// The learning rate of a step, counted over the whole run: up a line for one epoch, then down half a cosine.
