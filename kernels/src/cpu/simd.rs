@@ -374,23 +374,32 @@ mod x86 {
         unsafe fn transpose16(from: *const f32, lds: usize, to: *mut f32, ldd: usize) {
             // SAFETY: the caller has AVX-512F and gives 16 rows and columns on both sides.
             unsafe {
-                let row = |i: usize| _mm512_loadu_ps(from.add(i * lds));
-                // Four rows each: in part k, every quarter holds one of its columns 4 q + k.
-                let four = |i: usize| {
-                    let pairs = |a, b| {
-                        [_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)]
-                            .map(|v| _mm512_castps_pd(v))
-                    };
-                    let (upper, lower) = (pairs(row(i), row(i + 1)), pairs(row(i + 2), row(i + 3)));
-                    [
-                        _mm512_unpacklo_pd(upper[0], lower[0]),
-                        _mm512_unpackhi_pd(upper[0], lower[0]),
-                        _mm512_unpacklo_pd(upper[1], lower[1]),
-                        _mm512_unpackhi_pd(upper[1], lower[1]),
-                    ]
-                    .map(|v| _mm512_castpd_ps(v))
-                };
-                let [a, b, c, d] = [four(0), four(4), four(8), four(12)];
+                // Four rows each: in part k, every quarter holds one of its columns 4 q + k. Written without closures, into
+                // which the instruction set would not follow.
+                let mut parts = [[_mm512_setzero_ps(); 4]; 4];
+                for (i, part) in parts.iter_mut().enumerate() {
+                    let from = from.add(4 * i * lds);
+                    let (a, b) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(lds)));
+                    let (c, d) = (
+                        _mm512_loadu_ps(from.add(2 * lds)),
+                        _mm512_loadu_ps(from.add(3 * lds)),
+                    );
+                    let upper = (
+                        _mm512_castps_pd(_mm512_unpacklo_ps(a, b)),
+                        _mm512_castps_pd(_mm512_unpackhi_ps(a, b)),
+                    );
+                    let lower = (
+                        _mm512_castps_pd(_mm512_unpacklo_ps(c, d)),
+                        _mm512_castps_pd(_mm512_unpackhi_ps(c, d)),
+                    );
+                    *part = [
+                        _mm512_castpd_ps(_mm512_unpacklo_pd(upper.0, lower.0)),
+                        _mm512_castpd_ps(_mm512_unpackhi_pd(upper.0, lower.0)),
+                        _mm512_castpd_ps(_mm512_unpacklo_pd(upper.1, lower.1)),
+                        _mm512_castpd_ps(_mm512_unpackhi_pd(upper.1, lower.1)),
+                    ];
+                }
+                let [a, b, c, d] = parts;
                 for k in 0..4 {
                     let halves = [
                         _mm512_shuffle_f32x4::<0x44>(a[k], b[k]),
