@@ -18,11 +18,7 @@ pub struct Batches<'a, B> {
 
 impl<'a, B: Bundle> Batches<'a, B> {
     /// `count` batches; of those that `make` gives, `room` bytes are kept.
-    pub fn new(
-        count: usize,
-        room: u64,
-        make: impl Fn(usize) -> Result<B, TaskError> + 'a,
-    ) -> Self {
+    pub fn new(count: usize, room: u64, make: impl Fn(usize) -> Result<B, TaskError> + 'a) -> Self {
         Self {
             make: Box::new(make),
             kept: (0..count).map(|_| OnceCell::new()).collect(),

@@ -78,12 +78,7 @@ pub struct Seen {
 
 impl Seen {
     /// Nothing yet, for the layer at `path`; its sums of products may take `room` bytes.
-    pub fn nothing(
-        path: &str,
-        info: &LayerInfo,
-        need: Need,
-        room: u64,
-    ) -> Result<Self, SeenError> {
+    pub fn nothing(path: &str, info: &LayerInfo, need: Need, room: u64) -> Result<Self, SeenError> {
         let cols: usize = info.shape[1..].iter().product();
         let bytes = gram_bytes(info, need);
         if bytes > room {
@@ -407,7 +402,13 @@ mod tests {
         // Means need no room.
         assert_eq!(names(&looked(Need::Moments, 0).unwrap()), names(&at_once));
         let error = looked(Need::Gram, 287).unwrap_err().to_string();
-        for said in ["`wide`", "6 columns", "288 bytes", "287 bytes", "PTSBENCH_MEMORY"] {
+        for said in [
+            "`wide`",
+            "6 columns",
+            "288 bytes",
+            "287 bytes",
+            "PTSBENCH_MEMORY",
+        ] {
             assert!(error.contains(said), "{error}");
         }
     }

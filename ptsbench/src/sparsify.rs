@@ -71,8 +71,7 @@ pub struct Sparse<N> {
 }
 
 /// Calibration inputs by their description.
-pub type Images<'a, I> =
-    dyn FnMut(&CalibrationCell) -> Result<Batches<'a, I>, MeasureError> + 'a;
+pub type Images<'a, I> = dyn FnMut(&CalibrationCell) -> Result<Batches<'a, I>, MeasureError> + 'a;
 
 /// Which weights go, and what the others become, before anything recovers.
 struct Pruned {
@@ -263,14 +262,7 @@ impl<N: Network> Dense<'_, N> {
             // That is what the method asks for. How often the images went through for want of memory is none of its cost.
             1
         } else {
-            in_order(
-                self.network,
-                self.census,
-                &batches,
-                need,
-                room,
-                &mut prune,
-            )?
+            in_order(self.network, self.census, &batches, need, room, &mut prune)?
         };
         let masks: IndexMap<String, BitMask> = sites
             .iter()
