@@ -673,7 +673,7 @@ fn a_memory_budget_moves_no_bit() {
     let plan = format!(
         "name = 'memory'\ntitle = 'Memory'\nrates = [0.6]\n\
          [task]\nname = 'micro'\nsamples = 20\n\
-         [calibration]\nimages = {IMAGES}\nbatch = 10\n\
+         [calibration]\nimages = 64\nbatch = 20\n\
          [fit.few]\noptimizer = 'adam'\nlr = 0.0005\nbias_lr = 0.0005\nsteps = 5\n\
          [[grid]]\nname = 'fit'\ntrack = 'reconstruction'\ngranularity = ['block']\n\
          allocators = ['l2norm']\ninputs = ['sparse', 'dense']\n\
@@ -681,7 +681,7 @@ fn a_memory_budget_moves_no_bit() {
          [[grid]]\nname = 'sums'\ntrack = 'allocation'\nmodels = ['{MODEL}']\n\
          criterion = {{ name = 'sparsegpt', inputs = 'dense' }}\nrepair = ['bn_re_estimation']\nallocators = ['uniform']\n\
          [[grid]]\nname = 'search'\ntrack = 'allocation'\nmodels = ['{MODEL}']\n\
-         allocators = [{{ name = 'evopress', generations = 2, offspring = 2, stages = [[{IMAGES}, 1]] }}]\n"
+         allocators = [{{ name = 'evopress', generations = 2, offspring = 2, stages = [[64, 1]] }}]\n"
     );
     let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
     let cells = Plan::parse(&plan, "memory.toml", &[]).unwrap();
@@ -709,7 +709,7 @@ fn a_memory_budget_moves_no_bit() {
         (digest(&record), said.matches("temporary file").count())
     };
     // Room for the largest layer's products and not for all of them, for some pairs and inputs and not for the others.
-    let little = Memory::of(4 << 20);
+    let little = Memory::of(1536 << 10);
     let mut fits = 0;
     for planned in &cells {
         let (whole, told) = measure(planned, Memory::of(1 << 30));

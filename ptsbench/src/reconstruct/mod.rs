@@ -131,10 +131,9 @@ impl<N: Network> Work<'_, N> {
             if fitted.spilled > 0 && !told {
                 told = true;
                 self.progress.note(&format!(
-                    "unit `{}`: the memory budget has no room for {} of its inputs and outputs; they go to a temporary file in {}, as those of later units will (PTSBENCH_MEMORY sets the budget)",
+                    "unit `{}`: {} of its inputs and outputs are over the memory budget (PTSBENCH_MEMORY) and go to a temporary file; later units may do the same",
                     unit.path,
                     size(fitted.spilled),
-                    self.folder().display()
                 ));
             }
             let outcome = UnitOutcome {
