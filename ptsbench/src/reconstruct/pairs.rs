@@ -25,7 +25,7 @@ pub struct Room<'a> {
 /// The file cannot be made, written or read.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{}: a file for what {} of memory do not hold cannot be {action} after {}: {source}; free some space there, or set PTSBENCH_MEMORY higher if the machine has more memory", folder.display(), size(*room), size(*written)
+    "{}: the temporary file for inputs and outputs beyond {} of memory cannot be {action} after {}: {source}; free some space there, or set PTSBENCH_MEMORY higher if the machine has more memory", folder.display(), size(*room), size(*written)
 )]
 pub struct SpillError {
     folder: PathBuf,
