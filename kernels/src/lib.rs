@@ -3,6 +3,7 @@
 //! Knows scores, patterns and shapes; nothing of models, files or policy (which rate, which layer).
 
 mod activation;
+mod columns;
 pub mod cpu;
 mod error;
 pub mod format;

@@ -81,13 +81,16 @@ impl Tap for Scales {
 
 /// The network with the statistics of its batch norms measured anew (section 3.6 of the specification): the plain average
 /// over the batches of each batch's mean and unbiased variance, as the layers see them while all norms use the batch's
-/// own. A network without batch norms, or without batches, comes back as it is.
-pub fn re_estimate<N: Network>(network: N, batches: impl IntoIterator<Item = N::Input>) -> N {
+/// own. A network without batch norms, or without batches, comes back as it is; a batch that cannot be had is the error.
+pub fn re_estimate<N: Network, E>(
+    network: N,
+    batches: impl IntoIterator<Item = Result<N::Input, E>>,
+) -> Result<N, E> {
     // Statistics of a training copy are its own. Without gradients nothing is kept of the passes.
     let training = network.clone().no_grad().train();
     let mut anew = Anew::default();
     for batch in batches {
-        training.run(batch.to_autodiff(), &mut anew);
+        training.run(batch?.to_autodiff(), &mut anew);
     }
     let mut values = HashMap::new();
     let mut device = None;
@@ -103,12 +106,12 @@ pub fn re_estimate<N: Network>(network: N, batches: impl IntoIterator<Item = N::
         device = Some(sums.device);
     }
     let Some(device) = device else {
-        return network;
+        return Ok(network);
     };
     // A network's statistics are shared with its clones, which keep theirs.
     let (network, left) = write_params(network.train().valid(), values, &device);
     assert!(left.is_empty(), "every norm is where its unit is: {left:?}");
-    network
+    Ok(network)
 }
 
 /// Sums the statistics of every norm's batches.

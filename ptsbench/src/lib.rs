@@ -9,6 +9,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod allocate;
+pub mod batches;
 pub mod cell;
 pub mod cli;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod fetch;
 pub mod interrupt;
 pub mod inventory;
 pub mod machine;
+pub mod memory;
 pub mod metric;
 pub mod nofm;
 pub mod options;

@@ -12,6 +12,7 @@ use model_zoo::weights::{self, WeightError};
 use model_zoo::{Boxes, Classes, Classifier, Modality, Network, Noise, Of, Tokens};
 
 use crate::allocate::{AllocateError, Allocation, BadRate, TrialError};
+use crate::batches::Batches;
 use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::criterion::CriterionError;
 use crate::data::recipe::Recipe;
@@ -19,6 +20,7 @@ use crate::device::Chosen;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::machine;
+use crate::memory::Memory;
 use crate::nofm::FitsNothing;
 use crate::own;
 use crate::progress::Progress;
@@ -43,6 +45,8 @@ pub struct Bench<'a> {
     pub sets: &'a Sets,
     /// Which paths layers take once their weights are final; it moves a result by an image or two at most.
     pub policy: KernelPolicy,
+    /// What may stay in memory; it moves no result.
+    pub memory: Memory,
 }
 
 /// Why a cell was not measured.
@@ -184,6 +188,7 @@ impl From<FitError> for MeasureError {
     fn from(error: FitError) -> Self {
         match error {
             FitError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            FitError::Inputs(error) => error.into(),
             error => Self::Fit(error),
         }
     }
@@ -418,7 +423,7 @@ impl Measure<'_> {
         &self,
         task: &Task,
         calibration: &CalibrationCell,
-    ) -> Result<Vec<Tensor<4>>, MeasureError> {
+    ) -> Result<Batches<'static, Tensor<4>>, MeasureError> {
         let (list, sha256) = task
             .set()
             .calibration(calibration.images, calibration.seed)?;
@@ -428,13 +433,17 @@ impl Measure<'_> {
             &calibration.list,
             &sha256,
         )?;
-        let device = &self.bench.chosen.device;
-        let batches: Result<_, TaskError> = list
-            .indices
-            .chunks(calibration.batch.max(1))
-            .map(|indices| task.training_images(indices, device))
-            .collect();
-        Ok(batches?)
+        let (task, device) = (task.clone(), self.bench.chosen.device.clone());
+        let (images, batch) = (list.indices, calibration.batch.max(1));
+        let room = self.bench.memory.for_inputs();
+        Ok(Batches::new(
+            images.len().div_ceil(batch),
+            room,
+            move |at| {
+                let end = images.len().min((at + 1) * batch);
+                task.training_images(&images[at * batch..end], &device)
+            },
+        ))
     }
 
     /// The network to be made sparse.
@@ -452,6 +461,7 @@ impl Measure<'_> {
             census,
             weights,
             device: &self.bench.chosen.device,
+            memory: self.bench.memory,
             progress: self.bench.progress,
             checkpoints: Some(Checkpoints {
                 folder: self.work,
@@ -480,7 +490,7 @@ pub(crate) trait Calibrated: Modality + Sized {
         spec: &'static Spec,
         _census: &Census,
         _calibration: &CalibrationCell,
-    ) -> Result<Vec<Self::Input>, MeasureError> {
+    ) -> Result<Batches<'static, Self::Input>, MeasureError> {
         Err(OtherModality::of::<Self>(spec, "tasks have images to classify").into())
     }
 }
@@ -491,7 +501,7 @@ impl Calibrated for Classes {
         spec: &'static Spec,
         census: &Census,
         calibration: &CalibrationCell,
-    ) -> Result<Vec<Tensor<4>>, MeasureError> {
+    ) -> Result<Batches<'static, Tensor<4>>, MeasureError> {
         let task = measure.bench.task(spec, measure.cell)?;
         check_fit(spec, census, &task)?;
         measure.calibrate(&task, calibration)

@@ -5,6 +5,13 @@ use crate::cell::Part;
 use crate::options::{self, BadOptions, Chosen};
 use crate::plan::PartFacts;
 
+/// What a repair does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Statistics of batch norms are measured again.
+    BatchNorms,
+}
+
 /// A repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
@@ -14,6 +21,8 @@ pub struct Repair {
     pub version: u32,
     /// One line for `ptsbench list`.
     pub about: &'static str,
+    /// What it does.
+    pub kind: Kind,
 }
 
 /// Every repair.
@@ -21,6 +30,7 @@ pub const REPAIRS: &[Repair] = &[Repair {
     name: "bn_re_estimation",
     version: 1,
     about: "batch norms' statistics measured again on calibration images",
+    kind: Kind::BatchNorms,
 }];
 
 /// No repair has this name.

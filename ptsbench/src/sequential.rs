@@ -12,21 +12,28 @@ use burn::tensor::{Tensor, TensorData};
 use model_zoo::tap::{Census, Path};
 use model_zoo::{Bundle, LayerInfo, Network, Tap, Unit};
 
-use crate::interrupt;
+use crate::batches::Batches;
+use crate::interrupt::{self, Interrupted};
 use crate::seen::{Need, Seen, SeenError};
+use crate::task::TaskError;
 
 /// Prunes one layer, given by its path in the module: what it read becomes the weight it has from then on, as the module
 /// stores it.
 pub type Prune<'a, E> = dyn FnMut(&str, &Seen) -> Result<TensorData, E> + 'a;
 
 /// Calls `prune` for every prunable layer of `network`, in forward order; returns how often it ran through all batches.
-pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
+/// The sums of a layer's products may take `room` bytes.
+pub fn in_order<N: Network, E>(
     network: &N,
     census: &Census,
-    batches: &[N::Input],
+    batches: &Batches<'_, N::Input>,
     need: Need,
+    room: u64,
     prune: &mut Prune<'_, E>,
-) -> Result<u64, E> {
+) -> Result<u64, E>
+where
+    E: From<SeenError> + From<TaskError> + From<Interrupted>,
+{
     let mut calls: HashMap<String, usize> = HashMap::new();
     for row in census.rows.iter().filter(|row| row.layer.is_some()) {
         *calls.entry(row.path.clone()).or_default() += 1;
@@ -37,6 +44,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
         calls,
         alone: batches.len() == 1,
         need,
+        room,
         done: HashMap::new(),
         waiting: None,
         prune,
@@ -46,9 +54,9 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     while tap.done.len() < all && !batches.is_empty() {
         let before = tap.done.len();
         passes += 1;
-        for batch in batches {
+        for batch in batches.iter() {
             interrupt::check()?;
-            network.run(batch.clone(), &mut tap);
+            network.run(batch?, &mut tap);
             if let Some(error) = tap.error.take() {
                 return Err(error);
             }
@@ -69,6 +77,7 @@ struct InOrder<'a, 'b, E> {
     /// The one batch is everything there is.
     alone: bool,
     need: Need,
+    room: u64,
     done: HashMap<String, TensorData>,
     /// The layer whose inputs are not complete; nothing behind it is pruned in this pass.
     waiting: Option<(String, Seen)>,
@@ -89,7 +98,7 @@ impl<E: From<SeenError>> InOrder<'_, '_, E> {
             Some((waits, seen)) if waits == path => add(seen)?,
             Some(_) => {}
             None => {
-                let mut seen = Seen::nothing(path, info, self.need)?;
+                let mut seen = Seen::nothing(path, info, self.need, self.room)?;
                 add(&mut seen)?;
                 if self.alone && self.calls.get(path) == Some(&1) {
                     let weight = (self.prune)(path, &seen)?;

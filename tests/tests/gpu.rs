@@ -14,6 +14,7 @@ use ptsbench::cell::BatchNorm;
 use ptsbench::cell::{Cell, Optimizer};
 use ptsbench::device::{Choice, Chosen, choose};
 use ptsbench::inventory::Weights;
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::{Bench, open_dense};
 use ptsbench::plan::{Plan, Planned};
 use ptsbench::progress::{Mode, Progress};
@@ -86,6 +87,7 @@ fn measure(chosen: &Chosen, cell: &Cell) -> Record {
         progress: &progress,
         sets: &sets,
         policy: KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let work = tempfile::tempdir().unwrap();
     let measured = chosen.guard(|| bench.measure(cell, &weight_file(), work.path()));
@@ -191,7 +193,8 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
                 dense: &dense,
                 census: &census,
                 masks: &masks,
-                batches: &batches,
+                batches: &batches.clone().into(),
+                memory: Memory::of_machine(),
                 device,
                 checkpoints: None,
                 progress: &progress,

@@ -13,6 +13,7 @@ use ptsbench::cell::{
     BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
 };
 use ptsbench::inventory::Weights;
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::loss::summed_square_error;
@@ -117,7 +118,8 @@ impl Visit<Classes> for Compare {
             dense: &dense,
             census: &census,
             masks: &masks,
-            batches: &batches,
+            batches: &batches.clone().into(),
+            memory: Memory::of_machine(),
             device: &device,
             checkpoints: None,
             progress: &progress,

@@ -2,6 +2,7 @@
 //! that they do what they are for.
 
 use ptsbench::device::{Choice, choose};
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::Bench;
 use ptsbench::plan::Plan;
 use ptsbench::progress::{Mode, Progress};
@@ -27,6 +28,7 @@ fn measure(grids: &str) -> Vec<Record> {
         progress: &progress,
         sets: registry.sets(),
         policy: kernels::plan::KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let file = workspace_root().join("assets/micro/micro_resnet8.safetensors");
     let sparse = cells

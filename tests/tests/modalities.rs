@@ -11,6 +11,7 @@ use model_zoo::{Blank, Bundle, Modality, Network, Of, Tap, TensorMap, Unit};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule};
 use ptsbench::inventory::Weights;
+use ptsbench::memory::Memory;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::fit::Call;
 use ptsbench::reconstruct::loss::summed_square_error;
@@ -133,7 +134,8 @@ impl<M: Modality> Visit<M> for Reconstruct {
             dense: &dense,
             census: &census,
             masks: &masks,
-            batches: &batches,
+            batches: &batches.clone().into(),
+            memory: Memory::of_machine(),
             device: &device,
             checkpoints: None,
             progress: &progress,

@@ -17,6 +17,7 @@ use crate::criterion;
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
+use crate::memory::Memory;
 use crate::options::Chosen;
 use crate::outln;
 use crate::own;
@@ -165,6 +166,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         progress: &progress,
         sets: registry.sets(),
         policy: KernelPolicy::auto(),
+        memory: Memory::from_env()?,
     };
     let exported = export(&bench, &cell, &file, &work);
     if exported.is_err() {

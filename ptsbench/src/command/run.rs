@@ -14,6 +14,7 @@ use super::tell_broken;
 use crate::cell::Pattern;
 use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
+use crate::memory::Memory;
 use crate::note;
 use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
@@ -117,6 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     kernels::use_precision(plan.precision)?;
     // Kernels read their instruction set from this variable themselves; what it says of paths is followed here.
     let policy = KernelPolicy::from_env()?;
+    let memory = Memory::from_env()?;
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
@@ -189,6 +191,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         progress: &progress,
         sets: registry.sets(),
         policy,
+        memory,
     };
     // What others hold comes last: by then they may be done with it, or gone.
     open.extend(elsewhere);
@@ -391,7 +394,9 @@ fn compute(
         },
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
         // A full or failing disk is no property of the cell.
-        Err(MeasureError::Fit(FitError::Checkpoint(error))) => return Err(error.into()),
+        Err(MeasureError::Fit(error @ (FitError::Checkpoint(_) | FitError::Spill { .. }))) => {
+            return Err(error.into());
+        }
         Err(error) => {
             let text = error.to_string();
             store.fail(&planned.key, &planned.cell, &text)?;

@@ -13,6 +13,7 @@ use model_zoo::{Bundle, Tap, Unit};
 
 use super::FitError;
 use super::loss::summed_square_error;
+use super::pairs::{Pairs, Room, SpillError};
 use crate::cell::{Fit, Optimizer};
 use crate::seed::Stream;
 
@@ -29,14 +30,25 @@ pub struct Fitted {
     pub loss_before: f64,
     /// And after.
     pub loss_after: f64,
+    /// Bytes of its inputs and outputs that memory had no room for.
+    pub spilled: u64,
 }
 
-/// Trains the unit at one path on cached batches.
+/// Where a unit's inputs and outputs come from, and where they may stay.
+pub struct Source<'a> {
+    /// Calibration batches.
+    pub batches: usize,
+    /// The calls of the unit in one forward pass over a batch: more than one where a module is shared.
+    pub calls: &'a dyn Fn(usize) -> Result<Vec<Call>, FitError>,
+    /// Room for the calls of all batches.
+    pub room: Room<'a>,
+}
+
+/// Trains the unit at one path.
 pub struct FitTap<'a> {
     target: &'a str,
     path: Path,
-    /// Per batch the calls of the unit in one forward pass: more than one where a module is shared.
-    batches: Vec<Vec<Call>>,
+    source: Source<'a>,
     settings: &'a Fit,
     order: Stream,
     watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
@@ -48,7 +60,7 @@ impl<'a> FitTap<'a> {
     /// `watch` is told each step and its loss, and may end the work.
     pub fn new(
         target: &'a str,
-        batches: Vec<Vec<Call>>,
+        source: Source<'a>,
         settings: &'a Fit,
         order: Stream,
         watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
@@ -56,7 +68,7 @@ impl<'a> FitTap<'a> {
         Self {
             target,
             path: Path::default(),
-            batches,
+            source,
             settings,
             order,
             watch,
@@ -65,33 +77,29 @@ impl<'a> FitTap<'a> {
     }
 
     fn fit<In: Bundle, U: Unit<In>>(&mut self, unit: &U) -> Result<Fitted, FitError> {
-        let batches: Vec<Vec<(In, U::Out)>> = std::mem::take(&mut self.batches)
-            .into_iter()
-            .map(|calls| {
-                calls
-                    .into_iter()
-                    .map(|(input, output)| {
-                        let input = input.downcast::<In>().expect("captured from this unit");
-                        let output = output
-                            .downcast::<U::Out>()
-                            .expect("captured from this unit");
-                        (*input, *output)
-                    })
-                    .collect()
-            })
-            .collect();
+        let spill = |source| FitError::Spill {
+            unit: self.target.to_owned(),
+            source,
+        };
+        let mut pairs = Pairs::within(self.source.room);
+        for batch in 0..self.source.batches {
+            let calls = (self.source.calls)(batch)?.into_iter().map(typed);
+            pairs
+                .push(calls.collect::<Vec<(In, U::Out)>>())
+                .map_err(spill)?;
+        }
 
-        let loss_before = mean_loss(unit, &batches);
+        let loss_before = mean_loss(unit, &pairs).map_err(spill)?;
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
         while steps < self.settings.steps {
-            let calls = &batches[self.order.below(batches.len() as u64) as usize];
+            let batch = self.order.below(pairs.len() as u64) as usize;
+            let calls = pairs.get(batch).map_err(spill)?.into_iter();
             let loss = calls
-                .iter()
                 .map(|(input, output)| {
-                    let got = trained.run(input.clone().to_autodiff(), &mut Bare);
-                    summed_square_error(got, output.clone().to_autodiff())
+                    let got = trained.run(input.to_autodiff(), &mut Bare);
+                    summed_square_error(got, output.to_autodiff())
                 })
                 .reduce(|sum, loss| sum + loss)
                 .expect("a unit that is fitted runs at least once");
@@ -112,9 +120,10 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &batches),
+            loss_after: mean_loss(&trained, &pairs).map_err(spill)?,
             graft: Graft::cut(&trained),
             steps,
+            spilled: pairs.spilled(),
         })
     }
 }
@@ -131,13 +140,27 @@ impl Tap for FitTap<'_> {
     }
 }
 
-fn mean_loss<In: Bundle, U: Unit<In>>(unit: &U, batches: &[Vec<(In, U::Out)>]) -> f64 {
-    let losses = batches.iter().flatten().map(|(input, output)| {
-        let got = unit.run(input.clone(), &mut Bare);
-        let error = summed_square_error(got, output.clone());
-        f64::from(error.into_scalar::<f32>())
-    });
-    losses.sum::<f64>() / batches.len().max(1) as f64
+/// A call as its unit has it.
+fn typed<In: Bundle, Out: Bundle>((input, output): Call) -> (In, Out) {
+    let expected = "captured from this unit";
+    let input = input.downcast().expect(expected);
+    let output = output.downcast().expect(expected);
+    (*input, *output)
+}
+
+fn mean_loss<In: Bundle, U: Unit<In>>(
+    unit: &U,
+    pairs: &Pairs<'_, Vec<(In, U::Out)>>,
+) -> Result<f64, SpillError> {
+    let mut sum = 0.0;
+    for batch in 0..pairs.len() {
+        for (input, output) in pairs.get(batch)? {
+            let got = unit.run(input, &mut Bare);
+            let error = summed_square_error(got, output);
+            sum += f64::from(error.into_scalar::<f32>());
+        }
+    }
+    Ok(sum / pairs.len().max(1) as f64)
 }
 
 /// One optimizer for weights and one for biases, since their rates differ; biases of rate 0 are frozen.
