@@ -7,9 +7,9 @@
 
 use burn::tensor::Tensor;
 use indexmap::IndexMap;
-use kernels::{ColumnSums, GramState, KernelError};
+use kernels::{ColumnSums, ConvShape, GramState, KernelError};
 use model_zoo::tap::Path;
-use model_zoo::{Bundle, LayerInfo, LayerKind, Tap, TensorMap, Unit};
+use model_zoo::{Bundle, Extents, LayerInfo, LayerKind, Tap, TensorMap, Unit};
 
 /// The largest Gram matrices of one layer.
 const GRAM_BYTES: usize = 6 << 30;
@@ -99,15 +99,27 @@ impl Seen {
         })
     }
 
-    /// Adds what the layer reads in one call.
-    pub fn add<B: Bundle>(&mut self, info: &LayerInfo, input: &B) -> Result<(), KernelError> {
+    /// Adds what the layer reads in one call. Where a convolution gives padding of an image, what it reads there is none of
+    /// the layer's.
+    pub fn add<B: Bundle>(
+        &mut self,
+        info: &LayerInfo,
+        input: &B,
+        extents: Option<&Extents>,
+    ) -> Result<(), KernelError> {
         for (dims, values) in read(input) {
             match info.kind {
                 LayerKind::Conv => {
                     let shape = info.convolution([dims[0], dims[1], dims[2], dims[3]]);
-                    self.sums.add_conv(&values, &shape)?;
-                    if let Some(gram) = &mut self.gram {
-                        gram.add_conv(&values, &shape)?;
+                    match extents {
+                        None => self.add_conv(&values, &shape)?,
+                        Some(extents) => {
+                            let images = values.chunks(shape.input_len() / shape.batch.max(1));
+                            for (image, size) in images.zip(extents.on(shape.out_size())) {
+                                let (image, shape) = corner(image, shape, size);
+                                self.add_conv(&image, &shape)?;
+                            }
+                        }
                     }
                 }
                 LayerKind::Linear => {
@@ -120,6 +132,14 @@ impl Seen {
             }
         }
         Ok(())
+    }
+
+    fn add_conv(&mut self, values: &[f32], shape: &ConvShape) -> Result<(), KernelError> {
+        self.sums.add_conv(values, shape)?;
+        match &mut self.gram {
+            Some(gram) => gram.add_conv(values, shape),
+            None => Ok(()),
+        }
     }
 
     /// Mean output of each channel with this weight (`[rows, columns]`), without a bias.
@@ -137,6 +157,24 @@ impl Seen {
         };
         weight.chunks(cols).enumerate().map(dot).collect()
     }
+}
+
+/// The part of an image from which a convolution makes the first `size` rows and columns of its output, and the
+/// convolution that does.
+fn corner(image: &[f32], shape: ConvShape, size: [usize; 2]) -> (Vec<f32>, ConvShape) {
+    let [height, width] = shape.size;
+    let mut cut = ConvShape { batch: 1, ..shape };
+    for (d, &outputs) in size.iter().enumerate() {
+        let reach = shape.dilation[d] * (shape.kernel[d] - 1) + 1;
+        let read = (outputs.max(1) - 1) * shape.stride[d] + reach;
+        let read = read.saturating_sub(shape.padding[d][0]);
+        cut.size[d] = read.min(shape.size[d]);
+        cut.padding[d][1] = read - cut.size[d];
+    }
+    let planes = image.chunks((height * width).max(1));
+    let rows = planes.flat_map(|plane| plane.chunks(width.max(1)).take(cut.size[0]));
+    let values = rows.flat_map(|row| &row[..cut.size[1]]).copied().collect();
+    (values, cut)
 }
 
 /// Every tensor of a bundle: dimensions and values.
@@ -159,6 +197,8 @@ fn read<B: Bundle>(input: &B) -> Vec<(Vec<usize>, Vec<f32>)> {
 pub struct Look {
     need: Need,
     path: Path,
+    /// What is no padding in the batch that is looked at.
+    pub extents: Option<Extents>,
     /// By the layer's path in the module, in forward order.
     pub found: IndexMap<String, Seen>,
     /// The first thing that went wrong.
@@ -171,6 +211,7 @@ impl Look {
         Self {
             need,
             path: Path::default(),
+            extents: None,
             found: IndexMap::new(),
             error: None,
         }
@@ -183,7 +224,7 @@ impl Look {
             self.found.insert(path.clone(), nothing);
         }
         self.found[&path]
-            .add(info, input)
+            .add(info, input, self.extents.as_ref())
             .map_err(|source| SeenError::Shape { path, source })
     }
 
@@ -215,6 +256,7 @@ mod tests {
     use burn::nn::conv::Conv2dConfig;
     use burn::nn::{LinearConfig, PaddingConfig2d};
     use burn::tensor::{Device, Distribution};
+    use model_zoo::Padded;
     use model_zoo::tap::Bare;
 
     use super::*;
@@ -254,8 +296,10 @@ mod tests {
             let mut seen = Seen::nothing("conv", &info, Need::Gram).unwrap();
             let x = Tensor::<4>::random([3, 4, 8, 6], random, &device);
             // In two calls, as of a module that is shared.
-            seen.add(&info, &x.clone().slice_dim(0, 0..1)).unwrap();
-            seen.add(&info, &x.clone().slice_dim(0, 1..3)).unwrap();
+            seen.add(&info, &x.clone().slice_dim(0, 0..1), None)
+                .unwrap();
+            seen.add(&info, &x.clone().slice_dim(0, 1..3), None)
+                .unwrap();
             let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
             near(&seen.mean_outputs(&weight), &ran(conv.run(x, &mut Bare), 1));
             let gram = seen.gram.unwrap();
@@ -268,7 +312,7 @@ mod tests {
         let info = Unit::<Tensor<3>>::layer(&linear).unwrap();
         let mut seen = Seen::nothing("linear", &info, Need::Moments).unwrap();
         let x = Tensor::<3>::random([2, 7, 5], random, &device);
-        seen.add(&info, &x).unwrap();
+        seen.add(&info, &x, None).unwrap();
         let weight: Vec<f32> = linear
             .weight
             .val()
@@ -281,6 +325,53 @@ mod tests {
             &ran(linear.run(x, &mut Bare), 2),
         );
         assert_eq!(seen.gram, None);
+    }
+
+    #[test]
+    fn what_gives_padding_is_not_read() {
+        let device = Device::flex();
+        for padding in [
+            PaddingConfig2d::Explicit(1, 1, 1, 1),
+            PaddingConfig2d::Same,
+            PaddingConfig2d::Valid,
+        ] {
+            let conv = Conv2dConfig::new([4, 6], [3, 3])
+                .with_stride([2, 1])
+                .with_padding(padding)
+                .with_bias(false)
+                .init(&device);
+            let info = Unit::<Tensor<4>>::layer(&conv).unwrap();
+            let sizes = vec![[16, 16], [5, 12], [1, 1]];
+            let batch = Padded {
+                images: Tensor::zeros([3, 3, 16, 16], &device),
+                sizes: sizes.clone(),
+            };
+            // Behind other layers, padding is no longer zero, and maps are smaller than images.
+            let x = Tensor::<4>::random([3, 4, 8, 8], Distribution::Uniform(-1.0, 2.0), &device);
+            let mut seen = Seen::nothing("conv", &info, Need::Gram).unwrap();
+            let extents = batch.extents().unwrap();
+            seen.add(&info, &x, Some(&extents)).unwrap();
+            let output = conv.run(x, &mut Bare);
+            let [_, channels, height, width] = output.dims();
+            let (mut sums, mut places) = (vec![0.0; channels], 0);
+            for (image, [rows, columns]) in extents.on([height, width]).enumerate() {
+                let part =
+                    output
+                        .clone()
+                        .slice([image..image + 1, 0..channels, 0..rows, 0..columns]);
+                for (sum, mean) in sums.iter_mut().zip(ran(part, 1)) {
+                    *sum += mean * (rows * columns) as f64;
+                }
+                places += rows * columns;
+            }
+            let means: Vec<f64> = sums.iter().map(|sum| sum / places as f64).collect();
+            let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
+            near(&seen.mean_outputs(&weight), &means);
+            let gram = seen.gram.unwrap();
+            for (product, square) in gram.diagonal(0).iter().zip(seen.sums.squares()) {
+                assert!((product - square).abs() < 1e-3 * square.max(1.0));
+            }
+        }
     }
 
     #[test]

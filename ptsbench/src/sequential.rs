@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use model_zoo::tap::{Census, Path};
-use model_zoo::{Bundle, LayerInfo, Network, Tap, Unit};
+use model_zoo::{Bundle, Extents, LayerInfo, Network, Tap, Unit};
 
 use crate::interrupt;
 use crate::seen::{Need, Seen, SeenError};
@@ -34,6 +34,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     let all = calls.len();
     let mut tap = InOrder {
         path: Path::default(),
+        extents: None,
         calls,
         alone: batches.len() == 1,
         need,
@@ -48,6 +49,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
         passes += 1;
         for batch in batches {
             interrupt::check()?;
+            tap.extents = batch.extents();
             network.run(batch.clone(), &mut tap);
             if let Some(error) = tap.error.take() {
                 return Err(error);
@@ -64,6 +66,8 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
 
 struct InOrder<'a, 'b, E> {
     path: Path,
+    /// What is no padding in the batch.
+    extents: Option<Extents>,
     /// How often each layer runs in a pass.
     calls: HashMap<String, usize>,
     /// The one batch is everything there is.
@@ -78,12 +82,13 @@ struct InOrder<'a, 'b, E> {
 
 impl<E: From<SeenError>> InOrder<'_, '_, E> {
     fn meet<In: Bundle>(&mut self, path: &str, info: &LayerInfo, input: &In) -> Result<(), E> {
+        let extents = self.extents.as_ref();
         let add = |seen: &mut Seen| {
             let shape = |source| SeenError::Shape {
                 path: path.to_owned(),
                 source,
             };
-            seen.add(info, input).map_err(shape)
+            seen.add(info, input, extents).map_err(shape)
         };
         match &mut self.waiting {
             Some((waits, seen)) if waits == path => add(seen)?,

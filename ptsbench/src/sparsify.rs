@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use burn::tensor::{Device, TensorData};
 use indexmap::IndexMap;
 use kernels::BitMask;
-use model_zoo::Network;
 use model_zoo::norm::re_estimate;
 use model_zoo::tap::Census;
+use model_zoo::{Bundle, Network};
 
 use crate::allocate::{self, Allocation, Rate};
 use crate::cell::{CalibrationCell, Pattern, Sparsity};
@@ -218,6 +218,7 @@ impl<N: Network> Dense<'_, N> {
             let mut look = Look::for_need(chooser.needs());
             for batch in batches {
                 crate::interrupt::check()?;
+                look.extents = batch.extents();
                 self.network.run(batch.clone(), &mut look);
             }
             for (path, seen) in look.finish()? {

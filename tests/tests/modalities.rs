@@ -15,7 +15,7 @@ use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census, Path as UnitPath};
 use model_zoo::weights::{self, Container, Named, Source};
-use model_zoo::{Blank, Bundle, Modality, Network, Of, Tap, TensorMap, Unit};
+use model_zoo::{Blank, Bundle, Extents, Modality, Network, Of, Padded, Tap, TensorMap, Unit};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
     BatchNorm, CalibrationCell, Cell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
@@ -27,7 +27,7 @@ use ptsbench::options::Chosen;
 use ptsbench::pipeline::{Bench, Measure, open_dense};
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::fit::Call;
-use ptsbench::reconstruct::loss::summed_square_error;
+use ptsbench::reconstruct::loss::{error_within, summed_square_error};
 use ptsbench::reconstruct::{self, Work, output_error};
 use ptsbench::record::{Level, Record, Score, UnitOutcome};
 use ptsbench::store::Store;
@@ -83,6 +83,7 @@ struct CallLosses<'a> {
     target: &'a str,
     path: UnitPath,
     calls: Vec<Call>,
+    extents: Option<Extents>,
     losses: Vec<f64>,
 }
 
@@ -95,7 +96,8 @@ impl Tap for CallLosses<'_> {
                 let (input, output): (Box<dyn Any>, Box<dyn Any>) = (input, output);
                 let input = *input.downcast::<In>().expect(own);
                 let output = *output.downcast::<U::Out>().expect(own);
-                let error = summed_square_error(unit.run(input, &mut Bare), output);
+                let found = unit.run(input, &mut Bare);
+                let error = error_within(found, output, self.extents.as_ref());
                 self.losses.push(error.into_scalar::<f32>().into());
             }
         }
@@ -112,6 +114,7 @@ fn call_losses<N: Network>(network: &N, dense: &N, unit: &str, batch: &N::Input)
         target: unit,
         path: UnitPath::default(),
         calls: capture.into_calls(),
+        extents: batch.extents(),
         losses: Vec::new(),
     };
     network.run(batch.clone(), &mut losses);
@@ -130,7 +133,15 @@ impl<M: Modality> Visit<M> for Reconstruct {
     fn visit<N: Of<M>>(self, spec: &'static Spec, dense: N) -> Vec<Fitted> {
         let device = Device::flex();
         let batches: Vec<N::Input> = (0..BATCHES)
-            .map(|_| N::Input::blank(spec, 2, &device).map(&mut Random))
+            .map(|_| {
+                let mut batch: N::Input = random(spec, 2);
+                let [_, height, width] = spec.input;
+                // Where images may have sizes of their own, they do.
+                if let Some(padded) = (&mut batch as &mut dyn Any).downcast_mut::<Padded>() {
+                    padded.sizes[1] = [height / 2, width * 3 / 4];
+                }
+                batch
+            })
             .collect();
         let census = subject::census(spec, &dense, &device);
         let weights = subject::weights(&dense, &census);
@@ -184,8 +195,14 @@ impl<M: Modality> Visit<M> for Reconstruct {
                 .filter(|path| units.iter().any(|unit| unit.path == **path));
             let losses: Vec<[Vec<f64>; 2]> = looked
                 .map(|path| {
-                    let of = |network: &N| call_losses(network, &dense, path, &batches[0]);
-                    let losses = [of(&sparse()), of(&fitted)];
+                    let of = |network: &N, batch| call_losses(network, &dense, path, batch);
+                    let losses = [of(&sparse(), &batches[0]), of(&fitted, &batches[0])];
+                    // What is fitted is the mean over batches of the sum over calls, and padding is no part of it.
+                    let unit = units.iter().find(|unit| unit.path == *path).unwrap();
+                    let sums = batches.iter().flat_map(|batch| of(&sparse(), batch));
+                    let mean = sums.sum::<f64>() / BATCHES as f64;
+                    let apart = (mean - unit.loss_before).abs();
+                    assert!(apart <= 1e-5 * mean, "{name}, {path}: {mean}, {unit:?}");
                     println!("  {path}: {:.4?} -> {:.4?}", losses[0], losses[1]);
                     losses
                 })

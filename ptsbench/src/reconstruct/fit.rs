@@ -9,10 +9,10 @@ use burn::tensor::Tensor;
 use model_zoo::graft::Graft;
 use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
-use model_zoo::{Bundle, Tap, Unit};
+use model_zoo::{Bundle, Extents, Tap, Unit};
 
 use super::FitError;
-use super::loss::summed_square_error;
+use super::loss::error_within;
 use crate::cell::{Fit, Optimizer};
 use crate::seed::Stream;
 
@@ -37,6 +37,8 @@ pub struct FitTap<'a> {
     path: Path,
     /// Per batch the calls of the unit in one forward pass: more than one where a module is shared.
     batches: Vec<Vec<Call>>,
+    /// What is no padding in each batch.
+    extents: Vec<Option<Extents>>,
     settings: &'a Fit,
     order: Stream,
     watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
@@ -49,6 +51,7 @@ impl<'a> FitTap<'a> {
     pub fn new(
         target: &'a str,
         batches: Vec<Vec<Call>>,
+        extents: Vec<Option<Extents>>,
         settings: &'a Fit,
         order: Stream,
         watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
@@ -57,6 +60,7 @@ impl<'a> FitTap<'a> {
             target,
             path: Path::default(),
             batches,
+            extents,
             settings,
             order,
             watch,
@@ -81,17 +85,19 @@ impl<'a> FitTap<'a> {
             })
             .collect();
 
-        let loss_before = mean_loss(unit, &batches);
+        let extents = &self.extents;
+        let loss_before = mean_loss(unit, &batches, extents);
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
         while steps < self.settings.steps {
-            let calls = &batches[self.order.below(batches.len() as u64) as usize];
-            let loss = calls
+            let batch = self.order.below(batches.len() as u64) as usize;
+            let loss = batches[batch]
                 .iter()
                 .map(|(input, output)| {
                     let got = trained.run(input.clone().to_autodiff(), &mut Bare);
-                    summed_square_error(got, output.clone().to_autodiff())
+                    let output = output.clone().to_autodiff();
+                    error_within(got, output, extents[batch].as_ref())
                 })
                 .reduce(|sum, loss| sum + loss)
                 .expect("a unit that is fitted runs at least once");
@@ -112,7 +118,7 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &batches),
+            loss_after: mean_loss(&trained, &batches, extents),
             graft: Graft::cut(&trained),
             steps,
         })
@@ -131,10 +137,16 @@ impl Tap for FitTap<'_> {
     }
 }
 
-fn mean_loss<In: Bundle, U: Unit<In>>(unit: &U, batches: &[Vec<(In, U::Out)>]) -> f64 {
-    let losses = batches.iter().flatten().map(|(input, output)| {
+fn mean_loss<In: Bundle, U: Unit<In>>(
+    unit: &U,
+    batches: &[Vec<(In, U::Out)>],
+    extents: &[Option<Extents>],
+) -> f64 {
+    let calls = batches.iter().zip(extents);
+    let calls = calls.flat_map(|(calls, extents)| calls.iter().map(move |call| (call, extents)));
+    let losses = calls.map(|((input, output), extents)| {
         let got = unit.run(input.clone(), &mut Bare);
-        let error = summed_square_error(got, output.clone());
+        let error = error_within(got, output.clone(), extents.as_ref());
         f64::from(error.into_scalar::<f32>())
     });
     losses.sum::<f64>() / batches.len().max(1) as f64

@@ -113,6 +113,7 @@ impl<N: Network> Work<'_, N> {
         let mut look = Look::for_need(Need::Moments);
         for batch in self.batches {
             interrupt::check()?;
+            look.extents = batch.extents();
             self.dense.run(batch.clone(), &mut look);
         }
         let seen = look.finish()?;
@@ -171,7 +172,8 @@ impl<N: Network> Work<'_, N> {
         };
         let pairs = self.pairs(&sparse, &unit.path, settings.inputs);
         let order = Seed(settings.calibration.seed).stream(&format!("fit.{}", unit.path));
-        let mut tap = FitTap::new(&unit.path, pairs, &settings.fit, order, &mut watch);
+        let extents = self.batches.iter().map(Bundle::extents).collect();
+        let mut tap = FitTap::new(&unit.path, pairs, extents, &settings.fit, order, &mut watch);
         let one = self
             .batches
             .first()
