@@ -20,6 +20,7 @@ pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod modality;
 pub mod norm;
+pub mod padded;
 pub mod pickle;
 pub mod regnet;
 pub mod resnet;
@@ -33,6 +34,7 @@ pub mod vit;
 pub mod weights;
 
 pub use modality::{Blank, Boxes, Classes, Classifier, Modality, Noise, Of, Tokens, Visit};
+pub use padded::{Extents, Padded};
 pub use unit::{
     Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit, Zeros,
 };

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frozen::KeptWeight;
 use crate::mask::stored;
+use crate::padded::Extents;
 
 /// The grain of a unit, and the granularity of what is done with units (section 3.3 of the specification).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -42,6 +43,11 @@ pub trait Bundle: Clone + Send + 'static {
     /// The same values off any gradient tape, on a device that records one.
     fn to_autodiff(self) -> Self {
         self.map(&mut ToAutodiff)
+    }
+
+    /// What of each image is no padding, where the value says so; none where every place counts.
+    fn extents(&self) -> Option<Extents> {
+        None
     }
 
     /// The first sample of the batch.
@@ -157,7 +163,7 @@ tuples! {
     (A 0, B 1, C 2)
 }
 
-/// Carried along and never compared or cut: tokens, sizes before padding. It is no tensor and lies on no device; where it
+/// Carried along and never compared or cut, as tokens. It is no tensor and lies on no device; where it
 /// has an entry per sample, a batch of fewer samples uses the first ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fixed<X>(pub X);

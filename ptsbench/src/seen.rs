@@ -9,9 +9,9 @@ use std::collections::HashSet;
 
 use burn::tensor::Tensor;
 use indexmap::IndexMap;
-use kernels::{ColumnSums, GramState, KernelError};
+use kernels::{ColumnSums, ConvShape, GramState, KernelError};
 use model_zoo::tap::Path;
-use model_zoo::{Bundle, LayerInfo, LayerKind, Network, Tap, TensorMap, Unit};
+use model_zoo::{Bundle, Extents, LayerInfo, LayerKind, Network, Tap, TensorMap, Unit};
 
 use crate::batches::Batches;
 use crate::interrupt::{self, Interrupted};
@@ -100,15 +100,27 @@ impl Seen {
         })
     }
 
-    /// Adds what the layer reads in one call.
-    pub fn add<B: Bundle>(&mut self, info: &LayerInfo, input: &B) -> Result<(), KernelError> {
+    /// Adds what the layer reads in one call. Where a convolution gives padding of an image, what it reads there is none of
+    /// the layer's.
+    pub fn add<B: Bundle>(
+        &mut self,
+        info: &LayerInfo,
+        input: &B,
+        extents: Option<&Extents>,
+    ) -> Result<(), KernelError> {
         for (dims, values) in read(input) {
             match info.kind {
                 LayerKind::Conv => {
                     let shape = info.convolution([dims[0], dims[1], dims[2], dims[3]]);
-                    self.sums.add_conv(&values, &shape)?;
-                    if let Some(gram) = &mut self.gram {
-                        gram.add_conv(&values, &shape)?;
+                    match extents {
+                        None => self.add_conv(&values, &shape)?,
+                        Some(extents) => {
+                            let images = values.chunks(shape.input_len() / shape.batch.max(1));
+                            for (image, size) in images.zip(extents.on(shape.out_size())) {
+                                let (image, shape) = corner(image, shape, size);
+                                self.add_conv(&image, &shape)?;
+                            }
+                        }
                     }
                 }
                 LayerKind::Linear => {
@@ -121,6 +133,14 @@ impl Seen {
             }
         }
         Ok(())
+    }
+
+    fn add_conv(&mut self, values: &[f32], shape: &ConvShape) -> Result<(), KernelError> {
+        self.sums.add_conv(values, shape)?;
+        match &mut self.gram {
+            Some(gram) => gram.add_conv(values, shape),
+            None => Ok(()),
+        }
     }
 
     /// Mean output of each channel with this weight (`[rows, columns]`), without a bias.
@@ -138,6 +158,24 @@ impl Seen {
         };
         weight.chunks(cols).enumerate().map(dot).collect()
     }
+}
+
+/// The part of an image from which a convolution makes the first `size` rows and columns of its output, and the
+/// convolution that does.
+fn corner(image: &[f32], shape: ConvShape, size: [usize; 2]) -> (Vec<f32>, ConvShape) {
+    let [height, width] = shape.size;
+    let mut cut = ConvShape { batch: 1, ..shape };
+    for (d, &outputs) in size.iter().enumerate() {
+        let reach = shape.dilation[d] * (shape.kernel[d] - 1) + 1;
+        let read = (outputs.max(1) - 1) * shape.stride[d] + reach;
+        let read = read.saturating_sub(shape.padding[d][0]);
+        cut.size[d] = read.min(shape.size[d]);
+        cut.padding[d][1] = read - cut.size[d];
+    }
+    let planes = image.chunks((height * width).max(1));
+    let rows = planes.flat_map(|plane| plane.chunks(width.max(1)).take(cut.size[0]));
+    let values = rows.flat_map(|row| &row[..cut.size[1]]).copied().collect();
+    (values, cut)
 }
 
 /// Every tensor of a bundle: dimensions and values.
@@ -187,13 +225,16 @@ where
             room,
             path: Path::default(),
             done: &done,
+            extents: None,
             found: IndexMap::new(),
             full: false,
             error: None,
         };
         for batch in batches.iter() {
             interrupt::check()?;
-            network.run(batch?, &mut look);
+            let batch = batch?;
+            look.extents = batch.extents();
+            network.run(batch, &mut look);
             if let Some(error) = look.error {
                 return Err(error.into());
             }
@@ -215,6 +256,8 @@ struct Look<'a> {
     /// Bytes left.
     room: u64,
     path: Path,
+    /// What is no padding in the batch that is looked at.
+    extents: Option<Extents>,
     /// The layers of earlier passes.
     done: &'a HashSet<String>,
     /// By the layer's path in the module, in forward order.
@@ -242,7 +285,7 @@ impl Look<'_> {
             self.found.insert(path.clone(), nothing);
         }
         self.found[&path]
-            .add(info, input)
+            .add(info, input, self.extents.as_ref())
             .map_err(|source| SeenError::Shape { path, source })
     }
 }
@@ -269,6 +312,7 @@ mod tests {
     use burn::nn::conv::Conv2dConfig;
     use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
     use burn::tensor::{Device, Distribution};
+    use model_zoo::Padded;
     use model_zoo::tap::Bare;
 
     use super::*;
@@ -309,8 +353,10 @@ mod tests {
             let mut seen = Seen::nothing("conv", &info, Need::Gram, u64::MAX).unwrap();
             let x = Tensor::<4>::random([3, 4, 8, 6], random, &device);
             // In two calls, as of a module that is shared.
-            seen.add(&info, &x.clone().slice_dim(0, 0..1)).unwrap();
-            seen.add(&info, &x.clone().slice_dim(0, 1..3)).unwrap();
+            seen.add(&info, &x.clone().slice_dim(0, 0..1), None)
+                .unwrap();
+            seen.add(&info, &x.clone().slice_dim(0, 1..3), None)
+                .unwrap();
             let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
             near(&seen.mean_outputs(&weight), &ran(conv.run(x, &mut Bare), 1));
             let gram = seen.gram.unwrap();
@@ -323,7 +369,7 @@ mod tests {
         let info = Unit::<Tensor<3>>::layer(&linear).unwrap();
         let mut seen = Seen::nothing("linear", &info, Need::Moments, 0).unwrap();
         let x = Tensor::<3>::random([2, 7, 5], random, &device);
-        seen.add(&info, &x).unwrap();
+        seen.add(&info, &x, None).unwrap();
         let weight: Vec<f32> = linear
             .weight
             .val()
@@ -410,6 +456,53 @@ mod tests {
             "PTSBENCH_MEMORY",
         ] {
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_gives_padding_is_not_read() {
+        let device = Device::flex();
+        for padding in [
+            PaddingConfig2d::Explicit(1, 1, 1, 1),
+            PaddingConfig2d::Same,
+            PaddingConfig2d::Valid,
+        ] {
+            let conv = Conv2dConfig::new([4, 6], [3, 3])
+                .with_stride([2, 1])
+                .with_padding(padding)
+                .with_bias(false)
+                .init(&device);
+            let info = Unit::<Tensor<4>>::layer(&conv).unwrap();
+            let sizes = vec![[16, 16], [5, 12], [1, 1]];
+            let batch = Padded {
+                images: Tensor::zeros([3, 3, 16, 16], &device),
+                sizes: sizes.clone(),
+            };
+            // Behind other layers, padding is no longer zero, and maps are smaller than images.
+            let x = Tensor::<4>::random([3, 4, 8, 8], Distribution::Uniform(-1.0, 2.0), &device);
+            let mut seen = Seen::nothing("conv", &info, Need::Gram, u64::MAX).unwrap();
+            let extents = batch.extents().unwrap();
+            seen.add(&info, &x, Some(&extents)).unwrap();
+            let output = conv.run(x, &mut Bare);
+            let [_, channels, height, width] = output.dims();
+            let (mut sums, mut places) = (vec![0.0; channels], 0);
+            for (image, [rows, columns]) in extents.on([height, width]).enumerate() {
+                let part =
+                    output
+                        .clone()
+                        .slice([image..image + 1, 0..channels, 0..rows, 0..columns]);
+                for (sum, mean) in sums.iter_mut().zip(ran(part, 1)) {
+                    *sum += mean * (rows * columns) as f64;
+                }
+                places += rows * columns;
+            }
+            let means: Vec<f64> = sums.iter().map(|sum| sum / places as f64).collect();
+            let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
+            near(&seen.mean_outputs(&weight), &means);
+            let gram = seen.gram.unwrap();
+            for (product, square) in gram.diagonal(0).iter().zip(seen.sums.squares()) {
+                assert!((product - square).abs() < 1e-3 * square.max(1.0));
+            }
         }
     }
 }

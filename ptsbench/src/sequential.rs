@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use model_zoo::tap::{Census, Path};
-use model_zoo::{Bundle, LayerInfo, Network, Tap, Unit};
+use model_zoo::{Bundle, Extents, LayerInfo, Network, Tap, Unit};
 
 use crate::batches::Batches;
 use crate::interrupt::{self, Interrupted};
@@ -41,6 +41,7 @@ where
     let all = calls.len();
     let mut tap = InOrder {
         path: Path::default(),
+        extents: None,
         calls,
         alone: batches.len() == 1,
         need,
@@ -56,7 +57,9 @@ where
         passes += 1;
         for batch in batches.iter() {
             interrupt::check()?;
-            network.run(batch?, &mut tap);
+            let batch = batch?;
+            tap.extents = batch.extents();
+            network.run(batch, &mut tap);
             if let Some(error) = tap.error.take() {
                 return Err(error);
             }
@@ -72,6 +75,8 @@ where
 
 struct InOrder<'a, 'b, E> {
     path: Path,
+    /// What is no padding in the batch.
+    extents: Option<Extents>,
     /// How often each layer runs in a pass.
     calls: HashMap<String, usize>,
     /// The one batch is everything there is.
@@ -87,12 +92,13 @@ struct InOrder<'a, 'b, E> {
 
 impl<E: From<SeenError>> InOrder<'_, '_, E> {
     fn meet<In: Bundle>(&mut self, path: &str, info: &LayerInfo, input: &In) -> Result<(), E> {
+        let extents = self.extents.as_ref();
         let add = |seen: &mut Seen| {
             let shape = |source| SeenError::Shape {
                 path: path.to_owned(),
                 source,
             };
-            seen.add(info, input).map_err(shape)
+            seen.add(info, input, extents).map_err(shape)
         };
         match &mut self.waiting {
             Some((waits, seen)) if waits == path => add(seen)?,

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use burn::tensor::{Device, TensorData};
 use indexmap::IndexMap;
 use kernels::BitMask;
-use model_zoo::Network;
 use model_zoo::norm::re_estimate;
 use model_zoo::tap::Census;
+use model_zoo::{Bundle, Network};
 
 use crate::allocate::{self, Allocation, Rate};
 use crate::batches::Batches;

@@ -22,7 +22,9 @@ use ptsbench::reconstruct::Work;
 use ptsbench::record::Record;
 use ptsbench::registry::Zoo;
 use ptsbench::select::Masks;
-use ptsbench::task::{Sets, Task};
+use ptsbench::task::Sets;
+use ptsbench::task::classify::Classification;
+use ptsbench::task::judged::Judge;
 use ptsbench::{allocate, criterion, select, subject};
 use ptsbench_tests::workspace_root;
 
@@ -177,17 +179,11 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
                 sparsity.rule,
             )
             .unwrap();
-            let task = Task::micro();
-            let calibration = &settings.calibration;
-            let (list, _) = task
-                .set()
-                .calibration(calibration.images, calibration.seed)
+            let task = Classification::micro();
+            let batches = task
+                .calibration(&settings.calibration, device, u64::MAX)
                 .unwrap();
-            let batches: Vec<_> = list
-                .indices
-                .chunks(calibration.batch)
-                .map(|indices| task.training_images(indices, device).unwrap())
-                .collect();
+            let batches: Vec<_> = batches.iter().map(Result::unwrap).collect();
             let progress = Progress::new(1, Mode::Quiet);
             let work = Work {
                 dense: &dense,

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
-use model_zoo::tap::{Capture, Census};
+use model_zoo::tap::{Bare, Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
 use ptsbench::allocate::{self, Options, Rate};
 use ptsbench::cell::{
@@ -18,7 +18,8 @@ use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::loss::summed_square_error;
 use ptsbench::reconstruct::{self, Work};
-use ptsbench::task::Task;
+use ptsbench::task::classify::Classification;
+use ptsbench::task::judged::Judge;
 use ptsbench::{criterion, select, subject};
 use ptsbench_tests::workspace_root;
 
@@ -106,13 +107,15 @@ impl Visit<Classes> for Compare {
             Rule::Exact,
         )
         .unwrap();
-        let task = Task::micro();
-        let (list, _) = task.set().calibration(self.effort.images, 0).unwrap();
-        let batches: Vec<Tensor<4>> = list
-            .indices
-            .chunks(64)
-            .map(|indices| task.training_images(indices, &device).unwrap())
-            .collect();
+        let task = Classification::micro();
+        let wanted = CalibrationCell {
+            images: self.effort.images,
+            batch: 64,
+            seed: 0,
+            list: None,
+        };
+        let batches = task.calibration(&wanted, &device, u64::MAX).unwrap();
+        let batches: Vec<_> = batches.iter().map(Result::unwrap).collect();
         let progress = Progress::new(1, Mode::Quiet);
         let work = Work {
             dense: &dense,
@@ -125,7 +128,8 @@ impl Visit<Classes> for Compare {
             progress: &progress,
         };
         let top1 = |network: &N| {
-            task.evaluate(network, self.effort.samples, &device, |_| {})
+            let run = |images| network.run(images, &mut Bare);
+            task.evaluate(&run, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value
                 .number()

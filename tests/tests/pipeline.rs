@@ -28,7 +28,8 @@ use ptsbench::registry::Zoo;
 use ptsbench::select::{Masks, select};
 use ptsbench::store::digest;
 use ptsbench::subject;
-use ptsbench::task::Task;
+use ptsbench::task::classify::Classification;
+use ptsbench::task::judged::Judge;
 use ptsbench_tests::workspace_root;
 
 const MODEL: &str = "micro_resnet8";
@@ -174,10 +175,15 @@ impl<N: Classifier> Subject<'_, N> {
 
     /// Calibration batches of one seed.
     fn batches(&self, seed: u64) -> Vec<Tensor<4>> {
-        let task = Task::micro();
-        let (list, _) = task.set().calibration(IMAGES, seed).unwrap();
-        let batch = |indices: &[usize]| task.training_images(indices, self.device).unwrap();
-        list.indices.chunks(BATCH).map(batch).collect()
+        let wanted = CalibrationCell {
+            images: IMAGES,
+            batch: BATCH,
+            seed,
+            list: None,
+        };
+        let task = Classification::micro();
+        let batches = task.calibration(&wanted, self.device, u64::MAX).unwrap();
+        batches.iter().map(Result::unwrap).collect()
     }
 }
 

@@ -28,7 +28,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network, Zeros};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
-use model_zoo::{Boxes, Classes, Fixed, Modality, Noise, Of, Tokens};
+use model_zoo::{Boxes, Classes, Modality, Noise, Of, Padded, Tokens};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
@@ -317,7 +317,10 @@ impl Golds for Boxes {
     fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
         let images = check.image(case)?;
         let [count, _, height, width] = images.dims();
-        Ok((images, Fixed(vec![[height, width]; count])))
+        Ok(Padded {
+            images,
+            sizes: vec![[height, width]; count],
+        })
     }
 
     fn outputs(levels: Self::Output) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {

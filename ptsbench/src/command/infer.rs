@@ -25,8 +25,9 @@ use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::metric::top_k::{TopKError, first};
 use crate::own;
-use crate::pipeline::{classes, open_dense, takes};
+use crate::pipeline::open_dense;
 use crate::subject;
+use crate::task::classify::{classes, takes};
 use crate::{note, outln};
 
 /// Classes named for each image.

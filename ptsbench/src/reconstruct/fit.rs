@@ -9,10 +9,10 @@ use burn::tensor::Tensor;
 use model_zoo::graft::Graft;
 use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
-use model_zoo::{Bundle, Tap, Unit};
+use model_zoo::{Bundle, Extents, Tap, Unit};
 
 use super::FitError;
-use super::loss::summed_square_error;
+use super::loss::error_within;
 use super::pairs::{Pairs, Room, SpillError};
 use crate::cell::{Fit, Optimizer};
 use crate::seed::Stream;
@@ -38,8 +38,9 @@ pub struct Fitted {
 pub struct Source<'a> {
     /// Calibration batches.
     pub batches: usize,
-    /// The calls of the unit in one forward pass over a batch: more than one where a module is shared.
-    pub calls: &'a dyn Fn(usize) -> Result<Vec<Call>, FitError>,
+    /// The calls of the unit in one forward pass over a batch (more than one where a module is shared), and what is no
+    /// padding in it.
+    pub calls: &'a dyn Fn(usize) -> Result<(Vec<Call>, Option<Extents>), FitError>,
     /// Room for the calls of all batches.
     pub room: Room<'a>,
 }
@@ -82,14 +83,17 @@ impl<'a> FitTap<'a> {
             source,
         };
         let mut pairs = Pairs::within(self.source.room);
+        let mut extents = Vec::with_capacity(self.source.batches);
         for batch in 0..self.source.batches {
-            let calls = (self.source.calls)(batch)?.into_iter().map(typed);
+            let (calls, valid) = (self.source.calls)(batch)?;
+            extents.push(valid);
+            let calls = calls.into_iter().map(typed);
             pairs
                 .push(calls.collect::<Vec<(In, U::Out)>>())
                 .map_err(spill)?;
         }
 
-        let loss_before = mean_loss(unit, &pairs).map_err(spill)?;
+        let loss_before = mean_loss(unit, &pairs, &extents).map_err(spill)?;
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
@@ -99,7 +103,7 @@ impl<'a> FitTap<'a> {
             let loss = calls
                 .map(|(input, output)| {
                     let got = trained.run(input.to_autodiff(), &mut Bare);
-                    summed_square_error(got, output.to_autodiff())
+                    error_within(got, output.to_autodiff(), extents[batch].as_ref())
                 })
                 .reduce(|sum, loss| sum + loss)
                 .expect("a unit that is fitted runs at least once");
@@ -120,7 +124,7 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &pairs).map_err(spill)?,
+            loss_after: mean_loss(&trained, &pairs, &extents).map_err(spill)?,
             graft: Graft::cut(&trained),
             steps,
             spilled: pairs.spilled(),
@@ -151,12 +155,13 @@ fn typed<In: Bundle, Out: Bundle>((input, output): Call) -> (In, Out) {
 fn mean_loss<In: Bundle, U: Unit<In>>(
     unit: &U,
     pairs: &Pairs<'_, Vec<(In, U::Out)>>,
+    extents: &[Option<Extents>],
 ) -> Result<f64, SpillError> {
     let mut sum = 0.0;
-    for batch in 0..pairs.len() {
+    for (batch, extents) in extents.iter().enumerate() {
         for (input, output) in pairs.get(batch)? {
             let got = unit.run(input, &mut Bare);
-            let error = summed_square_error(got, output);
+            let error = error_within(got, output, extents.as_ref());
             sum += f64::from(error.into_scalar::<f32>());
         }
     }

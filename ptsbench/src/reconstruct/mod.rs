@@ -245,15 +245,16 @@ impl<N: Network> Work<'_, N> {
         unit: &str,
         inputs: Inputs,
         batch: usize,
-    ) -> Result<Vec<Call>, FitError> {
+    ) -> Result<(Vec<Call>, Option<Extents>), FitError> {
         interrupt::check()?;
         let batch = self.batches.get(batch)?;
+        let extents = batch.extents();
         let calls = |network: &N, batch: N::Input| {
             let mut capture = Capture::of(unit);
             network.run(batch, &mut capture);
             capture.into_calls()
         };
-        Ok(match inputs {
+        let found = match inputs {
             Inputs::Dense => calls(self.dense, batch),
             Inputs::Sparse => {
                 let dense = calls(self.dense, batch.clone());
@@ -261,7 +262,8 @@ impl<N: Network> Work<'_, N> {
                 let pair = |((input, _), (_, output))| (input, output);
                 sparse.into_iter().zip(dense).map(pair).collect()
             }
-        })
+        };
+        Ok((found, extents))
     }
 
     /// What a checkpoint of this unit holds for the network; a bad one is removed, with a remark.
