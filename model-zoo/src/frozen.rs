@@ -315,19 +315,22 @@ mod tests {
                 .collect();
             let masks = masks.iter().map(|(path, mask)| (path.clone(), mask));
             let network = network.apply_reparameterization(Attach::new(masks, &device));
-            let want = floats(network.run(x.clone(), &mut Bare));
+            let want = floats(network.run(x.clone(), &mut Bare::default()));
             let scale = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
 
             let freeze = |path| freeze(network.clone(), &census, &terms(path));
             let dense = freeze(PathChoice::Force(Path::Dense));
-            assert_eq!(floats(dense.network.run(x.clone(), &mut Bare)), want);
+            assert_eq!(
+                floats(dense.network.run(x.clone(), &mut Bare::default())),
+                want
+            );
             assert_eq!((dense.sparse_layers(), dense.sparse_runs()), (0, 0));
 
             let frozen = freeze(PathChoice::Force(Path::Csr));
             assert_eq!(frozen.layers.len(), census.layers().len());
             assert_eq!(frozen.sparse_layers(), frozen.layers.len());
             for _ in 0..2 {
-                let got = floats(frozen.network.run(x.clone(), &mut Bare));
+                let got = floats(frozen.network.run(x.clone(), &mut Bare::default()));
                 for (got, want) in got.iter().zip(&want) {
                     assert!(
                         (got - want).abs() <= 1e-4 * scale,
@@ -342,7 +345,7 @@ mod tests {
 
             // Without the packed weights the network is the masked one, bit by bit.
             let thawed = frozen.network.materialize();
-            assert_eq!(floats(thawed.run(x, &mut Bare)), want);
+            assert_eq!(floats(thawed.run(x, &mut Bare::default())), want);
             assert_eq!(frozen.runs.load(Ordering::Relaxed), 2 * calls as u64);
             frozen.layers.len()
         }

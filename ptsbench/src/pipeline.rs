@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use burn::tensor::{Device, Tensor};
+use kernels::KernelError;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, CatalogError, OtherModality, Spec, Visit};
 use model_zoo::frozen::{Frozen, Terms, freeze};
@@ -51,6 +52,9 @@ pub enum MeasureError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The machine does not have the cell's arithmetic.
+    #[error(transparent)]
+    Precision(KernelError),
     /// No such model.
     #[error(transparent)]
     Model(#[from] CatalogError),
@@ -333,7 +337,7 @@ impl Visit<Classes> for Measure<'_> {
         let mut timing = Timing::default();
 
         let start = Instant::now();
-        self.check_file()?;
+        self.check()?;
         let task = self.bench.task(spec, self.cell)?;
         let treatment = self.cell.sparsity.as_ref().map(|s| s.batch_norm);
         let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
@@ -366,7 +370,8 @@ impl Visit<Classes> for Measure<'_> {
 
         let start = Instant::now();
         let samples = self.cell.task.samples;
-        let score = task.evaluate(&network.network, samples, device, |done| {
+        let precision = self.cell.precision;
+        let score = task.evaluate(&network.network, samples, precision, device, |done| {
             self.bench.progress.images(done, samples);
         })?;
         timing.evaluate_s = start.elapsed().as_secs_f64();
@@ -401,7 +406,10 @@ impl Measure<'_> {
         freeze(network, census, &terms)
     }
 
-    pub(crate) fn check_file(&self) -> Result<(), MeasureError> {
+    /// Refuses arithmetic that the machine lacks, and a weight file that is not the cell's.
+    pub(crate) fn check(&self) -> Result<(), MeasureError> {
+        let precision = self.cell.precision;
+        precision.check().map_err(MeasureError::Precision)?;
         let found = weights::sha256(self.file)?;
         if found == self.cell.weights {
             return Ok(());
@@ -452,6 +460,7 @@ impl Measure<'_> {
             census,
             weights,
             device: &self.bench.chosen.device,
+            precision: self.cell.precision,
             progress: self.bench.progress,
             checkpoints: Some(Checkpoints {
                 folder: self.work,

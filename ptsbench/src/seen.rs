@@ -7,7 +7,7 @@
 
 use burn::tensor::Tensor;
 use indexmap::IndexMap;
-use kernels::{ColumnSums, GramState, KernelError};
+use kernels::{ColumnSums, GramState, KernelError, Precision};
 use model_zoo::tap::Path;
 use model_zoo::{Bundle, LayerInfo, LayerKind, Tap, TensorMap, Unit};
 
@@ -158,6 +158,7 @@ fn read<B: Bundle>(input: &B) -> Vec<(Vec<usize>, Vec<f32>)> {
 /// Measures every prunable layer in the network that it runs through.
 pub struct Look {
     need: Need,
+    precision: Precision,
     path: Path,
     /// By the layer's path in the module, in forward order.
     pub found: IndexMap<String, Seen>,
@@ -166,10 +167,11 @@ pub struct Look {
 }
 
 impl Look {
-    /// For this need.
-    pub fn for_need(need: Need) -> Self {
+    /// For this need, in a pass of this precision.
+    pub fn for_need(need: Need, precision: Precision) -> Self {
         Self {
             need,
+            precision,
             path: Path::default(),
             found: IndexMap::new(),
             error: None,
@@ -197,6 +199,10 @@ impl Look {
 }
 
 impl Tap for Look {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if let (Some(info), None) = (unit.layer(), &self.error)
@@ -257,7 +263,10 @@ mod tests {
             seen.add(&info, &x.clone().slice_dim(0, 0..1)).unwrap();
             seen.add(&info, &x.clone().slice_dim(0, 1..3)).unwrap();
             let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
-            near(&seen.mean_outputs(&weight), &ran(conv.run(x, &mut Bare), 1));
+            near(
+                &seen.mean_outputs(&weight),
+                &ran(conv.run(x, &mut Bare::default()), 1),
+            );
             let gram = seen.gram.unwrap();
             let diagonal: Vec<f64> = (0..groups).flat_map(|g| gram.diagonal(g)).collect();
             for (product, square) in diagonal.iter().zip(seen.sums.squares()) {
@@ -278,7 +287,7 @@ mod tests {
             .unwrap();
         near(
             &seen.mean_outputs(&weight),
-            &ran(linear.run(x, &mut Bare), 2),
+            &ran(linear.run(x, &mut Bare::default()), 2),
         );
         assert_eq!(seen.gram, None);
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use kernels::Precision;
 use model_zoo::tap::{Census, Path};
 use model_zoo::{Bundle, LayerInfo, Network, Tap, Unit};
 
@@ -25,6 +26,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     census: &Census,
     batches: &[N::Input],
     need: Need,
+    precision: Precision,
     prune: &mut Prune<'_, E>,
 ) -> Result<u64, E> {
     let mut calls: HashMap<String, usize> = HashMap::new();
@@ -37,6 +39,7 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
         calls,
         alone: batches.len() == 1,
         need,
+        precision,
         done: HashMap::new(),
         waiting: None,
         prune,
@@ -69,6 +72,7 @@ struct InOrder<'a, 'b, E> {
     /// The one batch is everything there is.
     alone: bool,
     need: Need,
+    precision: Precision,
     done: HashMap<String, TensorData>,
     /// The layer whose inputs are not complete; nothing behind it is pruned in this pass.
     waiting: Option<(String, Seen)>,
@@ -104,6 +108,10 @@ impl<E: From<SeenError>> InOrder<'_, '_, E> {
 }
 
 impl<E: From<SeenError>> Tap for InOrder<'_, '_, E> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let Some(info) = unit.layer() else {

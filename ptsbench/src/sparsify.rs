@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
 use indexmap::IndexMap;
-use kernels::BitMask;
+use kernels::{BitMask, Precision};
 use model_zoo::Network;
 use model_zoo::norm::re_estimate;
 use model_zoo::tap::Census;
@@ -45,6 +45,8 @@ pub struct Dense<'a, N: Network> {
     pub weights: &'a Loaded,
     /// What computes.
     pub device: &'a Device,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Told of layers, units and steps.
     pub progress: &'a Progress,
     /// Where a checkpoint per fitted unit is kept.
@@ -118,6 +120,7 @@ impl<N: Network> Dense<'_, N> {
                 masks: &masks,
                 batches: &batches,
                 device: self.device,
+                precision: self.precision,
                 checkpoints: self.checkpoints,
                 progress: self.progress,
             };
@@ -127,7 +130,11 @@ impl<N: Network> Dense<'_, N> {
         let mut network = network.materialize();
         if let Some(part) = &sparsity.repair {
             repair::find(&part.name)?;
-            network = re_estimate(network, self.guide(sparsity, images, false)?);
+            network = re_estimate(
+                network,
+                self.guide(sparsity, images, false)?,
+                self.precision,
+            );
             budget = budget.and(Budget::looking(looked, looked as u64));
         }
         Ok(Sparse {
@@ -215,7 +222,7 @@ impl<N: Network> Dense<'_, N> {
             Ok(data)
         };
         let passes = if chooser.dense_inputs() {
-            let mut look = Look::for_need(chooser.needs());
+            let mut look = Look::for_need(chooser.needs(), self.precision);
             for batch in batches {
                 crate::interrupt::check()?;
                 self.network.run(batch.clone(), &mut look);
@@ -230,6 +237,7 @@ impl<N: Network> Dense<'_, N> {
                 self.census,
                 batches,
                 chooser.needs(),
+                self.precision,
                 &mut prune,
             )?
         };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use kernels::Precision;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::{Classes, Classifier};
@@ -193,6 +194,7 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
                 masks: &masks,
                 batches: &batches,
                 device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };

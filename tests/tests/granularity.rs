@@ -5,6 +5,7 @@
 //! settings, as its tables show them.
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
@@ -57,7 +58,7 @@ where
     let mut errors: Vec<(String, f64)> = blocks
         .map(|row| {
             let output = |network: &N, batch: &Tensor<4>| -> Tensor<4> {
-                let mut capture = Capture::of(&row.path);
+                let mut capture = Capture::of(&row.path, Precision::F32);
                 network.run(batch.clone(), &mut capture);
                 let (_, output) = capture.into_calls().remove(0);
                 *output.downcast().expect("a block gives an image")
@@ -119,15 +120,22 @@ impl Visit<Classes> for Compare {
             masks: &masks,
             batches: &batches,
             device: &device,
+            precision: Precision::F32,
             checkpoints: None,
             progress: &progress,
         };
         let top1 = |network: &N| {
-            task.evaluate(network, self.effort.samples, &device, |_| {})
-                .unwrap()
-                .value
-                .number()
-                .unwrap()
+            task.evaluate(
+                network,
+                self.effort.samples,
+                Precision::F32,
+                &device,
+                |_| {},
+            )
+            .unwrap()
+            .value
+            .number()
+            .unwrap()
         };
         let sparse = subject::attach(dense.clone(), &census, &masks, &device);
         let before = top1(&sparse.clone().materialize());

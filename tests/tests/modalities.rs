@@ -4,6 +4,7 @@
 use std::any::Any;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use kernels::Precision;
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Path};
@@ -67,6 +68,10 @@ struct CallLosses<'a> {
 }
 
 impl Tap for CallLosses<'_> {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.path.join() == self.target {
@@ -75,7 +80,7 @@ impl Tap for CallLosses<'_> {
                 let (input, output): (Box<dyn Any>, Box<dyn Any>) = (input, output);
                 let input = *input.downcast::<In>().expect(own);
                 let output = *output.downcast::<U::Out>().expect(own);
-                let error = summed_square_error(unit.run(input, &mut Bare), output);
+                let error = summed_square_error(unit.run(input, &mut Bare::default()), output);
                 self.losses.push(error.into_scalar::<f32>().into());
             }
         }
@@ -86,7 +91,7 @@ impl Tap for CallLosses<'_> {
 }
 
 fn call_losses<N: Network>(network: &N, dense: &N, unit: &str, batch: &N::Input) -> Vec<f64> {
-    let mut capture = Capture::of(unit);
+    let mut capture = Capture::of(unit, Precision::F32);
     dense.run(batch.clone(), &mut capture);
     let mut losses = CallLosses {
         target: unit,
@@ -135,6 +140,7 @@ impl<M: Modality> Visit<M> for Reconstruct {
             masks: &masks,
             batches: &batches,
             device: &device,
+            precision: Precision::F32,
             checkpoints: None,
             progress: &progress,
         };

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
@@ -220,6 +221,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
                 masks: &masks,
                 batches: &batches,
                 device: subject.device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };
@@ -336,6 +338,7 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
                         masks: &masks,
                         batches: &batches,
                         device: subject.device,
+                        precision: Precision::F32,
                         checkpoints: None,
                         progress: &progress,
                     };

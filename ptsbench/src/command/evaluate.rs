@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use kernels::Precision;
 use model_zoo::catalog::{Named, Spec, Visit};
 use model_zoo::weights::sha256;
 use model_zoo::{Classes, Classifier};
@@ -262,6 +263,7 @@ impl Visit<Classes> for Evaluate<'_> {
         let run = Run {
             samples,
             batch: self.args.batch.map_or(task.batch(), |n| n as usize),
+            precision: Precision::F32,
             start,
         };
         let started = Instant::now();

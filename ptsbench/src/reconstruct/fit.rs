@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
+use kernels::Precision;
 use model_zoo::graft::Graft;
 use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
@@ -38,6 +39,7 @@ pub struct FitTap<'a> {
     /// Per batch the calls of the unit in one forward pass: more than one where a module is shared.
     batches: Vec<Vec<Call>>,
     settings: &'a Fit,
+    precision: Precision,
     order: Stream,
     watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     /// What came of it; none until the forward pass reaches the unit.
@@ -50,6 +52,7 @@ impl<'a> FitTap<'a> {
         target: &'a str,
         batches: Vec<Vec<Call>>,
         settings: &'a Fit,
+        precision: Precision,
         order: Stream,
         watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     ) -> Self {
@@ -58,6 +61,7 @@ impl<'a> FitTap<'a> {
             path: Path::default(),
             batches,
             settings,
+            precision,
             order,
             watch,
             outcome: None,
@@ -81,7 +85,8 @@ impl<'a> FitTap<'a> {
             })
             .collect();
 
-        let loss_before = mean_loss(unit, &batches);
+        let mut bare = Bare(self.precision);
+        let loss_before = mean_loss(unit, &batches, bare);
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
@@ -90,7 +95,7 @@ impl<'a> FitTap<'a> {
             let loss = calls
                 .iter()
                 .map(|(input, output)| {
-                    let got = trained.run(input.clone().to_autodiff(), &mut Bare);
+                    let got = trained.run(input.clone().to_autodiff(), &mut bare);
                     summed_square_error(got, output.clone().to_autodiff())
                 })
                 .reduce(|sum, loss| sum + loss)
@@ -112,7 +117,7 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &batches),
+            loss_after: mean_loss(&trained, &batches, bare),
             graft: Graft::cut(&trained),
             steps,
         })
@@ -120,6 +125,10 @@ impl<'a> FitTap<'a> {
 }
 
 impl Tap for FitTap<'_> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.outcome.is_none() && self.path.join() == self.target {
@@ -131,9 +140,13 @@ impl Tap for FitTap<'_> {
     }
 }
 
-fn mean_loss<In: Bundle, U: Unit<In>>(unit: &U, batches: &[Vec<(In, U::Out)>]) -> f64 {
+fn mean_loss<In: Bundle, U: Unit<In>>(
+    unit: &U,
+    batches: &[Vec<(In, U::Out)>],
+    mut bare: Bare,
+) -> f64 {
     let losses = batches.iter().flatten().map(|(input, output)| {
-        let got = unit.run(input.clone(), &mut Bare);
+        let got = unit.run(input.clone(), &mut bare);
         let error = summed_square_error(got, output.clone());
         f64::from(error.into_scalar::<f32>())
     });

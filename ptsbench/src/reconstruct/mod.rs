@@ -9,6 +9,7 @@ pub mod loss;
 use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
+use kernels::Precision;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::norm::Scales;
 use model_zoo::tap::{Bare, Capture, Census, Row};
@@ -68,6 +69,8 @@ pub struct Work<'a, N: Network> {
     pub batches: &'a [N::Input],
     /// Where everything lies.
     pub device: &'a Device,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Where a checkpoint per fitted unit is kept; none where an interrupted run need not go on.
     pub checkpoints: Option<Checkpoints<'a>>,
     /// Told of units and steps.
@@ -110,7 +113,7 @@ impl<N: Network> Work<'_, N> {
     /// Eq. 1: weights first, then biases or the norms' shifts, every layer from the dense network's inputs, all its calls
     /// together.
     pub fn correct(&self, sparse: N) -> Result<N, FitError> {
-        let mut look = Look::for_need(Need::Moments);
+        let mut look = Look::for_need(Need::Moments, self.precision);
         for batch in self.batches {
             interrupt::check()?;
             self.dense.run(batch.clone(), &mut look);
@@ -171,7 +174,14 @@ impl<N: Network> Work<'_, N> {
         };
         let pairs = self.pairs(&sparse, &unit.path, settings.inputs);
         let order = Seed(settings.calibration.seed).stream(&format!("fit.{}", unit.path));
-        let mut tap = FitTap::new(&unit.path, pairs, &settings.fit, order, &mut watch);
+        let mut tap = FitTap::new(
+            &unit.path,
+            pairs,
+            &settings.fit,
+            self.precision,
+            order,
+            &mut watch,
+        );
         let one = self
             .batches
             .first()
@@ -193,7 +203,7 @@ impl<N: Network> Work<'_, N> {
     /// The unit's inputs in the dense or the sparse network, and its outputs in the dense one, batch by batch.
     fn pairs(&self, sparse: &N, unit: &str, inputs: Inputs) -> Vec<Vec<Call>> {
         let calls = |network: &N, batch: &N::Input| {
-            let mut capture = Capture::of(unit);
+            let mut capture = Capture::of(unit, self.precision);
             network.run(batch.clone(), &mut capture);
             capture.into_calls()
         };
@@ -246,12 +256,13 @@ fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (Str
         .filter(move |(path, _)| path.starts_with(&inside))
 }
 
-/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
+/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off,
+/// in f32.
 pub fn output_error<N: Network>(network: &N, reference: &N, batches: &[N::Input]) -> f64 {
     let errors = batches.iter().map(|batch| {
         let (got, expected) = (
-            network.run(batch.clone(), &mut Bare),
-            reference.run(batch.clone(), &mut Bare),
+            network.run(batch.clone(), &mut Bare::default()),
+            reference.run(batch.clone(), &mut Bare::default()),
         );
         f64::from(summed_square_error(got, expected).into_scalar::<f32>())
     });

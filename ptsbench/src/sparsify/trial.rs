@@ -76,14 +76,19 @@ impl<N: Network> Trial for NetworkTrial<'_, N> {
             used += 1;
         }
         let batches = &self.batches[..used];
-        let sparse = re_estimate(sparse.materialize(), batches.iter().cloned());
+        let mut bare = Bare(dense.precision);
+        let sparse = re_estimate(
+            sparse.materialize(),
+            batches.iter().cloned(),
+            dense.precision,
+        );
         self.passes += 2 * seen as u64;
         for (at, batch) in batches.iter().enumerate() {
             if self.wanted.len() == at {
                 self.wanted
-                    .push(dense.network.run(batch.clone(), &mut Bare));
+                    .push(dense.network.run(batch.clone(), &mut bare));
             }
-            let found = sparse.run(batch.clone(), &mut Bare);
+            let found = sparse.run(batch.clone(), &mut bare);
             sum += divergence(self.wanted[at].clone(), found) * samples(batch) as f64;
         }
         Ok(sum / seen.max(1) as f64)

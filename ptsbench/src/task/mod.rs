@@ -10,6 +10,7 @@ pub mod train;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kernels::Precision;
 use model_zoo::Classifier;
 use model_zoo::tap::Bare;
 use rayon::prelude::*;
@@ -249,6 +250,7 @@ impl Task {
         &self,
         network: &N,
         samples: usize,
+        precision: Precision,
         device: &Device,
         mut progress: impl FnMut(usize),
     ) -> Result<Score, TaskError>
@@ -259,6 +261,7 @@ impl Task {
         let run = Run {
             samples,
             batch: self.batch(),
+            precision,
             start: Tally::default(),
         };
         let tally = self.tally(network, run, device, |tally, unreadable| {
@@ -287,6 +290,7 @@ impl Task {
         let Run {
             samples,
             batch,
+            precision,
             start,
         } = run;
         let (first, mut tally) = (start.images, start);
@@ -310,7 +314,7 @@ impl Task {
             }
             if !labels.is_empty() {
                 let images = self.tensor(values, labels.len(), device);
-                let logits = network.run(images, &mut Bare).into_data();
+                let logits = network.run(images, &mut Bare(precision)).into_data();
                 let logits: Vec<f32> = logits.iter::<f32>().collect();
                 tally.top1 += correct_among(1, &logits, self.set.classes, &labels)?;
                 tally.top5 += correct_among(5, &logits, self.set.classes, &labels)?;
@@ -330,6 +334,8 @@ pub struct Run {
     pub samples: usize,
     /// Images in a batch; it has no influence on any number.
     pub batch: usize,
+    /// Arithmetic of the passes.
+    pub precision: Precision,
     /// What was counted before.
     pub start: Tally,
 }
