@@ -25,6 +25,20 @@ pub enum Grain {
     Block,
 }
 
+impl Grain {
+    /// All, from the finest.
+    pub const ALL: [Self; 3] = [Self::Single, Self::Layer, Self::Block];
+
+    /// As plans and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Layer => "layer",
+            Self::Block => "block",
+        }
+    }
+}
+
 /// What goes into or comes out of a unit: a tensor, or several in a tuple, a list or an option, with what is carried along.
 ///
 /// This is structure alone. What is computed of values (a loss, statistics) is a [`TensorMap`] or a [`TensorZip`] where it
