@@ -78,18 +78,6 @@ impl Csr {
         dense
     }
 
-    /// Takes new values of the same pattern from a matrix.
-    pub fn refresh(&mut self, weights: &[f32]) -> Result<(), KernelError> {
-        expect_len("weights", self.rows * self.cols, weights.len())?;
-        for stored in 0..self.rows {
-            let row = self.row(stored) * self.cols;
-            for entry in self.entries(stored) {
-                self.val[entry] = weights[row + self.col[entry] as usize];
-            }
-        }
-        Ok(())
-    }
-
     /// The same matrix with its longest rows stored first, equal ones in matrix order: threads that take rows as they
     /// come then finish together.
     pub fn balanced(&self) -> Self {
@@ -293,11 +281,6 @@ mod tests {
                 prop_assert_eq!(csr.nnz(), mask.nnz());
                 prop_assert_eq!(&csr.to_dense(), &weights);
                 prop_assert_eq!(&Csr::from_bytes(&csr.to_bytes()).unwrap(), csr);
-                let mut fresh = csr.clone();
-                let mut other = values(seed + 1, mask.len());
-                fresh.refresh(&other).unwrap();
-                mask.apply(&mut other).unwrap();
-                prop_assert_eq!(&fresh.to_dense(), &other);
             }
             let lengths: Vec<usize> = (0..mask.rows()).map(|row| balanced.row_cols(row).len()).collect();
             prop_assert!(lengths.is_sorted_by(|a, b| a >= b));

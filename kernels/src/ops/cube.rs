@@ -35,7 +35,7 @@ impl SparseOps for CubeBackend {
         shape: ConvShape,
         _: Precision,
     ) -> CubeTensor {
-        product::conv(x, w, words(mask), addends(bias), &shape)
+        product::conv(&shape, x, w, words(mask), addends(bias))
     }
 
     fn sparse_conv2d_input_grad(
@@ -45,7 +45,7 @@ impl SparseOps for CubeBackend {
         shape: ConvShape,
         _: Precision,
     ) -> CubeTensor {
-        product::conv_input_grad(g, w, words(mask), &shape)
+        product::conv_input_grad(&shape, g, w, words(mask))
     }
 
     fn sparse_conv2d_weight_grad(
@@ -55,7 +55,7 @@ impl SparseOps for CubeBackend {
         shape: ConvShape,
         _: Precision,
     ) -> CubeTensor {
-        product::conv_weight_grad(x, g, words(mask), &shape)
+        product::conv_weight_grad(&shape, x, g, words(mask))
     }
 
     fn sparse_linear(
@@ -71,7 +71,7 @@ impl SparseOps for CubeBackend {
             rows,
             cols,
         };
-        product::linear(x, w, words(mask), addends(bias), shape)
+        product::linear(shape, x, w, words(mask), addends(bias))
     }
 
     fn sparse_linear_input_grad(
@@ -86,7 +86,7 @@ impl SparseOps for CubeBackend {
             rows,
             cols,
         };
-        product::linear_input_grad(g, w, words(mask), shape)
+        product::linear_input_grad(shape, g, w, words(mask))
     }
 
     fn sparse_linear_weight_grad(
@@ -101,7 +101,7 @@ impl SparseOps for CubeBackend {
             rows,
             cols,
         };
-        product::linear_weight_grad(x, g, words(mask), shape)
+        product::linear_weight_grad(shape, x, g, words(mask))
     }
 
     fn channel_sums(g: CubeTensor) -> CubeTensor {
