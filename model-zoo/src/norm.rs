@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use burn::module::{Flag, Module, ModuleMapper, Param};
 use burn::nn::BatchNorm;
 use burn::tensor::{Tensor, TensorData};
+use kernels::Precision;
 
 use crate::graft::write_params;
 use crate::tap::Path;
@@ -59,7 +60,8 @@ impl ModuleMapper for Freeze {
     }
 }
 
-/// What every batch norm multiplies its channels by, by the path of the unit it belongs to: a tap.
+/// What every batch norm multiplies its channels by, by the path of the unit it belongs to: a tap. Only parameters are
+/// looked at, so the pass is in f32.
 #[derive(Default)]
 pub struct Scales {
     path: Path,
@@ -68,6 +70,10 @@ pub struct Scales {
 }
 
 impl Tap for Scales {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if let Some(norm) = unit.norm() {
@@ -85,10 +91,14 @@ impl Tap for Scales {
 pub fn re_estimate<N: Network, E>(
     network: N,
     batches: impl IntoIterator<Item = Result<N::Input, E>>,
+    precision: Precision,
 ) -> Result<N, E> {
     // Statistics of a training copy are its own. Without gradients nothing is kept of the passes.
     let training = network.clone().no_grad().train();
-    let mut anew = Anew::default();
+    let mut anew = Anew {
+        precision,
+        ..Anew::default()
+    };
     for batch in batches {
         training.run(batch?.to_autodiff(), &mut anew);
     }
@@ -117,6 +127,7 @@ pub fn re_estimate<N: Network, E>(
 /// Sums the statistics of every norm's batches.
 #[derive(Default)]
 struct Anew {
+    precision: Precision,
     path: Path,
     /// Values per channel that the last layer gave.
     positions: usize,
@@ -131,6 +142,10 @@ struct Sums {
 }
 
 impl Tap for Anew {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         // A norm keeps `(1 - momentum) old + momentum batch`: from zeros, momentum times the batch's.

@@ -349,7 +349,7 @@ mod tests {
         let network = size.init(&device);
         network.run(
             Tensor::zeros([1, 3, 48, 32], &device),
-            &mut crate::tap::Bare,
+            &mut crate::tap::Bare::default(),
         );
     }
 }

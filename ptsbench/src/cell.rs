@@ -426,11 +426,7 @@ impl std::fmt::Display for Cell {
             write!(f, " seed {}", calibration.seed)?;
         }
         if let Some(reconstruction) = &sparsity.reconstruction {
-            let grain = match reconstruction.granularity {
-                Grain::Single => "single",
-                Grain::Layer => "layer",
-                Grain::Block => "block",
-            };
+            let grain = reconstruction.granularity.name();
             let inputs = match reconstruction.inputs {
                 Inputs::Dense => "dense",
                 Inputs::Sparse => "sparse",

@@ -120,7 +120,7 @@ impl<M: Judged> Visit<M> for Export<'_> {
     fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let measure = self.0;
         let device = &measure.bench.chosen.device;
-        measure.check_file()?;
+        measure.check()?;
         let source = own::open(measure.file)?;
         let loaded = weights::load_network(network, source.as_ref())?;
         let slots = weights::parameters(&loaded, source.as_ref());

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use burn::tensor::Device;
+use kernels::KernelError;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, CatalogError, Spec, Visit};
 use model_zoo::frozen::{Terms, freeze};
@@ -12,7 +13,6 @@ use model_zoo::weights::{self, WeightError};
 use model_zoo::{Modality, Network, Of};
 
 use crate::allocate::{AllocateError, Allocation, BadRate, TrialError};
-use crate::batches::Batches;
 use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::criterion::CriterionError;
 use crate::device::Chosen;
@@ -55,6 +55,9 @@ pub enum MeasureError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// The machine does not have the cell's arithmetic.
+    #[error(transparent)]
+    Precision(KernelError),
     /// No such model.
     #[error(transparent)]
     Model(#[from] CatalogError),
@@ -228,7 +231,7 @@ impl Measure<'_> {
         let mut timing = Timing::default();
 
         let start = Instant::now();
-        self.check_file()?;
+        self.check()?;
         let treatment = self.cell.sparsity.as_ref().map(|s| s.batch_norm);
         let dense = open_dense(network, self.file, treatment.unwrap_or_default())?;
         let census = judge.census(spec, &dense, device)?;
@@ -260,7 +263,8 @@ impl Measure<'_> {
 
         let start = Instant::now();
         let samples = self.cell.task.samples;
-        let run = |input| frozen.network.run(input, &mut Bare);
+        let bare = Bare(self.cell.precision);
+        let run = |input| frozen.network.run(input, &mut bare.clone());
         let score = judge.evaluate(&run, samples, device, |done| {
             self.bench.progress.images(done, samples);
         })?;
@@ -284,7 +288,10 @@ impl Measure<'_> {
         })
     }
 
-    pub(crate) fn check_file(&self) -> Result<(), MeasureError> {
+    /// Refuses arithmetic that the machine lacks, and a weight file that is not the cell's.
+    pub(crate) fn check(&self) -> Result<(), MeasureError> {
+        let precision = self.cell.precision;
+        precision.check().map_err(MeasureError::Precision)?;
         let found = weights::sha256(self.file)?;
         if found == self.cell.weights {
             return Ok(());
@@ -312,6 +319,7 @@ impl Measure<'_> {
             weights,
             device: &self.bench.chosen.device,
             memory: self.bench.memory,
+            precision: self.cell.precision,
             progress: self.bench.progress,
             checkpoints: Some(Checkpoints {
                 folder: self.work,

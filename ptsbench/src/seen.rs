@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use burn::tensor::Tensor;
 use indexmap::IndexMap;
-use kernels::{ColumnSums, ConvShape, GramState, KernelError};
+use kernels::{ColumnSums, ConvShape, GramState, KernelError, Precision};
 use model_zoo::tap::Path;
 use model_zoo::{Bundle, Extents, LayerInfo, LayerKind, Network, Tap, TensorMap, Unit};
 
@@ -205,13 +205,14 @@ fn gram_bytes(info: &LayerInfo, need: Need) -> u64 {
     }
 }
 
-/// Measures every prunable layer of `network` over all batches, and hands `each` what it found, in forward order, by the
-/// layer's path in the module. The sums of products take at most `room` bytes at a time: layers that find no room wait
-/// for another pass.
+/// Measures every prunable layer of `network` over all batches, in passes of a precision, and hands `each` what it found, in
+/// forward order, by the layer's path in the module. The sums of products take at most `room` bytes at a time: layers that
+/// find no room wait for another pass.
 pub fn look<N: Network, E>(
     network: &N,
     batches: &Batches<'_, N::Input>,
     need: Need,
+    precision: Precision,
     room: u64,
     each: &mut dyn FnMut(String, Seen) -> Result<(), E>,
 ) -> Result<(), E>
@@ -222,6 +223,7 @@ where
     loop {
         let mut look = Look {
             need,
+            precision,
             room,
             path: Path::default(),
             done: &done,
@@ -253,6 +255,7 @@ where
 /// Measures layers in the network that it runs through: from the first that is not done on, as many as there is room for.
 struct Look<'a> {
     need: Need,
+    precision: Precision,
     /// Bytes left.
     room: u64,
     path: Path,
@@ -291,6 +294,10 @@ impl Look<'_> {
 }
 
 impl Tap for Look<'_> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if let (Some(info), None) = (unit.layer(), &self.error)
@@ -358,7 +365,10 @@ mod tests {
             seen.add(&info, &x.clone().slice_dim(0, 1..3), None)
                 .unwrap();
             let weight: Vec<f32> = conv.weight.val().into_data().try_into_vec().unwrap();
-            near(&seen.mean_outputs(&weight), &ran(conv.run(x, &mut Bare), 1));
+            near(
+                &seen.mean_outputs(&weight),
+                &ran(conv.run(x, &mut Bare::default()), 1),
+            );
             let gram = seen.gram.unwrap();
             let diagonal: Vec<f64> = (0..groups).flat_map(|g| gram.diagonal(g)).collect();
             for (product, square) in diagonal.iter().zip(seen.sums.squares()) {
@@ -379,7 +389,7 @@ mod tests {
             .unwrap();
         near(
             &seen.mean_outputs(&weight),
-            &ran(linear.run(x, &mut Bare), 2),
+            &ran(linear.run(x, &mut Bare::default()), 2),
         );
         assert_eq!(seen.gram, None);
     }
@@ -433,7 +443,7 @@ mod tests {
                 found.push((path, seen));
                 Ok(())
             };
-            look(&network, &batches, need, room, &mut each).map(|()| found)
+            look(&network, &batches, need, Precision::F32, room, &mut each).map(|()| found)
         };
         let names = |found: &[(String, Seen)]| -> Vec<String> {
             found.iter().map(|(path, _)| path.clone()).collect()
@@ -483,7 +493,7 @@ mod tests {
             let mut seen = Seen::nothing("conv", &info, Need::Gram, u64::MAX).unwrap();
             let extents = batch.extents().unwrap();
             seen.add(&info, &x, Some(&extents)).unwrap();
-            let output = conv.run(x, &mut Bare);
+            let output = conv.run(x, &mut Bare::default());
             let [_, channels, height, width] = output.dims();
             let (mut sums, mut places) = (vec![0.0; channels], 0);
             for (image, [rows, columns]) in extents.on([height, width]).enumerate() {

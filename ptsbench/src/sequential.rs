@@ -9,6 +9,7 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use kernels::Precision;
 use model_zoo::tap::{Census, Path};
 use model_zoo::{Bundle, Extents, LayerInfo, Network, Tap, Unit};
 
@@ -28,6 +29,7 @@ pub fn in_order<N: Network, E>(
     census: &Census,
     batches: &Batches<'_, N::Input>,
     need: Need,
+    precision: Precision,
     room: u64,
     prune: &mut Prune<'_, E>,
 ) -> Result<u64, E>
@@ -45,6 +47,7 @@ where
         calls,
         alone: batches.len() == 1,
         need,
+        precision,
         room,
         done: HashMap::new(),
         waiting: None,
@@ -82,6 +85,7 @@ struct InOrder<'a, 'b, E> {
     /// The one batch is everything there is.
     alone: bool,
     need: Need,
+    precision: Precision,
     room: u64,
     done: HashMap<String, TensorData>,
     /// The layer whose inputs are not complete; nothing behind it is pruned in this pass.
@@ -119,6 +123,10 @@ impl<E: From<SeenError>> InOrder<'_, '_, E> {
 }
 
 impl<E: From<SeenError>> Tap for InOrder<'_, '_, E> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let Some(info) = unit.layer() else {

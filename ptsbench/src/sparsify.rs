@@ -7,10 +7,10 @@ use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
 use indexmap::IndexMap;
-use kernels::BitMask;
+use kernels::{BitMask, Precision};
+use model_zoo::Network;
 use model_zoo::norm::re_estimate;
 use model_zoo::tap::Census;
-use model_zoo::{Bundle, Network};
 
 use crate::allocate::{self, Allocation, Rate};
 use crate::batches::Batches;
@@ -50,6 +50,8 @@ pub struct Dense<'a, N: Network> {
     pub device: &'a Device,
     /// What may stay in memory.
     pub memory: Memory,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Told of layers, units and steps.
     pub progress: &'a Progress,
     /// Where a checkpoint per fitted unit is kept.
@@ -114,6 +116,7 @@ impl<N: Network> Dense<'_, N> {
                 batches: &batches,
                 memory: self.memory,
                 device: self.device,
+                precision: self.precision,
                 checkpoints: self.checkpoints,
                 progress: self.progress,
             };
@@ -125,7 +128,7 @@ impl<N: Network> Dense<'_, N> {
             let repair = repair::find(&part.name)?;
             let batches = self.guide(sparsity, images, false)?;
             network = match repair.kind {
-                Kind::BatchNorms => re_estimate(network, batches.iter())?,
+                Kind::BatchNorms => re_estimate(network, batches.iter(), self.precision)?,
             };
             budget = budget.and(looking(sparsity, 1));
         }
@@ -256,13 +259,27 @@ impl<N: Network> Dense<'_, N> {
         };
         let (need, room) = (chooser.needs(), self.memory.for_results());
         let passes = if chooser.dense_inputs() {
-            look(self.network, &batches, need, room, &mut |path, seen| {
-                prune(&path, &seen).map(drop)
-            })?;
+            let mut each = |path: String, seen: Seen| prune(&path, &seen).map(drop);
+            look(
+                self.network,
+                &batches,
+                need,
+                self.precision,
+                room,
+                &mut each,
+            )?;
             // That is what the method asks for. How often the images went through for want of memory is none of its cost.
             1
         } else {
-            in_order(self.network, self.census, &batches, need, room, &mut prune)?
+            in_order(
+                self.network,
+                self.census,
+                &batches,
+                need,
+                self.precision,
+                room,
+                &mut prune,
+            )?
         };
         let masks: IndexMap<String, BitMask> = sites
             .iter()

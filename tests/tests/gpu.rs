@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use kernels::Precision;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::{Classes, Classifier};
@@ -192,6 +193,7 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
                 batches: &batches.clone().into(),
                 memory: Memory::of_machine(),
                 device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };

@@ -5,6 +5,7 @@
 //! settings, as its tables show them.
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
@@ -59,7 +60,7 @@ where
     let mut errors: Vec<(String, f64)> = blocks
         .map(|row| {
             let output = |network: &N, batch: &Tensor<4>| -> Tensor<4> {
-                let mut capture = Capture::of(&row.path);
+                let mut capture = Capture::of(&row.path, Precision::F32);
                 network.run(batch.clone(), &mut capture);
                 let (_, output) = capture.into_calls().remove(0);
                 *output.downcast().expect("a block gives an image")
@@ -124,11 +125,12 @@ impl Visit<Classes> for Compare {
             batches: &batches.clone().into(),
             memory: Memory::of_machine(),
             device: &device,
+            precision: Precision::F32,
             checkpoints: None,
             progress: &progress,
         };
         let top1 = |network: &N| {
-            let run = |images| network.run(images, &mut Bare);
+            let run = |images| network.run(images, &mut Bare::default());
             task.evaluate(&run, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value

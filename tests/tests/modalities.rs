@@ -90,6 +90,10 @@ struct CallLosses<'a> {
 }
 
 impl Tap for CallLosses<'_> {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.path.join() == self.target {
@@ -98,7 +102,7 @@ impl Tap for CallLosses<'_> {
                 let (input, output): (Box<dyn Any>, Box<dyn Any>) = (input, output);
                 let input = *input.downcast::<In>().expect(own);
                 let output = *output.downcast::<U::Out>().expect(own);
-                let found = unit.run(input, &mut Bare);
+                let found = unit.run(input, &mut Bare::default());
                 let error = error_within(found, output, self.extents.as_ref());
                 self.losses.push(error.into_scalar::<f32>().into());
             }
@@ -110,7 +114,7 @@ impl Tap for CallLosses<'_> {
 }
 
 fn call_losses<N: Network>(network: &N, dense: &N, unit: &str, batch: &N::Input) -> Vec<f64> {
-    let mut capture = Capture::of(unit);
+    let mut capture = Capture::of(unit, Precision::F32);
     dense.run(batch.clone(), &mut capture);
     let mut losses = CallLosses {
         target: unit,
@@ -169,6 +173,7 @@ impl<M: Modality> Visit<M> for Reconstruct {
             batches: &batches.clone().into(),
             memory: Memory::of_machine(),
             device: &device,
+            precision: Precision::F32,
             checkpoints: None,
             progress: &progress,
         };
@@ -430,7 +435,7 @@ impl<M: Modality> Visit<M> for MeasureNear<'_> {
         let reference = open_dense(network.clone(), self.wanted, BatchNorm::Kept).unwrap();
         let samples: Vec<N::Input> = (0..SAMPLES).map(|_| random(spec, 1)).collect();
         let wanted = samples.iter().cloned();
-        let wanted = wanted.map(|sample| reference.run(sample, &mut Bare));
+        let wanted = wanted.map(|sample| reference.run(sample, &mut Bare::default()));
         let judge: StandIn<M> = StandIn {
             wanted: wanted.collect(),
             samples,
@@ -478,6 +483,7 @@ fn a_stand_in_for_a_task_measures_networks_of_every_kind() {
     let progress = Progress::new(1, Mode::Quiet);
     let sets = Sets::default();
     let bench = Bench {
+        memory: Memory::of_machine(),
         chosen: &chosen,
         progress: &progress,
         sets: &sets,
@@ -546,6 +552,7 @@ fn the_images_of_a_task_are_for_networks_of_one_kind() {
     let progress = Progress::new(1, Mode::Quiet);
     let sets = Sets::default();
     let bench = Bench {
+        memory: Memory::of_machine(),
         chosen: &chosen,
         progress: &progress,
         sets: &sets,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
@@ -229,6 +230,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
                 batches: &batches.clone().into(),
                 memory: Memory::of_machine(),
                 device: subject.device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };
@@ -346,6 +348,7 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
                         batches: &batches.clone().into(),
                         memory: Memory::of_machine(),
                         device: subject.device,
+                        precision: Precision::F32,
                         checkpoints: None,
                         progress: &progress,
                     };

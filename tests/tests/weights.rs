@@ -429,7 +429,7 @@ impl Visit<Classes> for Logits<'_> {
         let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
         let shape = [1, channels, height, width];
         let input = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
-        let logits = network.run(input, &mut Bare).into_data();
+        let logits = network.run(input, &mut Bare::default()).into_data();
         logits.iter::<f32>().collect()
     }
 }

@@ -541,7 +541,7 @@ impl Check<'_> {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
-        let found = M::outputs(network.run(input.clone(), &mut Bare));
+        let found = M::outputs(network.run(input.clone(), &mut Bare::default()));
 
         let mut failed = false;
         outcome.expect(
@@ -587,7 +587,7 @@ impl Check<'_> {
         let Ok(input) = M::input(self, case) else {
             return;
         };
-        let found = M::outputs(folded.run(input, &mut Bare));
+        let found = M::outputs(folded.run(input, &mut Bare::default()));
         for ((_, _, values), output) in found.iter().zip(&case.outputs) {
             let Ok(stored) = self.stored.read(&output.tensor) else {
                 continue;

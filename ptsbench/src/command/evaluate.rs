@@ -265,7 +265,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
         };
         let started = Instant::now();
         let mut kept = stint.start.clone();
-        let run = |input| network.run(input, &mut Bare);
+        let run = |input| network.run(input, &mut Bare::default());
         let tally = judge.tally(&run, stint, device, &mut |tally, unreadable| {
             for error in unreadable.drain(..) {
                 counter.note(&error.to_string());

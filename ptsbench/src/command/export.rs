@@ -105,12 +105,8 @@ pub struct Args {
 }
 
 fn granularity(text: &str) -> Result<Grain, String> {
-    Ok(match text {
-        "single" => Grain::Single,
-        "layer" => Grain::Layer,
-        "block" => Grain::Block,
-        _ => return Err("write single, layer or block".to_owned()),
-    })
+    let named = Grain::ALL.into_iter().find(|grain| grain.name() == text);
+    named.ok_or_else(|| "write single, layer or block".to_owned())
 }
 
 fn inputs(text: &str) -> Result<Inputs, String> {

@@ -182,7 +182,7 @@ impl Visit<Classes> for Infer<'_> {
             };
             let shape = [1, 3, recipe.crop, recipe.crop];
             let x = Tensor::from_data(TensorData::new(pixels, shape), device);
-            let logits = network.run(x, &mut Bare).into_data();
+            let logits = network.run(x, &mut Bare::default()).into_data();
             let logits: Vec<f32> = logits.iter::<f32>().collect();
             let named = first(NAMED, &logits)
                 .map_err(|class| TopKError::Nan { image: 0, class })

@@ -184,7 +184,9 @@ impl<M: Modality> Visit<M> for Time<'_> {
             ms,
             gmacs: macs as f64 / 1e9,
         };
-        let dense = quartiles(self.args.rounds, || network.run(images.clone(), &mut Bare));
+        let dense = quartiles(self.args.rounds, || {
+            network.run(images.clone(), &mut Bare::default())
+        });
         let mut timings = vec![timing(0.0, 0, dense)];
         if self.args.rate.is_empty() {
             return Ok(timings);
@@ -212,7 +214,7 @@ impl<M: Modality> Visit<M> for Time<'_> {
             };
             let frozen = freeze(sparse, &census, &terms);
             let ms = quartiles(self.args.rounds, || {
-                frozen.network.run(images.clone(), &mut Bare)
+                frozen.network.run(images.clone(), &mut Bare::default())
             });
             timings.push(timing(rate.get(), frozen.sparse_layers(), ms));
         }

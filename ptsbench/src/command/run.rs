@@ -115,7 +115,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let registry = args.weights.registry()?;
     let mut plan = Plan::load(&args.plan, &args.set)?;
     plan.precision = args.precision.unwrap_or(plan.precision);
-    kernels::use_precision(plan.precision)?;
+    plan.precision.check()?;
     // Kernels read their instruction set from this variable themselves; what it says of paths is followed here.
     let policy = KernelPolicy::from_env()?;
     let memory = Memory::from_env()?;

@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
+use kernels::Precision;
 use model_zoo::graft::Graft;
 use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
@@ -51,6 +52,7 @@ pub struct FitTap<'a> {
     path: Path,
     source: Source<'a>,
     settings: &'a Fit,
+    precision: Precision,
     order: Stream,
     watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     /// What came of it; none until the forward pass reaches the unit.
@@ -63,6 +65,7 @@ impl<'a> FitTap<'a> {
         target: &'a str,
         source: Source<'a>,
         settings: &'a Fit,
+        precision: Precision,
         order: Stream,
         watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     ) -> Self {
@@ -71,6 +74,7 @@ impl<'a> FitTap<'a> {
             path: Path::default(),
             source,
             settings,
+            precision,
             order,
             watch,
             outcome: None,
@@ -93,7 +97,8 @@ impl<'a> FitTap<'a> {
                 .map_err(spill)?;
         }
 
-        let loss_before = mean_loss(unit, &pairs, &extents).map_err(spill)?;
+        let mut bare = Bare(self.precision);
+        let loss_before = mean_loss(unit, &pairs, &extents, bare).map_err(spill)?;
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
@@ -102,7 +107,7 @@ impl<'a> FitTap<'a> {
             let calls = pairs.get(batch).map_err(spill)?.into_iter();
             let loss = calls
                 .map(|(input, output)| {
-                    let got = trained.run(input.to_autodiff(), &mut Bare);
+                    let got = trained.run(input.to_autodiff(), &mut bare);
                     error_within(got, output.to_autodiff(), extents[batch].as_ref())
                 })
                 .reduce(|sum, loss| sum + loss)
@@ -124,7 +129,7 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &pairs, &extents).map_err(spill)?,
+            loss_after: mean_loss(&trained, &pairs, &extents, bare).map_err(spill)?,
             graft: Graft::cut(&trained),
             steps,
             spilled: pairs.spilled(),
@@ -133,6 +138,10 @@ impl<'a> FitTap<'a> {
 }
 
 impl Tap for FitTap<'_> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.outcome.is_none() && self.path.join() == self.target {
@@ -156,11 +165,12 @@ fn mean_loss<In: Bundle, U: Unit<In>>(
     unit: &U,
     pairs: &Pairs<'_, Vec<(In, U::Out)>>,
     extents: &[Option<Extents>],
+    mut bare: Bare,
 ) -> Result<f64, SpillError> {
     let mut sum = 0.0;
     for (batch, extents) in extents.iter().enumerate() {
         for (input, output) in pairs.get(batch)? {
-            let got = unit.run(input, &mut Bare);
+            let got = unit.run(input, &mut bare);
             let error = error_within(got, output, extents.as_ref());
             sum += f64::from(error.into_scalar::<f32>());
         }

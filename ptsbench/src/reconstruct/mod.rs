@@ -11,11 +11,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, TensorData};
+use kernels::Precision;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::norm::Scales;
 use model_zoo::tap::{Bare, Capture, Census, Row};
 use model_zoo::weights::WeightError;
-use model_zoo::{Bundle, Network};
+use model_zoo::{Bundle, Extents, Network};
 
 use crate::batches::Batches;
 use crate::cell::{Inputs, Reconstruction};
@@ -96,6 +97,8 @@ pub struct Work<'a, N: Network> {
     pub memory: Memory,
     /// Where everything lies.
     pub device: &'a Device,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Where a checkpoint per fitted unit is kept; none where an interrupted run need not go on.
     pub checkpoints: Option<Checkpoints<'a>>,
     /// Told of units and steps.
@@ -161,7 +164,15 @@ impl<N: Network> Work<'_, N> {
             Ok(())
         };
         let room = self.memory.for_results();
-        look(self.dense, self.batches, Need::Moments, room, &mut keep)?;
+        let need = Need::Moments;
+        look(
+            self.dense,
+            self.batches,
+            need,
+            self.precision,
+            room,
+            &mut keep,
+        )?;
         let mut scales = Scales::default();
         self.dense.run(self.batches.get(0)?.first(), &mut scales);
         let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
@@ -225,7 +236,14 @@ impl<N: Network> Work<'_, N> {
                 folder: &folder,
             },
         };
-        let mut tap = FitTap::new(&unit.path, source, &settings.fit, order, &mut watch);
+        let mut tap = FitTap::new(
+            &unit.path,
+            source,
+            &settings.fit,
+            self.precision,
+            order,
+            &mut watch,
+        );
         sparse.run(one, &mut tap);
         tap.outcome.expect("a unit of the census is reached")
     }
@@ -250,7 +268,7 @@ impl<N: Network> Work<'_, N> {
         let batch = self.batches.get(batch)?;
         let extents = batch.extents();
         let calls = |network: &N, batch: N::Input| {
-            let mut capture = Capture::of(unit);
+            let mut capture = Capture::of(unit, self.precision);
             network.run(batch, &mut capture);
             capture.into_calls()
         };
@@ -299,12 +317,13 @@ fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (Str
         .filter(move |(path, _)| path.starts_with(&inside))
 }
 
-/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
+/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off,
+/// in f32.
 pub fn output_error<N: Network>(network: &N, reference: &N, batches: &[N::Input]) -> f64 {
     let errors = batches.iter().map(|batch| {
         let (got, expected) = (
-            network.run(batch.clone(), &mut Bare),
-            reference.run(batch.clone(), &mut Bare),
+            network.run(batch.clone(), &mut Bare::default()),
+            reference.run(batch.clone(), &mut Bare::default()),
         );
         f64::from(summed_square_error(got, expected).into_scalar::<f32>())
     });

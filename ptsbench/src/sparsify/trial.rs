@@ -45,7 +45,9 @@ impl<'a, N: Network> NetworkTrial<'a, N> {
             dense,
             batches,
             wanted: Batches::new(batches.len(), dense.memory.for_results(), move |at| {
-                Ok(dense.network.run(batches.get(at)?, &mut Bare))
+                Ok(dense
+                    .network
+                    .run(batches.get(at)?, &mut Bare(dense.precision)))
             }),
             scores: weights.collect(),
             seed,
@@ -86,12 +88,13 @@ impl<N: Network> Trial for NetworkTrial<'_, N> {
                 Ok(batch)
             })
         });
-        let sparse = re_estimate(sparse.materialize(), looked).map_err(unread)?;
+        let sparse = re_estimate(sparse.materialize(), looked, dense.precision).map_err(unread)?;
         self.passes += 2 * seen as u64;
+        let mut bare = Bare(dense.precision);
         for at in 0..used {
             let batch = self.batches.get(at).map_err(unread)?;
             let weight = samples(&batch) as f64;
-            let found = sparse.run(batch, &mut Bare);
+            let found = sparse.run(batch, &mut bare);
             sum += divergence(self.wanted.get(at).map_err(unread)?, found) * weight;
         }
         Ok(sum / seen.max(1) as f64)

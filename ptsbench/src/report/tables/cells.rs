@@ -9,7 +9,6 @@ use super::{entry, rate_name};
 use crate::cell::{Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
-use model_zoo::Grain;
 
 /// Every cell.
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
@@ -105,11 +104,7 @@ fn pattern(record: &Record) -> String {
 }
 
 fn configuration(r: &Reconstruction) -> String {
-    let granularity = match r.granularity {
-        Grain::Single => "single",
-        Grain::Layer => "layer",
-        Grain::Block => "block",
-    };
+    let granularity = r.granularity.name();
     let inputs = match r.inputs {
         Inputs::Dense => "dense input",
         Inputs::Sparse => "sparse input",

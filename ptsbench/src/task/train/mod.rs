@@ -284,7 +284,9 @@ impl<N: Classifier> Training<N> {
                 .collect();
             let pixels = augmented(&synthetic::normalize(&bytes), &views);
             let labels = set.labels(batch);
-            let logits = self.network.run(images(pixels, &self.device), &mut Bare);
+            let logits = self
+                .network
+                .run(images(pixels, &self.device), &mut Bare::default());
             let answers = logits.clone().inner();
             let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
             let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
@@ -348,7 +350,7 @@ fn top1<N: Classifier>(network: &N, device: &Device) -> Result<f64, TrainError> 
     let mut right = 0;
     for batch in indices.chunks(EVALUATION_BATCH) {
         interrupt::check()?;
-        let logits = network.run(images(set.normalized(batch), device), &mut Bare);
+        let logits = network.run(images(set.normalized(batch), device), &mut Bare::default());
         right += correct(logits, &set.labels(batch))?;
     }
     Ok(100.0 * right as f64 / set.len() as f64)
