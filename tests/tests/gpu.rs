@@ -20,10 +20,9 @@ use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::Work;
 use ptsbench::record::Record;
 use ptsbench::registry::Zoo;
-use ptsbench::select::Masks;
-use ptsbench::task::{Sets, Task};
-use ptsbench::{allocate, criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench::subject;
+use ptsbench::task::Sets;
+use ptsbench_tests::{pruned, workspace_root};
 
 const MODEL: &str = "micro_resnet8";
 /// Test images and calibration images.
@@ -161,31 +160,10 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
             let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, device);
             let weights = subject::weights(&dense, &census);
-            let allocation = allocate::find("l2norm").unwrap().allocate(
-                &weights,
-                allocate::Rate::new(0.7).unwrap(),
-                sparsity.rule,
-                &allocate::Options::default(),
-            );
-            let masks: Masks = select::select(
-                &weights,
-                criterion::magnitude(),
-                sparsity.pattern,
-                Some(&allocation.unwrap()),
-                sparsity.rule,
-            )
-            .unwrap();
-            let task = Task::micro();
+            let masks = pruned::masks(&weights, "l2norm", 0.7);
             let calibration = &settings.calibration;
-            let (list, _) = task
-                .set()
-                .calibration(calibration.images, calibration.seed)
-                .unwrap();
-            let batches: Vec<_> = list
-                .indices
-                .chunks(calibration.batch)
-                .map(|indices| task.training_images(indices, device).unwrap())
-                .collect();
+            let (images, batch) = (calibration.images, calibration.batch);
+            let batches = pruned::batches(images, batch, calibration.seed, device);
             let progress = Progress::new(1, Mode::Quiet);
             let work = Work {
                 dense: &dense,

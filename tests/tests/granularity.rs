@@ -8,18 +8,15 @@ use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
-use ptsbench::allocate::{self, Options, Rate};
-use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
+use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Reconstruction};
 use ptsbench::inventory::Weights;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::loss::summed_square_error;
 use ptsbench::reconstruct::{self, Work};
+use ptsbench::subject;
 use ptsbench::task::Task;
-use ptsbench::{criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench_tests::{pruned, workspace_root};
 
 const RATE: f64 = 0.8;
 
@@ -88,30 +85,9 @@ impl Visit<Classes> for Compare {
         let dense = open_dense(network, &file, BatchNorm::Folded).unwrap();
         let census = subject::census(spec, &dense, &device);
         let weights = subject::weights(&dense, &census);
-        let allocation = allocate::find("l2norm")
-            .unwrap()
-            .allocate(
-                &weights,
-                Rate::new(RATE).unwrap(),
-                Rule::Exact,
-                &Options::default(),
-            )
-            .unwrap();
-        let masks = select::select(
-            &weights,
-            criterion::magnitude(),
-            Pattern::Unstructured { rate: RATE },
-            Some(&allocation),
-            Rule::Exact,
-        )
-        .unwrap();
+        let masks = pruned::masks(&weights, "l2norm", RATE);
         let task = Task::micro();
-        let (list, _) = task.set().calibration(self.effort.images, 0).unwrap();
-        let batches: Vec<Tensor<4>> = list
-            .indices
-            .chunks(64)
-            .map(|indices| task.training_images(indices, &device).unwrap())
-            .collect();
+        let batches = pruned::batches(self.effort.images, 64, 0, &device);
         let progress = Progress::new(1, Mode::Quiet);
         let work = Work {
             dense: &dense,

@@ -131,7 +131,7 @@ pub fn read_validation(
         return from_truth(root, truth, images, &place);
     }
     let problem = format!(
-        "images lie directly in the folder, so their classes are unknown; put {SOLUTION}, or {TRUTH} with devkit/data/meta.mat, into {} beside {MAPPING}, or sort the images into class folders",
+        "images are directly in the folder, so their classes are unknown; put {SOLUTION}, or {TRUTH} with devkit/data/meta.mat, into {} beside {MAPPING}, or sort the images into class folders",
         root.display()
     );
     Err(DataError::new(folder, problem))
@@ -301,7 +301,7 @@ fn from_truth(
             .and_then(|wnid| place.get(wnid.as_str()));
         label.copied().ok_or_else(|| {
             let problem = format!(
-                "line {}: id {line} is no class of {} that the synset mapping lists",
+                "line {}: id {line} is not a class of {} that the synset mapping lists",
                 at + 1,
                 name(&meta)
             );

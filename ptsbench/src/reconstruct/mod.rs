@@ -66,7 +66,7 @@ pub struct Work<'a, N: Network> {
     pub masks: &'a Masks,
     /// Batches of calibration inputs.
     pub batches: &'a [N::Input],
-    /// Where everything lies.
+    /// The device of all tensors.
     pub device: &'a Device,
     /// Where a checkpoint per fitted unit is kept; none where an interrupted run need not go on.
     pub checkpoints: Option<Checkpoints<'a>>,
