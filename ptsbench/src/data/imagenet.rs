@@ -131,7 +131,7 @@ pub fn read_validation(
         return from_truth(root, truth, images, &place);
     }
     let problem = format!(
-        "images are directly in the folder, so their classes are unknown; put {SOLUTION}, or {TRUTH} with devkit/data/meta.mat, into {} beside {MAPPING}, or sort the images into class folders",
+        "images lie directly in the folder, so their classes are unknown; put {SOLUTION}, or {TRUTH} with devkit/data/meta.mat, into {} beside {MAPPING}, or sort the images into class folders",
         root.display()
     );
     Err(DataError::new(folder, problem))

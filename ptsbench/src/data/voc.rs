@@ -204,7 +204,7 @@ fn read_annotation(
         for (low, name) in [(x0, "xmin"), (y0, "ymin")] {
             if low < 1.0 {
                 warnings.push(format!(
-                    "{}: object {index}: {name} {low} lies outside, since coordinates start at 1",
+                    "{}: object {index}: {name} {low} lies outside, since coordinates are 1-based",
                     path.display()
                 ));
             }
