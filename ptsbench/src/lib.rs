@@ -41,11 +41,11 @@ pub mod select;
 pub mod sequential;
 pub mod solver;
 pub mod sparsify;
+pub mod statistics;
 #[allow(
     clippy::disallowed_methods,
     reason = "/proc, and a folder that is opened to be synced"
 )]
-pub mod statistics;
 pub mod store;
 pub mod subject;
 pub mod task;
