@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides what is pruned, and nothing here knows a dataset.
 
+#![forbid(unsafe_code)]
 // Files are opened in `file` alone; the list is in clippy.toml.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -16,6 +17,7 @@ pub mod inception;
 pub mod inverted_residual;
 pub mod layer;
 pub mod mask;
+pub mod misspelt;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod modality;

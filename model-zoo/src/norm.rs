@@ -1,4 +1,4 @@
-//! Batch norms that stay in the network: kept still while what is around them is trained, measured anew on other images.
+//! Batch norms that stay in the network: kept still while what is around them is trained, measured again on other images.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ pub fn freeze<M: Module>(module: M) -> M {
     module.map(&mut Freeze(Vec::new()))
 }
 
-/// Inside of which types the walk is.
+/// The types that the walk is inside of.
 struct Freeze(Vec<bool>);
 
 impl Freeze {
@@ -85,7 +85,7 @@ impl Tap for Scales {
     }
 }
 
-/// The network with the statistics of its batch norms measured anew (section 3.6 of the specification): the plain average
+/// The network with the statistics of its batch norms measured again (section 3.6 of the specification): the plain average
 /// over the batches of each batch's mean and unbiased variance, as the layers see them while all norms use the batch's
 /// own. A network without batch norms, or without batches, comes back as it is; a batch that cannot be had is the error.
 pub fn re_estimate<N: Network, E>(

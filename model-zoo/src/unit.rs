@@ -177,7 +177,7 @@ tuples! {
     (A 0, B 1, C 2)
 }
 
-/// Carried along and never compared or cut, as tokens. It is no tensor and lies on no device; where it
+/// Carried along and never compared or cut, as tokens. It is not a tensor and is on no device; where it
 /// has an entry per sample, a batch of fewer samples uses the first ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fixed<X>(pub X);
@@ -227,7 +227,7 @@ pub trait Tap: Sized {
     /// Called for each announced unit; must return what the unit gives for `input`.
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out;
 
-    /// Called for an inner value that has a name but is no unit's result.
+    /// Called for an inner value that has a name but is not a unit's result.
     fn mark<B: Bundle>(&mut self, _name: &str, _value: &B) {}
 }
 
@@ -249,7 +249,7 @@ pub trait Network: Module + 'static {
         None
     }
 
-    /// The network as checkpoints of that layout mean it: what is no parameter may differ.
+    /// The network as checkpoints of that layout mean it: what is not a parameter may differ.
     fn meant_by(self, _layout: Layout) -> Self {
         self
     }

@@ -37,7 +37,7 @@ pub enum ExportError {
     Unguided(OtherKind),
     /// A fitted bias for which the checkpoint has no place.
     #[error(
-        "layer `{layer}` got a bias by fitting, and the checkpoint has neither a bias nor a norm there; fit without biases (--bias-lr 0, --no-correction)"
+        "fitting gave layer `{layer}` a bias, and the checkpoint has neither a bias nor a norm there to hold it; fit without biases (--bias-lr 0, --no-correction)"
     )]
     NoPlace {
         /// The layer.

@@ -33,7 +33,7 @@ pub enum FeatureError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The network is no classifier.
+    /// The network is not a classifier.
     #[error(transparent)]
     Modality(#[from] OtherModality),
     /// The last layer does not take a row of features per image.

@@ -25,7 +25,9 @@ use crate::own;
 use crate::progress::Progress;
 use crate::reconstruct::FitError;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::record::{Budget, Cost, Environment, LayerOutcome, Paths, Record, SCHEMA, Timing};
+use crate::record::{
+    Budget, Cost, Environment, LayerOutcome, Paths, Record, SCHEMA, Search, Timing,
+};
 use crate::repair::UnknownRepair;
 use crate::seen::SeenError;
 use crate::select::{Masks, SelectError};
@@ -68,7 +70,7 @@ pub enum MeasureError {
     #[error(transparent)]
     Weights(#[from] WeightError),
     /// The weight file changed since the plan was read.
-    #[error("{}: its SHA-256 is {found}, the plan was made for {expected}; it was changed while the plan ran, start again", file.display())]
+    #[error("{}: its SHA-256 is {found}, but the plan was made for {expected}; the file changed while the plan ran, start again", file.display())]
     Changed {
         /// The file.
         file: PathBuf,
@@ -91,14 +93,14 @@ pub enum MeasureError {
     Repair(#[from] UnknownRepair),
     /// Something looks at calibration images, and the cell has none.
     #[error(
-        "the cell names no calibration images, and its criterion, allocator or repair looks at some; give the plan a [calibration]"
+        "the cell names no calibration images, but its criterion, allocator or repair needs some; give the plan a [calibration]"
     )]
     NoCalibration,
     /// A layer's inputs cannot be measured.
     #[error(transparent)]
     Seen(#[from] SeenError),
     /// A solver has no masks of this form.
-    #[error("`{0}` finds no transposable patterns; use N:M, or a criterion that gives scores")]
+    #[error("`{0}` cannot choose transposable patterns; use N:M, or a criterion that gives scores")]
     SolverPattern(&'static str),
     /// A layer cannot be solved.
     #[error("layer `{layer}`: {source}")]
@@ -137,7 +139,7 @@ impl From<FitError> for MeasureError {
     fn from(error: FitError) -> Self {
         match error {
             FitError::Interrupted(interrupted) => Self::Interrupted(interrupted),
-            FitError::Inputs(error) => error.into(),
+            FitError::Inputs(error) => (*error).into(),
             error => Self::Fit(error),
         }
     }
@@ -274,6 +276,7 @@ impl Measure<'_> {
             .map_or(0, |since| since.as_secs());
 
         let layers = outcomes(&weights, chosen.as_ref());
+        let allocation = chosen.as_ref().and_then(|(found, _)| found.as_ref());
         Ok(Record {
             schema: SCHEMA,
             key: self.cell.key(),
@@ -283,6 +286,7 @@ impl Measure<'_> {
             budget,
             layers,
             units,
+            search: allocation.and_then(|found| Search::of(&found.losses)),
             timing,
             environment: self.environment(Paths::of(&frozen.layers)),
         })

@@ -1,6 +1,7 @@
 //! What repairs a pruned network without training a weight (section 3.6 of the specification).
 
-use crate::allocate::nearest;
+use model_zoo::misspelt::{did_you_mean, nearest};
+
 use crate::cell::Part;
 use crate::options::{self, BadOptions, Chosen};
 use crate::plan::PartFacts;
@@ -35,7 +36,7 @@ pub const REPAIRS: &[Repair] = &[Repair {
 
 /// No repair has this name.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("no repair is called `{name}`; known: {}", REPAIRS.iter().map(|r| r.name).collect::<Vec<_>>().join(", "))]
+#[error("no repair is called `{name}`{} (`ptsbench list repairs` shows all)", did_you_mean(.nearest))]
 pub struct UnknownRepair {
     /// The name asked for.
     pub name: String,

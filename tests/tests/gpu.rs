@@ -22,12 +22,9 @@ use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::Work;
 use ptsbench::record::Record;
 use ptsbench::registry::Zoo;
-use ptsbench::select::Masks;
+use ptsbench::subject;
 use ptsbench::task::Sets;
-use ptsbench::task::classify::Classification;
-use ptsbench::task::judged::Judge;
-use ptsbench::{allocate, criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench_tests::{pruned, workspace_root};
 
 const MODEL: &str = "micro_resnet8";
 /// Test images and calibration images.
@@ -166,25 +163,10 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
             let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, device);
             let weights = subject::weights(&dense, &census);
-            let allocation = allocate::find("l2norm").unwrap().allocate(
-                &weights,
-                allocate::Rate::new(0.7).unwrap(),
-                sparsity.rule,
-                &allocate::Options::default(),
-            );
-            let masks: Masks = select::select(
-                &weights,
-                criterion::magnitude(),
-                sparsity.pattern,
-                Some(&allocation.unwrap()),
-                sparsity.rule,
-            )
-            .unwrap();
-            let task = Classification::micro();
-            let batches = task
-                .calibration(&settings.calibration, device, u64::MAX)
-                .unwrap();
-            let batches: Vec<_> = batches.iter().map(Result::unwrap).collect();
+            let masks = pruned::masks(&weights, "l2norm", 0.7);
+            let calibration = &settings.calibration;
+            let (images, batch) = (calibration.images, calibration.batch);
+            let batches = pruned::batches(images, batch, calibration.seed, device);
             let progress = Progress::new(1, Mode::Quiet);
             let work = Work {
                 dense: &dense,

@@ -9,20 +9,17 @@ use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
-use ptsbench::allocate::{self, Options, Rate};
-use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
+use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Reconstruction};
 use ptsbench::inventory::Weights;
 use ptsbench::memory::Memory;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::loss::summed_square_error;
 use ptsbench::reconstruct::{self, Work};
+use ptsbench::subject;
 use ptsbench::task::classify::Classification;
 use ptsbench::task::judged::Judge;
-use ptsbench::{criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench_tests::{pruned, workspace_root};
 
 const RATE: f64 = 0.8;
 
@@ -91,32 +88,9 @@ impl Visit<Classes> for Compare {
         let dense = open_dense(network, &file, BatchNorm::Folded).unwrap();
         let census = subject::census(spec, &dense, &device);
         let weights = subject::weights(&dense, &census);
-        let allocation = allocate::find("l2norm")
-            .unwrap()
-            .allocate(
-                &weights,
-                Rate::new(RATE).unwrap(),
-                Rule::Exact,
-                &Options::default(),
-            )
-            .unwrap();
-        let masks = select::select(
-            &weights,
-            criterion::magnitude(),
-            Pattern::Unstructured { rate: RATE },
-            Some(&allocation),
-            Rule::Exact,
-        )
-        .unwrap();
+        let masks = pruned::masks(&weights, "l2norm", RATE);
         let task = Classification::micro();
-        let wanted = CalibrationCell {
-            images: self.effort.images,
-            batch: 64,
-            seed: 0,
-            list: None,
-        };
-        let batches = task.calibration(&wanted, &device, u64::MAX).unwrap();
-        let batches: Vec<_> = batches.iter().map(Result::unwrap).collect();
+        let batches = pruned::batches(self.effort.images, 64, 0, &device);
         let progress = Progress::new(1, Mode::Quiet);
         let work = Work {
             dense: &dense,

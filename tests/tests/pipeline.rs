@@ -12,11 +12,8 @@ use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
 use model_zoo::{Classes, Classifier};
-use ptsbench::allocate::{self, Options, Rate, keep_trunc};
-use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
-use ptsbench::criterion;
+use ptsbench::allocate::keep_trunc;
+use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction};
 use ptsbench::device::{Choice, choose};
 use ptsbench::inventory::{Loaded, Weights};
 use ptsbench::memory::Memory;
@@ -26,12 +23,10 @@ use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::{self, Work, output_error};
 use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
 use ptsbench::registry::Zoo;
-use ptsbench::select::{Masks, select};
+use ptsbench::select::Masks;
 use ptsbench::store::digest;
 use ptsbench::subject;
-use ptsbench::task::classify::Classification;
-use ptsbench::task::judged::Judge;
-use ptsbench_tests::workspace_root;
+use ptsbench_tests::{pruned, workspace_root};
 
 const MODEL: &str = "micro_resnet8";
 const IMAGES: usize = 32;
@@ -151,23 +146,7 @@ struct Subject<'a, N> {
 
 impl<N: Classifier> Subject<'_, N> {
     fn masks(&self, allocator: &str, rate: f64) -> Masks {
-        let allocation = allocate::find(allocator)
-            .unwrap()
-            .allocate(
-                self.weights,
-                Rate::new(rate).unwrap(),
-                Rule::Exact,
-                &Options::default(),
-            )
-            .unwrap();
-        select(
-            self.weights,
-            criterion::magnitude(),
-            Pattern::Unstructured { rate },
-            Some(&allocation),
-            Rule::Exact,
-        )
-        .unwrap()
+        pruned::masks(self.weights, allocator, rate)
     }
 
     fn sparse(&self, masks: &Masks) -> N {
@@ -176,15 +155,7 @@ impl<N: Classifier> Subject<'_, N> {
 
     /// Calibration batches of one seed.
     fn batches(&self, seed: u64) -> Vec<Tensor<4>> {
-        let wanted = CalibrationCell {
-            images: IMAGES,
-            batch: BATCH,
-            seed,
-            list: None,
-        };
-        let task = Classification::micro();
-        let batches = task.calibration(&wanted, self.device, u64::MAX).unwrap();
-        batches.iter().map(Result::unwrap).collect()
+        pruned::batches(IMAGES, BATCH, seed, self.device)
     }
 }
 

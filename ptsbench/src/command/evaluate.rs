@@ -43,11 +43,11 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// What it is judged by: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
+    /// What to judge it on: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
     /// (`ptsbench list datasets`)
     #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
     pub data: PathBuf,
-    /// Only N images: the first of the built-in ones, or of a folder's in one fixed random order
+    /// Only N images: the first of the built-in ones, or of a folder's in a fixed random order
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: Option<u64>,
     /// Images in a batch [default: 64 of 224 x 224, 250 of 32 x 32]; it changes no result
@@ -56,7 +56,7 @@ pub struct Args {
     /// Keep progress in this file, and go on from it where it exists
     #[arg(long, value_name = "FILE")]
     pub resume: Option<PathBuf>,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
     /// Folder of the built-in networks
@@ -127,7 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = if set.kind.built_in() {
         anyhow::ensure!(
             args.recipe.is_none(),
-            "--recipe has no use here: the built-in images have one form only; leave it out, or give a folder with --data"
+            "--recipe does nothing here: the built-in images come in one form only; leave it out, or give a folder with --data"
         );
         None
     } else {
@@ -136,8 +136,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let chosen = device::choose(args.device)?;
     interrupt::install(match args.resume {
-        Some(_) => "what is evaluated is kept in the file of --resume",
-        None => "nothing is kept (--resume FILE would)",
+        Some(_) => "progress is kept in the file of --resume",
+        None => "nothing is kept (--resume FILE would keep progress)",
     })?;
     let evaluate = Evaluate {
         set,
@@ -255,7 +255,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
         let mut counter = Counter::new("images", first, samples);
         if first > 0 {
             counter.note(&format!(
-                "{first} of {samples} images were evaluated before"
+                "{first} of {samples} images had been evaluated before"
             ));
         }
         let stint = Stint {
@@ -291,7 +291,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
                     kept.samples(),
                     match journal {
                         Some(_) => "the same command goes on from there",
-                        None => "they are not kept (--resume FILE would)",
+                        None => "they are not kept (--resume FILE would keep them)",
                     }
                 ));
                 return Ok(None);

@@ -37,7 +37,7 @@ pub struct Args {
     /// Threads [default: one for each core].
     #[arg(long)]
     threads: Option<u16>,
-    /// Passes that count; one more goes before them.
+    /// Passes that are timed; one more runs before them.
     #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     rounds: usize,
     /// Time the network with its batch norms folded into the convolutions.
@@ -46,7 +46,7 @@ pub struct Args {
     /// Also time it with this fraction of each layer's weights pruned; several, separated by commas.
     #[arg(long, value_delimiter = ',')]
     rate: Vec<Rate>,
-    /// The weight file of the one network that is timed: its classes and values in place of random ones.
+    /// The weight file, where one network is timed: its classes and values replace random ones.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Print JSON instead of a table.

@@ -40,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             )
         })?;
     }
-    interrupt::install("epochs that are done are kept")?;
+    interrupt::install("finished epochs are kept")?;
     for spec in chosen(&args.models)? {
         // Always the CPU: the stored files are what this very path gives.
         spec.open_classes(

@@ -57,7 +57,7 @@ pub enum FitError {
     Interrupted(#[from] Interrupted),
     /// Calibration images cannot be read.
     #[error(transparent)]
-    Inputs(TaskError),
+    Inputs(Box<TaskError>),
     /// A layer's inputs cannot be measured.
     #[error(transparent)]
     Seen(#[from] SeenError),
@@ -78,7 +78,7 @@ impl From<TaskError> for FitError {
     fn from(error: TaskError) -> Self {
         match error {
             TaskError::Interrupted(interrupted) => Self::Interrupted(interrupted),
-            error => Self::Inputs(error),
+            error => Self::Inputs(Box::new(error)),
         }
     }
 }
@@ -95,7 +95,7 @@ pub struct Work<'a, N: Network> {
     pub batches: &'a Batches<'a, N::Input>,
     /// What may stay in memory.
     pub memory: Memory,
-    /// Where everything lies.
+    /// The device of all tensors.
     pub device: &'a Device,
     /// Arithmetic of every pass.
     pub precision: Precision,

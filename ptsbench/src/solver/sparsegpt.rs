@@ -460,7 +460,7 @@ fn check(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<(), SparseG
     Ok(())
 }
 
-/// The mean is that of live inputs: a dead one is no part of the scale.
+/// The mean is that of live inputs: a dead one does not count for the scale.
 fn ridge(problem: &Problem, damping: f64) -> f64 {
     let diagonal = problem.gram.iter().step_by(problem.cols + 1);
     let (sum, live) = diagonal

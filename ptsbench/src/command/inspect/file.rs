@@ -92,7 +92,7 @@ impl Found {
         })
     }
 
-    /// The matrices and kernels of a source that is no network of the catalog.
+    /// The matrices and kernels of a source that is not a network of the catalog.
     pub(super) fn of_tensors(source: &dyn Source) -> anyhow::Result<Self> {
         let mut layers = Vec::new();
         for key in source.keys() {
@@ -102,7 +102,7 @@ impl Found {
             }
             let values = match source.read(&key) {
                 Ok(values) => values,
-                // Whole numbers are no weights.
+                // Whole numbers are not weights.
                 Err(WeightError::WrongDtype { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -116,7 +116,7 @@ impl Found {
         let first = layers.first();
         first.with_context(|| {
             format!(
-                "{}: holds no tensor of two or four dimensions, so no layer's weights; give a network's weights",
+                "{}: holds no tensor of two or four dimensions, so it has no layer's weights; give a network's weights",
                 source.origin()
             )
         })?;
@@ -138,10 +138,10 @@ impl Found {
         text += &match (self.model, self.classes) {
             (Some(model), Some(classes)) => format!("{model} with {classes} classes"),
             (Some(model), None) => model.to_owned(),
-            (None, _) => "no network of the catalog; its matrices and kernels".to_owned(),
+            (None, _) => "not a network of the catalog; its matrices and kernels".to_owned(),
         };
         if !self.also.is_empty() {
-            text += &format!(" (by its tensors also {})", self.also.join(", "));
+            text += &format!(" (its tensors also fit {})", self.also.join(", "));
         }
         text.push('\n');
         let mut rows = vec![

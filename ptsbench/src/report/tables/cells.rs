@@ -70,6 +70,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
         }
     }
     table.notes.extend(left_dense_notes(suite));
+    table.notes.extend(search_notes(suite));
     table
 }
 
@@ -92,6 +93,21 @@ fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
         }
     }
     notes
+}
+
+/// How each search for an allocation went.
+fn search_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
+    let records = suite.models.iter().flat_map(|model| {
+        let records = model.records().iter();
+        records.map(move |record| (&model.label, record))
+    });
+    records.filter_map(|(model, record)| {
+        let search = record.search.as_ref()?;
+        let (rate, key) = (pattern(record), record.key.short());
+        Some(format!(
+            "{model}, {rate}, {key}: the search for the allocation had {search}."
+        ))
+    })
 }
 
 fn pattern(record: &Record) -> String {

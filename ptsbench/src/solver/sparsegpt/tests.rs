@@ -143,8 +143,8 @@ fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
 }
 
 /// SparseGPT by its definition, in the order of columns given: weights before the current column are settled, those from it
-/// on are the least squares solution given them, computed anew by elimination after each column; costs come from
-/// the inverse of what is left of `H`, inverted anew.
+/// on are the least squares solution given them, computed again by elimination after each column; costs come from
+/// the inverse of what is left of `H`, inverted again.
 struct Reference<'a> {
     case: &'a Case,
     h: Vec<Vec<f64>>,
@@ -380,7 +380,7 @@ fn patterns_hold_along_input_channels_at_each_kernel_position() {
             }
         }
     }
-    // 12 is no multiple of 8.
+    // 12 is not a multiple of 8.
     let dense = case.solve(Ask::NofM { n: 4, m: 8 }, &SparseGpt::default());
     assert_eq!(dense.weight, case.weight);
     assert_eq!((dense.mask.zeros(), dense.squared_error), (0, 0.0));
@@ -523,7 +523,9 @@ fn what_cannot_be_solved_says_why() {
     let block = SparseGpt { block: 0, ..usual };
     assert!(fail(case.problem(), half, &block).contains("`block` is 0"));
     assert!(fail(case.problem(), Ask::Count(13), &usual).contains("13 zeros were asked of 12"));
-    assert!(fail(case.problem(), Ask::NofM { n: 4, m: 4 }, &usual).contains("4:4 is no pattern"));
+    assert!(
+        fail(case.problem(), Ask::NofM { n: 4, m: 4 }, &usual).contains("4:4 is not a pattern")
+    );
 
     let mut problem = case.problem();
     problem.positions = 0;

@@ -66,7 +66,7 @@ pub enum TrainError {
     /// The user asked to stop.
     #[error("training stopped")]
     Interrupted(#[from] Interrupted),
-    /// The logits are no numbers any more.
+    /// The logits are not numbers any more.
     #[error(transparent)]
     Score(#[from] TopKError),
     /// A checkpoint of another run.
@@ -111,7 +111,7 @@ pub struct Training<N> {
     /// Second moments likewise, for AdamW.
     square: HashMap<String, Tensor<1>>,
     log: Vec<EpochLog>,
-    /// The training images: drawing them anew in each epoch took a sixth of a small network's time.
+    /// The training images: drawing them again in each epoch took a sixth of a small network's time.
     bytes: Vec<u8>,
 }
 
