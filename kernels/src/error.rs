@@ -48,13 +48,13 @@ pub enum KernelError {
         shape: Vec<usize>,
     },
     /// A device that does not do its part.
-    #[error("the GPU does not do it: {why}")]
+    #[error("the GPU cannot do it: {why}")]
     Device {
         /// What it said, or why it was not asked.
         why: String,
     },
     /// Not 1 <= N < M <= 32.
-    #[error("{n}:{m} is no pattern; N:M needs 1 <= N < M <= 32")]
+    #[error("{n}:{m} is not a pattern; N:M needs 1 <= N < M <= 32")]
     Pattern {
         /// Kept.
         n: usize,
@@ -80,7 +80,7 @@ pub enum KernelError {
         why: String,
     },
     /// A packed weight or mask that breaks its format's rules, or bytes that hold none.
-    #[error("no valid {format}: {why}; build it from the weight again")]
+    #[error("not a valid {format}: {why}; build it from the weight again")]
     Format {
         /// Which format.
         format: &'static str,
@@ -110,14 +110,14 @@ pub enum KernelError {
         why: String,
     },
     /// A name of no arithmetic.
-    #[error("`{found}` is no precision; use f32, bf16x3 or bf16")]
+    #[error("`{found}` is not a precision; use f32, bf16x3 or bf16")]
     UnknownPrecision {
         /// The name.
         found: String,
     },
     /// A name that is no instruction set and no path.
     #[error(
-        "PTSBENCH_KERNELS_FORCE has {name:?}; use avx512, avx2 or portable, and dense, csr, nm or sampled, with commas"
+        "PTSBENCH_KERNELS_FORCE has {name:?}; use avx512, avx2 or portable, and dense, csr, nm or sampled, separated by commas"
     )]
     Force {
         /// The name.

@@ -4,7 +4,7 @@
 //! positions of it exist at a time. Products are summed in f32 within a chunk and in f64 across chunks and batches. Every
 //! sum belongs to one task and runs over positions in order, so the bits do not depend on the threads.
 
-use crate::error::expect_len;
+use crate::columns::{check_conv, check_linear, place, reach};
 use crate::{ConvShape, KernelError};
 use rayon::prelude::*;
 
@@ -86,8 +86,7 @@ impl GramState {
     /// # Shapes
     /// `x`: `[positions, cols]`.
     pub fn add_linear(&mut self, x: &[f32], positions: usize) -> Result<(), KernelError> {
-        expect_len("groups of the linear Gram sums", 1, self.groups)?;
-        expect_len("x", positions.saturating_mul(self.cols), x.len())?;
+        check_linear([self.groups, self.cols], x, positions)?;
         let cols = self.cols;
         self.add(positions, |_, first, panel, out: &mut [f32]| {
             let from = panel * WIDTH;
@@ -104,16 +103,7 @@ impl GramState {
     /// # Shapes
     /// `x`: NCHW.
     pub fn add_conv(&mut self, x: &[f32], shape: &ConvShape) -> Result<(), KernelError> {
-        shape.validate()?;
-        expect_len("groups of the convolution", self.groups, shape.groups)?;
-        expect_len(
-            "weight columns of the convolution",
-            self.cols,
-            shape.weight_cols(),
-        )?;
-        expect_len("x", shape.input_len(), x.len())?;
-        let [out_height, out_width] = shape.out_size();
-        let positions = shape.batch * out_height * out_width;
+        let positions = check_conv([self.groups, self.cols], x, shape)?;
         self.add(positions, |group, first, panel, out: &mut [f32]| {
             let from = panel * WIDTH;
             for col in from..shape.weight_cols().min(from + WIDTH) {
@@ -207,12 +197,8 @@ fn gather(x: &[f32], shape: &ConvShape, group: usize, col: usize, first: usize, 
     let [out_height, out_width] = shape.out_size();
     let (c, tap) = (col / shape.taps(), col % shape.taps());
     let channel = group * (shape.inputs / shape.groups) + c;
-    let offset = [tap / shape.kernel[1], tap % shape.kernel[1]];
-    let source = |d: usize, at: usize| {
-        (at * shape.stride[d] + offset[d] * shape.dilation[d])
-            .checked_sub(shape.padding[d][0])
-            .filter(|&at| at < shape.size[d])
-    };
+    let [u, v] = [tap / shape.kernel[1], tap % shape.kernel[1]];
+    let (rows, columns) = (reach(shape, 0, u), reach(shape, 1, v));
     // `out` begins at this column's lane, so its length may lack the lanes before it.
     let count = out.len().div_ceil(WIDTH);
     let mut p = 0;
@@ -224,12 +210,11 @@ fn gather(x: &[f32], shape: &ConvShape, group: usize, col: usize, first: usize, 
             at % out_width,
         );
         let run = (out_width - from).min(count - p);
-        if let Some(y) = source(0, y) {
+        if rows.contains(&y) {
+            let y = place(shape, 0, u, y);
             let row = &x[((image * shape.inputs + channel) * height + y) * width..][..width];
-            for k in 0..run {
-                if let Some(x) = source(1, from + k) {
-                    out[(p + k) * WIDTH] = row[x];
-                }
+            for j in columns.start.max(from)..columns.end.min(from + run) {
+                out[(p + j - from) * WIDTH] = row[place(shape, 1, v, j)];
             }
         }
         p += run;

@@ -3,6 +3,7 @@
 //! Knows scores, patterns and shapes; nothing of models, files or policy (which rate, which layer).
 
 mod activation;
+mod columns;
 pub mod cpu;
 mod error;
 pub mod format;
@@ -32,11 +33,11 @@ pub use nm::{
     LocalMask, TileLayout, nm_applies, nm_mask, nm_mask_transposable, nm_mask_transposable_local,
 };
 pub use ops::{
-    Bias, ConvOptions, CpuOps, FrozenOps, Keep, Skip, SparseOps, WeightGrad, activate,
-    batch_norm_train, conv2d, fixed_batch_norm, frozen_conv2d, frozen_linear, frozen_runs, gate,
-    gelu, gpu_fallbacks, join, keep, layer_norm, linear, matmul, softmax,
+    Bias, ConvOptions, CpuOps, FrozenOps, Keep, Skip, SparseOps, activate, batch_norm_train,
+    conv2d, fixed_batch_norm, frozen_conv2d, frozen_linear, frozen_runs, gate, gelu, gpu_fallbacks,
+    join, keep, layer_norm, linear, matmul, softmax,
 };
-pub use precision::{Precision, precision_fallbacks, precision_in_use, use_precision};
+pub use precision::{Precision, precision_fallbacks};
 pub use select::{
     KthValue, Scores, Stored, Ties, global_counts, select_smallest, select_smallest_global,
     threshold_of,

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use crate::error::expect_len;
+use crate::columns::{check_conv, check_linear, place, reach};
 use crate::{ConvShape, KernelError};
 
 /// The running sums of one layer.
@@ -68,8 +68,7 @@ impl ColumnSums {
     pub fn add_linear(&mut self, x: &[f32], positions: usize) -> Result<(), KernelError> {
         /// Columns that a task walks down together, a cache line or two.
         const TOGETHER: usize = 32;
-        expect_len("groups of the linear sums", 1, self.groups)?;
-        expect_len("x", positions.saturating_mul(self.cols), x.len())?;
+        check_linear([self.groups, self.cols], x, positions)?;
         self.positions += positions as u64;
         let cols = self.cols;
         if cols == 0 {
@@ -93,30 +92,21 @@ impl ColumnSums {
     /// # Shapes
     /// `x`: NCHW.
     pub fn add_conv(&mut self, x: &[f32], shape: &ConvShape) -> Result<(), KernelError> {
-        shape.validate()?;
-        expect_len("groups of the convolution", self.groups, shape.groups)?;
-        expect_len(
-            "weight columns of the convolution",
-            self.cols,
-            shape.weight_cols(),
-        )?;
-        expect_len("x", shape.input_len(), x.len())?;
-        let [out_height, out_width] = shape.out_size();
-        self.positions += (shape.batch * out_height * out_width) as u64;
+        let positions = check_conv([self.groups, self.cols], x, shape)?;
+        self.positions += positions as u64;
         let [height, width] = shape.size;
-        let taps = shape.kernel[0] * shape.kernel[1];
         let plane = height * width;
         // A chunk of the sums is one input channel's taps.
         self.sums
-            .par_chunks_mut(taps.max(1))
+            .par_chunks_mut(shape.taps().max(1))
             .enumerate()
             .for_each(|(channel, sums)| {
                 for image in 0..shape.batch {
                     let x = &x[(image * shape.inputs + channel) * plane..][..plane];
                     for (tap, sums) in sums.iter_mut().enumerate() {
                         let [u, v] = [tap / shape.kernel[1], tap % shape.kernel[1]];
-                        let columns = reach(shape, 1, v, out_width);
-                        for i in reach(shape, 0, u, out_height) {
+                        let columns = reach(shape, 1, v);
+                        for i in reach(shape, 0, u) {
                             let row = &x[place(shape, 0, u, i) * width..][..width];
                             for j in columns.clone() {
                                 add(sums, row[place(shape, 1, v, j)]);
@@ -133,23 +123,6 @@ fn add([sum, square]: &mut [f64; 2], x: f32) {
     let x = f64::from(x);
     *sum += x;
     *square += x * x;
-}
-
-/// The outputs along axis `d` whose tap `t` reads the input and not the padding.
-fn reach(shape: &ConvShape, d: usize, t: usize, outputs: usize) -> std::ops::Range<usize> {
-    let (before, step) = (shape.padding[d][0], shape.stride[d]);
-    let offset = t * shape.dilation[d];
-    let first = before.saturating_sub(offset).div_ceil(step);
-    // i * step + offset - before < size
-    let end = (shape.size[d] + before)
-        .saturating_sub(offset)
-        .div_ceil(step);
-    first.min(outputs)..end.min(outputs).max(first.min(outputs))
-}
-
-/// Where output `i`'s tap `t` reads along axis `d`.
-fn place(shape: &ConvShape, d: usize, t: usize, i: usize) -> usize {
-    i * shape.stride[d] + t * shape.dilation[d] - shape.padding[d][0]
 }
 
 #[cfg(test)]

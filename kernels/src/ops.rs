@@ -23,7 +23,7 @@ use burn::tensor::module::{conv2d as burn_conv2d, linear as burn_linear};
 use burn::tensor::ops::ConvOptions as BurnConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use crate::{Activation, ConvShape, KernelError};
+use crate::{Activation, ConvShape, KernelError, Precision};
 
 pub use frozen::{FrozenOps, frozen_conv2d, frozen_linear, frozen_runs};
 
@@ -69,7 +69,7 @@ pub trait SparseOps: Backend {
         #[extension_type] mask: Keep<Self>,
         #[extension_type] bias: Bias<Self>,
         shape: ConvShape,
-        grad: WeightGrad,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// The gradient of `x` from that of the result.
@@ -79,6 +79,7 @@ pub trait SparseOps: Backend {
         w: FloatTensor<Self>,
         #[extension_type] mask: Keep<Self>,
         shape: ConvShape,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// The gradient of `w`, zero outside the mask.
@@ -88,6 +89,7 @@ pub trait SparseOps: Backend {
         g: FloatTensor<Self>,
         #[extension_type] mask: Keep<Self>,
         shape: ConvShape,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// `x w + bias`: `x` [positions, in], `w` [in, out] as Burn stores it.
@@ -97,7 +99,7 @@ pub trait SparseOps: Backend {
         w: FloatTensor<Self>,
         #[extension_type] mask: Keep<Self>,
         #[extension_type] bias: Bias<Self>,
-        grad: WeightGrad,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// The gradient of `x` from that of the result.
@@ -106,6 +108,7 @@ pub trait SparseOps: Backend {
         g: FloatTensor<Self>,
         w: FloatTensor<Self>,
         #[extension_type] mask: Keep<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// The gradient of `w`, zero outside the mask.
@@ -114,6 +117,7 @@ pub trait SparseOps: Backend {
         x: FloatTensor<Self>,
         g: FloatTensor<Self>,
         #[extension_type] mask: Keep<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self>;
 
     /// Sum over everything but axis 1: a bias's gradient.
@@ -225,15 +229,6 @@ pub trait CpuOps: Backend {
     fn exact_gelu_grad(x: FloatTensor<Self>, g: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Which entries of a masked weight's gradient are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightGrad {
-    /// Those of kept weights; 0 elsewhere.
-    Masked,
-    /// All: for thresholds and soft masks, which learn from pruned weights too.
-    Dense,
-}
-
 /// How a convolution steps; the sizes come from the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvOptions {
@@ -269,14 +264,15 @@ impl ConvOptions {
     }
 }
 
-/// A convolution of `x` NCHW with `w` OIHW, of which only what `mask` keeps exists.
+/// A convolution of `x` NCHW with `w` OIHW, of which only what `mask` keeps exists. Its gradients are computed in the same
+/// precision; that of the weight is 0 where the mask prunes.
 pub fn conv2d(
     x: Tensor<4>,
     w: Tensor<4>,
     mask: Option<Tensor<2, Int>>,
     bias: Option<Tensor<1>>,
     options: ConvOptions,
-    grad: WeightGrad,
+    precision: Precision,
 ) -> Result<Tensor<4>, KernelError> {
     let dims @ [_, inputs, ..] = x.dims();
     let [outputs, per_group, kh, kw] = w.dims();
@@ -291,6 +287,7 @@ pub fn conv2d(
     }
     expect_mask(mask.as_ref(), outputs, shape.weight_cols())?;
     expect_bias(bias.as_ref(), outputs)?;
+    expect_precision(precision, &x.device())?;
     if !has_kernels(&x.device(), x.dtype(), w.dtype()) {
         let w = match mask {
             Some(mask) => keep(w, &mask),
@@ -315,17 +312,18 @@ pub fn conv2d(
         mask.map_or(Keep::All, |mask| Keep::Words(mask.into_dispatch())),
         bias.map_or(Bias::Zero, |bias| Bias::Channels(bias.into_dispatch())),
         shape,
-        grad,
+        precision,
     )))
 }
 
 /// A linear layer on the last axis of `x`: `w` is [in, out] as Burn stores it, and only what `mask` keeps of it exists.
+/// Gradients are as those of [`conv2d`].
 pub fn linear<const D: usize>(
     x: Tensor<D>,
     w: Tensor<2>,
     mask: Option<Tensor<2, Int>>,
     bias: Option<Tensor<1>>,
-    grad: WeightGrad,
+    precision: Precision,
 ) -> Result<Tensor<D>, KernelError> {
     let dims = x.dims();
     let [inputs, outputs] = w.dims();
@@ -339,6 +337,7 @@ pub fn linear<const D: usize>(
     }
     expect_mask(mask.as_ref(), outputs, inputs)?;
     expect_bias(bias.as_ref(), outputs)?;
+    expect_precision(precision, &x.device())?;
     if !has_kernels(&x.device(), x.dtype(), w.dtype()) {
         let w = match mask {
             Some(mask) => keep(w, &mask),
@@ -352,7 +351,7 @@ pub fn linear<const D: usize>(
         w.into_dispatch(),
         mask.map_or(Keep::All, |mask| Keep::Words(mask.into_dispatch())),
         bias.map_or(Bias::Zero, |bias| Bias::Channels(bias.into_dispatch())),
-        grad,
+        precision,
     ));
     let mut dims = dims;
     dims[D - 1] = outputs;
@@ -556,6 +555,18 @@ static GPU_FALLBACKS: AtomicU64 = AtomicU64::new(0);
 /// How many products on a GPU had no kernel for their number type and were put together from Burn's operations.
 pub fn gpu_fallbacks() -> u64 {
     GPU_FALLBACKS.load(Ordering::Relaxed)
+}
+
+/// Tiles are the CPU's: what another device cannot do is refused rather than computed otherwise.
+fn expect_precision(precision: Precision, device: &Device) -> Result<(), KernelError> {
+    precision.check()?;
+    if precision != Precision::F32 && *device != Device::flex() {
+        return Err(KernelError::Precision {
+            precision,
+            why: "the tensors are not on the CPU".into(),
+        });
+    }
+    Ok(())
 }
 
 fn expect_mask(mask: Option<&Tensor<2, Int>>, rows: usize, cols: usize) -> Result<(), KernelError> {

@@ -3,10 +3,8 @@
 //! The rules look at shape, density and instruction set alone. They never time anything: a path's rounding is its own, and
 //! results must not depend on how busy a machine was.
 
-use crate::cpu::sparse::{self, SparseWeight};
-use crate::cpu::{Epilogue, Isa, Mask, conv};
-use crate::format::{ColOrder, Nm};
-use crate::{BitMask, ConvShape, KernelError, Precision};
+use crate::cpu::Isa;
+use crate::{ConvShape, KernelError, Precision};
 
 /// One of the three products of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,87 +326,6 @@ const FEW_POSITIONS: usize = 32;
 /// The share of zeros from which on a partly empty panel still takes less time than reading the dense weight.
 const FEW: f64 = 0.8;
 
-/// A masked weight that no longer changes: built once, kept by the caller between calls, in the forms that its products
-/// may need.
-#[derive(Debug)]
-pub struct FrozenWeight {
-    dense: Vec<f32>,
-    mask: BitMask,
-    sparse: SparseWeight,
-    nm: Option<[usize; 2]>,
-}
-
-impl FrozenWeight {
-    /// Weights `[rows, cols]` as a convolution stores them, (channel, ky, kx), and which of them are kept.
-    pub fn new(weights: Vec<f32>, mask: BitMask) -> Result<Self, KernelError> {
-        let sparse = SparseWeight::from_dense(&weights, &mask)?;
-        Ok(Self {
-            dense: weights,
-            mask,
-            sparse,
-            nm: None,
-        })
-    }
-
-    /// As [`FrozenWeight::new`] where at most N of M channels are kept; `taps` is kh * kw.
-    pub fn new_nm(
-        weights: Vec<f32>,
-        mask: BitMask,
-        pattern: [usize; 2],
-        taps: usize,
-    ) -> Result<Self, KernelError> {
-        let frozen = Self::new(weights, mask)?;
-        let channels = frozen.mask.cols() / taps.max(1);
-        let turned = crate::format::reorder_columns(
-            &frozen.dense,
-            frozen.mask.rows(),
-            [channels, taps],
-            ColOrder::Oihw,
-            ColOrder::Ohwi,
-        )?;
-        let mask = frozen
-            .mask
-            .reorder_columns([channels, taps], ColOrder::Oihw, ColOrder::Ohwi)?;
-        let nm = Nm::from_dense(&turned, &mask, pattern, ColOrder::Ohwi)?;
-        Ok(Self {
-            sparse: SparseWeight::from_nm(&nm, taps)?,
-            nm: Some(pattern),
-            ..frozen
-        })
-    }
-
-    /// What is kept.
-    pub fn kept(&self) -> Kept {
-        Kept {
-            nnz: self.mask.nnz(),
-            nm: self.nm,
-        }
-    }
-
-    /// The kept weights.
-    pub fn sparse(&self) -> &SparseWeight {
-        &self.sparse
-    }
-}
-
-/// A convolution's output on the path that [`explain`] names.
-pub fn auto_forward(
-    policy: &KernelPolicy,
-    shape: &ConvShape,
-    x: &[f32],
-    weight: &FrozenWeight,
-    epilogue: Epilogue,
-) -> Vec<f32> {
-    let plan = explain(Op::Forward, &Problem::Conv(*shape), weight.kept(), policy);
-    match plan.path {
-        Path::Csr | Path::Nm => sparse::forward(policy.isa, shape, x, &weight.sparse, epilogue),
-        _ => {
-            let mask = Some(Mask::from(&weight.mask));
-            conv::forward(policy.isa, shape, x, &weight.dense, mask, epilogue)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -482,38 +399,5 @@ mod tests {
         let csr = Ok(PathChoice::Force(Path::Csr));
         assert_eq!(forced_path("avx2, csr"), csr);
         assert!(forced_path("cuda").is_err());
-    }
-
-    #[test]
-    fn both_paths_give_the_product_of_the_masked_weight() {
-        let shape = ConvShape::new(2, [8, 5], [9, 7], [3; 2]).with_padding([1; 2]);
-        let values = |n: usize, by: usize| -> Vec<f32> {
-            (0..n).map(|i| (i * by % 101) as f32 / 50.0 - 1.0).collect()
-        };
-        let (x, w) = (
-            values(shape.input_len(), 37),
-            values(shape.weight_len(), 53),
-        );
-        // One channel of four at each tap.
-        let keep: Vec<bool> = (0..w.len())
-            .map(|i| i / 9 % 4 == (i % 9 + i / 72) % 4)
-            .collect();
-        let mask = BitMask::from_keep(5, 72, &keep).expect("sizes agree");
-        let want = crate::reference::conv2d(&x, &w, Some(&mask), None, &shape);
-        let plain = FrozenWeight::new(w.clone(), mask.clone()).expect("sizes agree");
-        let groups = FrozenWeight::new_nm(w, mask, [1, 4], 9).expect("one of four");
-        assert_eq!(groups.kept().nm, Some([1, 4]));
-        let choices = [PathChoice::Auto, PathChoice::Force(Path::Dense)];
-        for (weight, path) in [&plain, &groups]
-            .into_iter()
-            .flat_map(|w| choices.map(|path| (w, path)))
-        {
-            let policy = KernelPolicy {
-                path,
-                ..KernelPolicy::auto()
-            };
-            let y = auto_forward(&policy, &shape, &x, weight, Epilogue::default());
-            assert!(want.worst(&y, 72) <= 1.0, "{path:?}");
-        }
     }
 }

@@ -2,30 +2,15 @@
 
 use std::fmt;
 use std::str::FromStr;
-
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::KernelError;
 use crate::cpu::amx;
 
-/// The precision in use, as its place in [`Precision::ALL`].
-static IN_USE: AtomicU8 = AtomicU8::new(0);
-/// Products that were computed in f32 although another precision was in use.
+/// Products that were computed in f32 although another precision was asked for.
 static FALLBACKS: AtomicU64 = AtomicU64::new(0);
 
-/// Products on the CPU are computed in `precision` from here on; refused, and left as it was, where the machine cannot.
-pub fn use_precision(precision: Precision) -> Result<(), KernelError> {
-    precision.check()?;
-    IN_USE.store(precision as u8, Ordering::Relaxed);
-    Ok(())
-}
-
-/// What [`use_precision`] said last.
-pub fn precision_in_use() -> Precision {
-    Precision::ALL[usize::from(IN_USE.load(Ordering::Relaxed))]
-}
-
-/// How many products were computed in f32 although another precision was in use: shapes that tiles do not pay for.
+/// How many products were computed in f32 although another precision was asked for: shapes that tiles do not pay for.
 pub fn precision_fallbacks() -> u64 {
     FALLBACKS.load(Ordering::Relaxed)
 }

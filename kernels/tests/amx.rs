@@ -6,12 +6,12 @@
 
 mod common;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use common::Random;
-use kernels::LinearShape;
 use kernels::cpu::amx::{self, Amx, Missing};
-use kernels::cpu::{self, Epilogue, Isa, Mask, conv};
+use kernels::cpu::{self, Isa, Mask, conv, weight_grad};
 use kernels::reference::{self, Rounding};
-use kernels::{BitMask, ConvShape, KernelError, Precision};
+use kernels::{BitMask, ConvOptions, ConvShape, KernelError, LinearShape, Precision};
 
 const SPLITS: [(Precision, Rounding); 2] = [
     (Precision::Bf16x3, Rounding::Bf16x3),
@@ -120,9 +120,8 @@ fn convolution(
     let bias = random.values(shape.outputs, judge.whole);
     let bias = (random.below(2) == 1).then_some(&bias[..]);
 
-    let forward =
-        |amx: Amx, relu| amx.conv_forward(isa, shape, &x, &w, mask, Epilogue { bias, relu });
-    let y = forward(amx, false);
+    let forward = |amx: Amx| amx.conv_forward(isa, shape, &x, &w, mask, bias);
+    let y = forward(amx);
     let want = reference::conv2d(&x, &w, keep.as_ref(), bias, shape);
     judge.check(
         &format!("output of {shape:?}"),
@@ -130,14 +129,12 @@ fn convolution(
         &y,
         shape.weight_cols(),
     );
-    let relu = forward(amx, true);
-    assert!(relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)));
 
     // Leaves NaN in all scratch memory: what the next products do not write, they must not read.
     if random.below(3) == 0 {
         let nan = vec![f32::NAN; x.len().max(w.len()).max(g.len())];
         let (nx, nw, ng) = (&nan[..x.len()], &nan[..w.len()], &nan[..g.len()]);
-        amx.conv_forward(isa, shape, nx, nw, None, Epilogue::default());
+        amx.conv_forward(isa, shape, nx, nw, None, None);
         amx.conv_weight_grad(isa, shape, nx, ng, None);
     }
     let input_grad = |amx: Amx| amx.conv_input_grad(isa, shape, &g, &w, mask);
@@ -153,7 +150,7 @@ fn convolution(
     judge.check(&format!("weight gradient of {shape:?}"), &want, &dw, terms);
 
     if let Some(twin) = twin {
-        same(&y, &forward(twin, false), shape);
+        same(&y, &forward(twin), shape);
         same(&dx, &input_grad(twin), shape);
         same(&dw, &weight_grad(twin), shape);
     }
@@ -183,18 +180,15 @@ fn linear(random: &mut Random, amx: Amx, twin: Option<Amx>, judge: &mut Judge, s
     };
     let across = turned(&w, rows, cols);
 
-    let forward =
-        |amx: Amx, relu| amx.linear_forward(isa, shape, &x, &across, mask, Epilogue { bias, relu });
-    let y = forward(amx, false);
+    let forward = |amx: Amx| amx.linear_forward(isa, shape, &x, &across, mask, bias);
+    let y = forward(amx);
     let want = reference::linear(&x, &w, keep.as_ref(), bias, shape);
     judge.check(&format!("output of {shape:?}"), &want, &y, cols);
-    let relu = forward(amx, true);
-    assert!(relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)));
 
     if random.below(3) == 0 {
         let nan = vec![f32::NAN; x.len().max(w.len())];
         let (nx, nw) = (&nan[..x.len()], &nan[..w.len()]);
-        amx.linear_forward(isa, shape, nx, nw, None, Epilogue::default());
+        amx.linear_forward(isa, shape, nx, nw, None, None);
     }
     let input_grad = |amx: Amx| amx.linear_input_grad(isa, shape, &g, &across, mask);
     let dx = input_grad(amx);
@@ -208,7 +202,7 @@ fn linear(random: &mut Random, amx: Amx, twin: Option<Amx>, judge: &mut Judge, s
     judge.check(&what, &want, &turned(&dw, cols, rows), positions);
 
     if let Some(twin) = twin {
-        same(&y, &forward(twin, false), &shape);
+        same(&y, &forward(twin), &shape);
         same(&dx, &input_grad(twin), &shape);
         same(&dw, &weight_grad(twin), &shape);
     }
@@ -329,14 +323,7 @@ fn a_split_factor_is_closer_than_a_rounded_one() {
     let w = random.values(shape.weight_len(), false);
     let want = reference::conv2d(&x, &w, None, None, &shape);
     let [three, one] = SPLITS.map(|(precision, _)| {
-        let y = emulated(precision).conv_forward(
-            Isa::detect(),
-            &shape,
-            &x,
-            &w,
-            None,
-            Epilogue::default(),
-        );
+        let y = emulated(precision).conv_forward(Isa::detect(), &shape, &x, &w, None, None);
         want.worst_within(&y, 1.0)
     });
     assert!(three * 200.0 < one, "{three} and {one}");
@@ -358,7 +345,7 @@ fn the_worst_split_product_errs_by_four_parts_in_two_to_the_17() {
         &[worst],
         &[worst],
         None,
-        Epilogue::default(),
+        None,
     );
     let exact = f64::from(worst).powi(2);
     let error = (f64::from(y[0]) - exact).abs() / exact * 2f64.powi(17);
@@ -385,10 +372,10 @@ fn threads_do_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.expect("a pool").install(|| {
             [
-                amx.conv_forward(isa, &shape, &x, &w, None, Epilogue::default()),
+                amx.conv_forward(isa, &shape, &x, &w, None, None),
                 amx.conv_input_grad(isa, &shape, &g, &w, None),
                 amx.conv_weight_grad(isa, &shape, &x, &g, None),
-                amx.linear_forward(isa, layer, &lx, &lw, None, Epilogue::default()),
+                amx.linear_forward(isa, layer, &lx, &lw, None, None),
             ]
         })
     };
@@ -407,14 +394,7 @@ fn a_kept_nan_is_not_hidden() {
     let mut w = vec![1.0; shape.weight_len()];
     w[5 * shape.weight_cols()] = f32::NAN;
     for (precision, _) in SPLITS {
-        let y = emulated(precision).conv_forward(
-            Isa::detect(),
-            &shape,
-            &x,
-            &w,
-            None,
-            Epilogue::default(),
-        );
+        let y = emulated(precision).conv_forward(Isa::detect(), &shape, &x, &w, None, None);
         for (row, y) in y.chunks_exact(36).enumerate() {
             // Its tap meets zeros of the padding too, which are factors here.
             assert!(
@@ -427,25 +407,10 @@ fn a_kept_nan_is_not_hidden() {
 
 #[test]
 fn what_a_machine_lacks_is_refused_by_name() {
-    let shape = ConvShape::new(1, [16, 16], [8; 2], [3; 2]).with_padding([1; 2]);
-    let mut random = Random(1);
-    let x = random.values(shape.input_len(), false);
-    let w = random.values(shape.weight_len(), false);
-    let isa = Isa::detect();
-    let run = |precision, shape: &ConvShape| {
-        let epilogue = Epilogue::default();
-        let (x, w) = (&x[..shape.input_len()], &w[..shape.weight_len()]);
-        amx::conv_forward(precision, isa, shape, x, w, None, epilogue)
-    };
-    for precision in [Precision::Bf16, Precision::Bf16x3] {
+    assert_eq!(Amx::new(Precision::F32), Ok(None));
+    for (precision, _) in SPLITS {
         match amx::permission() {
-            Ok(()) => {
-                assert_eq!(precision.check(), Ok(()));
-                let few = ConvShape::new(1, [3, 16], [8; 2], [3; 2]);
-                let computed = run(precision, &few).expect("permission was given");
-                assert_eq!(computed.fallback, Amx::declines(&few));
-                assert!(computed.fallback.is_some());
-            }
+            Ok(()) => assert_eq!(precision.check(), Ok(())),
             Err(missing) => {
                 let error = precision.check().expect_err("what is missing is needed");
                 let expected =
@@ -454,40 +419,97 @@ fn what_a_machine_lacks_is_refused_by_name() {
                 assert!(
                     matches!(error, KernelError::Precision { precision: p, .. } if p == precision)
                 );
-                assert_eq!(run(precision, &shape), Err(error));
+                assert_eq!(Amx::new(precision), Err(error));
             }
         }
     }
+}
+
+/// The tape included: gradients are in the precision of the product they belong to.
+#[test]
+fn operations_compute_in_the_precision_they_are_given() {
+    let device = Device::flex().autodiff();
+    let isa = Isa::detect();
+    let mut random = Random(2);
+    let shape = ConvShape::new(2, [16, 24], [8; 2], [3; 2]).with_padding([1; 2]);
+    let x = random.values(shape.input_len(), false);
+    let w = random.values(shape.weight_len(), false);
+    let g = random.values(shape.output_len(), false);
+    let conv = |precision| conv_on_tape(&shape, [&x, &w, &g], &device, precision);
     let layer = LinearShape {
         positions: 16,
         rows: 24,
         cols: 32,
     };
-    let (x2, w2) = (&x[..16 * 32], &w[..24 * 32]);
-    let run =
-        |precision| amx::linear_forward(precision, isa, layer, x2, w2, None, Epilogue::default());
-    assert_eq!(run(Precision::Bf16).err(), Precision::Bf16.check().err());
-    assert_eq!(
-        run(Precision::F32).expect("f32 is everywhere").values,
-        cpu::linear::forward(isa, layer, x2, w2, None, Epilogue::default())
-    );
+    let (lx, lw) = (&x[..16 * 32], &w[..24 * 32]);
+    let linear = |precision| {
+        let x = Tensor::from_data(TensorData::new(lx.to_vec(), [16, 32]), &device);
+        let w = Tensor::from_data(TensorData::new(lw.to_vec(), [32, 24]), &device);
+        kernels::linear::<2>(x, w, None, None, precision).map(read)
+    };
+
+    let in_f32 = [
+        conv::forward(isa, &shape, &x, &w, None, None),
+        conv::input_grad(isa, &shape, &g, &w, None),
+        weight_grad::weight_grad(isa, &shape, &x, &g, None),
+    ];
+    assert_eq!(conv(Precision::F32), Ok(in_f32));
+    let in_f32 = cpu::linear::forward(isa, layer, lx, lw, None, None);
+    assert_eq!(linear(Precision::F32), Ok(in_f32));
+    for (precision, _) in SPLITS {
+        let amx = emulated(precision);
+        let on_tiles = [
+            amx.conv_forward(isa, &shape, &x, &w, None, None),
+            amx.conv_input_grad(isa, &shape, &g, &w, None),
+            amx.conv_weight_grad(isa, &shape, &x, &g, None),
+        ];
+        // Where there are no tiles, each operation says so.
+        let there = precision.check();
+        assert_eq!(conv(precision), there.clone().map(|()| on_tiles));
+        let on_tiles = amx.linear_forward(isa, layer, lx, lw, None, None);
+        assert_eq!(linear(precision), there.clone().map(|()| on_tiles));
+        if there.is_ok() {
+            let few = ConvShape::new(1, [3, 16], [8; 2], [3; 2]);
+            let [x, w, g] = [few.input_len(), few.weight_len(), few.output_len()]
+                .map(|n| random.values(n, false));
+            let before = kernels::precision_fallbacks();
+            conv_on_tape(&few, [&x, &w, &g], &device, precision).expect("permission was given");
+            assert_eq!(kernels::precision_fallbacks(), before + 3);
+        }
+    }
 }
 
-#[test]
-fn f32_is_what_it_was() {
-    let shape = ConvShape::new(1, [16, 16], [8; 2], [3; 2]).with_padding([1; 2]);
-    let mut random = Random(2);
-    let x = random.values(shape.input_len(), false);
-    let w = random.values(shape.weight_len(), false);
-    let isa = Isa::detect();
-    let epilogue = Epilogue::default();
-    let plain = amx::conv_forward(Precision::F32, isa, &shape, &x, &w, None, epilogue)
-        .expect("f32 is everywhere");
-    assert_eq!(plain.fallback, None);
-    assert_eq!(
-        plain.values,
-        conv::forward(isa, &shape, &x, &w, None, Epilogue::default())
-    );
+/// A convolution's output and gradients, by the operation on tensors.
+fn conv_on_tape(
+    shape: &ConvShape,
+    [x, w, g]: [&[f32]; 3],
+    device: &Device,
+    precision: Precision,
+) -> Result<[Vec<f32>; 3], KernelError> {
+    let tensor = |values: &[f32], dims: [usize; 4]| {
+        Tensor::<4>::from_data(TensorData::new(values.to_vec(), dims), device)
+    };
+    let x = tensor(x, shape.input_dims()).require_grad();
+    let w = tensor(w, shape.weight_dims()).require_grad();
+    let options = ConvOptions {
+        stride: shape.stride,
+        padding: shape.padding,
+        dilation: shape.dilation,
+        groups: shape.groups,
+    };
+    let y = kernels::conv2d(x.clone(), w.clone(), None, None, options, precision)?;
+    let grads = (y.clone() * tensor(g, shape.output_dims()))
+        .sum()
+        .backward();
+    Ok([
+        read(y),
+        read(x.grad(&grads).expect("tracked")),
+        read(w.grad(&grads).expect("tracked")),
+    ])
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("f32")
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Random;
-use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
+use kernels::cpu::{Isa, Mask, conv, weight_grad};
 use kernels::{ConvShape, reference};
 
 impl Random {
@@ -84,14 +84,9 @@ fn depthwise_convolutions_agree_with_f64_loops() {
                 );
                 worst = worst.max(ratio);
             };
-            let y = conv::forward(isa, &shape, &x, &w, mask, Epilogue { bias, relu: false });
+            let y = conv::forward(isa, &shape, &x, &w, mask, bias);
             let want = reference::conv2d(&x, &finite, keep, bias, &shape);
             check("output", want, &y, shape.weight_cols());
-            let relu = conv::forward(isa, &shape, &x, &w, mask, Epilogue { bias, relu: true });
-            assert!(
-                relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)),
-                "relu of case {case}"
-            );
 
             let dx = conv::input_grad(isa, &shape, &g, &w, mask);
             let want = reference::conv2d_dx(&g, &finite, keep, &shape);
@@ -122,7 +117,7 @@ fn an_infinite_activation_reaches_its_own_outputs_and_taps_alone() {
                 random.floats(shape.weight_len()),
                 random.floats(shape.output_len()),
             );
-            let y = conv::forward(isa, &shape, &x, &w, None, Epilogue::default());
+            let y = conv::forward(isa, &shape, &x, &w, None, None);
             for (i, y) in y.iter().enumerate() {
                 let out = width - 2;
                 let meets = i < out * out && i % out == out - 1;
@@ -143,7 +138,7 @@ fn without_outputs_the_input_has_no_gradient() {
     assert!(shape.validate().is_ok());
     for isa in Isa::available() {
         let x = vec![1.0; shape.input_len()];
-        assert!(conv::forward(isa, &shape, &x, &[], None, Epilogue::default()).is_empty());
+        assert!(conv::forward(isa, &shape, &x, &[], None, None).is_empty());
         let dx = conv::input_grad(isa, &shape, &[], &[], None);
         assert_eq!(dx, vec![0.0; shape.input_len()]);
         assert!(weight_grad::weight_grad(isa, &shape, &x, &[], None).is_empty());
@@ -162,7 +157,7 @@ fn bits_do_not_depend_on_threads() {
     let w = random.floats(shape.weight_len());
     let all = || {
         [
-            conv::forward(isa, &shape, &x, &w, None, Epilogue::default()),
+            conv::forward(isa, &shape, &x, &w, None, None),
             conv::input_grad(isa, &shape, &g, &w, None),
             weight_grad::weight_grad(isa, &shape, &x, &g, None),
         ]

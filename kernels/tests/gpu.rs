@@ -12,7 +12,7 @@ use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use common::Random;
 use kernels::LinearShape;
 use kernels::reference::{self, Product};
-use kernels::{BitMask, ConvOptions, ConvShape, WeightGrad};
+use kernels::{BitMask, ConvOptions, ConvShape, Precision};
 
 /// The device, or why there is none; looked for once.
 fn device(test: &str) -> Option<Device> {
@@ -174,9 +174,8 @@ fn check_conv(shape: &ConvShape, random: &mut Random, device: &Device, tally: &m
     let x = random.floats(shape.input_len());
     let g = random.floats(shape.output_len());
     let bias = (random.below(2) == 1).then(|| random.floats(shape.outputs));
-    let grad = random.of(&[WeightGrad::Masked, WeightGrad::Dense]);
     let case = format!(
-        "mask {}, bias {}, {grad:?}, {shape:?}",
+        "mask {}, bias {}, {shape:?}",
         keep.is_some(),
         bias.is_some()
     );
@@ -203,7 +202,7 @@ fn check_conv(shape: &ConvShape, random: &mut Random, device: &Device, tally: &m
             dilation: shape.dilation,
             groups: shape.groups,
         },
-        grad,
+        Precision::F32,
     )
     .expect("the operands fit");
     assert_eq!(y.dims(), shape.output_dims(), "{case}");
@@ -228,11 +227,10 @@ fn check_conv(shape: &ConvShape, random: &mut Random, device: &Device, tally: &m
     let dw = w_tensor.grad_remove(&mut grads).expect("tracked");
     assert_eq!(dw.dims(), shape.weight_dims(), "{case}");
     let dw = values(dw);
-    let asked = keep.as_ref().filter(|_| grad == WeightGrad::Masked);
-    let want = reference::conv2d_dw(&g, &x, asked, shape);
+    let want = reference::conv2d_dw(&g, &x, keep.as_ref(), shape);
     let pixels: usize = shape.out_size().iter().product();
     tally.check("weight gradient", &case, want, &dw, shape.batch * pixels);
-    if let Some(keep) = asked {
+    if let Some(keep) = &keep {
         for (i, dw) in dw.iter().enumerate() {
             assert!(
                 keep.get(i / cols, i % cols) || dw.to_bits() == 0,
@@ -378,9 +376,8 @@ fn check_linear(shape: LinearShape, random: &mut Random, device: &Device, tally:
     let x = random.floats(positions * cols);
     let g = random.floats(positions * rows);
     let bias = (random.below(2) == 1).then(|| random.floats(rows));
-    let grad = random.of(&[WeightGrad::Masked, WeightGrad::Dense]);
     let case = format!(
-        "mask {}, bias {}, {grad:?}, {shape:?}",
+        "mask {}, bias {}, {shape:?}",
         keep.is_some(),
         bias.is_some()
     );
@@ -398,7 +395,7 @@ fn check_linear(shape: LinearShape, random: &mut Random, device: &Device, tally:
         w_tensor.clone(),
         keep.as_ref().map(|keep| words(keep, device)),
         b_tensor.clone(),
-        grad,
+        Precision::F32,
     )
     .expect("the operands fit");
     assert_eq!(y.dims(), [positions, rows], "{case}");
@@ -419,10 +416,9 @@ fn check_linear(shape: LinearShape, random: &mut Random, device: &Device, tally:
     let dw = w_tensor.grad_remove(&mut grads).expect("tracked");
     assert_eq!(dw.dims(), [cols, rows], "{case}");
     let dw = transposed(&values(dw), cols, rows);
-    let asked = keep.as_ref().filter(|_| grad == WeightGrad::Masked);
-    let want = reference::linear_dw(&g, &x, asked, shape);
+    let want = reference::linear_dw(&g, &x, keep.as_ref(), shape);
     tally.check("weight gradient", &case, want, &dw, positions);
-    if let Some(keep) = asked {
+    if let Some(keep) = &keep {
         for (i, dw) in dw.iter().enumerate() {
             assert!(
                 keep.get(i / cols, i % cols) || dw.to_bits() == 0,
@@ -476,7 +472,7 @@ fn a_kept_weight_that_is_no_number_shows() {
     let y = |w: [f32; 6]| {
         let w = upload(&transposed(&w, 2, 3), [3, 2], &device);
         let mask = Some(words(&keep, &device));
-        values(kernels::linear(x.clone(), w, mask, None, WeightGrad::Masked).expect("it fits"))
+        values(kernels::linear(x.clone(), w, mask, None, Precision::F32).expect("it fits"))
     };
     assert_eq!(y([1.0, f32::NAN, 2.0, 3.0, 4.0, f32::INFINITY]), [3.0, 7.0]);
     let shown = y([f32::NAN, 0.0, 0.0, f32::INFINITY, 0.0, 0.0]);
@@ -529,7 +525,7 @@ fn repetitions_give_equal_bits() {
                     dilation: shape.dilation,
                     groups: shape.groups,
                 },
-                WeightGrad::Masked,
+                Precision::F32,
             )
             .expect("the operands fit");
             let mut grads = (y.clone() * g.clone()).sum().backward();
@@ -570,7 +566,7 @@ fn views_are_read_as_what_they_show() {
     };
     let conv = |x| {
         bits(
-            kernels::conv2d(x, w.clone(), None, None, options, WeightGrad::Masked)
+            kernels::conv2d(x, w.clone(), None, None, options, Precision::F32)
                 .expect("the operands fit"),
         )
     };
@@ -583,7 +579,7 @@ fn views_are_read_as_what_they_show() {
     let copy = Tensor::<2>::from_data(x.to_data(), &device);
     let linear = |x| {
         bits(
-            kernels::linear(x, w.clone().flip([1]), None, None, WeightGrad::Masked)
+            kernels::linear(x, w.clone().flip([1]), None, None, Precision::F32)
                 .expect("the operands fit"),
         )
     };
@@ -611,7 +607,7 @@ fn grids_are_folded_where_one_axis_is_too_short() {
             dilation: [1; 2],
             groups: 2,
         },
-        WeightGrad::Masked,
+        Precision::F32,
     )
     .expect("the operands fit");
     let factor = |i| if i < side * side { 2.0 } else { -0.5 };
@@ -632,7 +628,7 @@ fn what_has_no_kernel_is_counted() {
     let x = Tensor::<2>::ones([2, 3], &device);
     let w = Tensor::<2>::ones([3, 4], &device);
     let run = |x: Tensor<2>, w: Tensor<2>| {
-        let y = kernels::linear(x, w, None, None, WeightGrad::Masked).expect("it fits");
+        let y = kernels::linear(x, w, None, None, Precision::F32).expect("it fits");
         y.cast(DType::F32).sum().into_scalar::<f32>()
     };
     let before = kernels::gpu_fallbacks();

@@ -6,7 +6,7 @@ mod common;
 use common::Random;
 use kernels::LinearShape;
 use kernels::cpu::gemm::{Operand, matmul};
-use kernels::cpu::{Epilogue, Isa, Mask, linear};
+use kernels::cpu::{Isa, Mask, linear};
 use kernels::reference;
 use kernels::{BitMask, reference::Product};
 
@@ -87,18 +87,12 @@ fn linear_layers_agree_with_f64_loops() {
                 );
                 worst = worst.max(ratio);
             };
-            let plain = Epilogue { bias, relu: false };
-            let y = linear::forward(isa, shape, &x, &w, mask, plain);
+            let y = linear::forward(isa, shape, &x, &w, mask, bias);
             check(
                 "output",
                 reference::linear(&x, &oihw, keep.as_ref(), bias, shape),
                 &y,
                 cols,
-            );
-            let relu = linear::forward(isa, shape, &x, &w, mask, Epilogue { bias, relu: true });
-            assert!(
-                relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)),
-                "relu of case {case}"
             );
             let dx = linear::input_grad(isa, shape, &g, &w, mask);
             check(
@@ -142,7 +136,7 @@ fn a_kept_nan_shows_and_a_masked_gradient_is_zero() {
         let mut w = vec![1.0; 40 * 21];
         // Output 3, input 0: flat 120 of the mask, kept.
         w[3] = f32::NAN;
-        let y = linear::forward(isa, shape, &x, &w, mask, Epilogue::default());
+        let y = linear::forward(isa, shape, &x, &w, mask, None);
         assert!((0..9 * 21).all(|i| y[i].is_nan() == (i % 21 == 3)));
         let g = vec![f32::NAN; 9 * 21];
         let dw = linear::weight_grad(isa, shape, &x, &g, mask);
@@ -271,14 +265,7 @@ fn threads_do_not_change_a_bit() {
                     offsets: &offsets,
                     strides: [1, cols as isize],
                 };
-                let mut out = bits(&linear::forward(
-                    isa,
-                    shape,
-                    &x,
-                    &w,
-                    mask,
-                    Epilogue::default(),
-                ));
+                let mut out = bits(&linear::forward(isa, shape, &x, &w, mask, None));
                 out.extend(bits(&linear::input_grad(isa, shape, &g, &w, mask)));
                 out.extend(bits(&linear::weight_grad(isa, shape, &x, &g, mask)));
                 out.extend(bits(&matmul(

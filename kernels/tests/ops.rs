@@ -3,7 +3,7 @@
 
 use burn::nn::{BatchNormConfig, LayerNormConfig};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData, activation};
-use kernels::{Activation, BitMask, ConvOptions, KernelError, WeightGrad};
+use kernels::{Activation, BitMask, ConvOptions, KernelError, Precision};
 
 fn device() -> Device {
     let device = Device::flex();
@@ -69,61 +69,49 @@ fn convolutions_have_burns_values_and_gradients() {
     ];
     for (x_dims, w_dims, stride, pad, groups) in cases {
         for masked in [false, true] {
-            for grad in [WeightGrad::Masked, WeightGrad::Dense] {
-                let x = random(x_dims, &device).require_grad();
-                let w = random(w_dims, &device).require_grad();
-                let b = random([w_dims[0]], &device).require_grad();
-                let kept = mask(w_dims[0], w_dims[1..].iter().product());
-                let words = words(&kept, &device);
-                let options = options(stride, pad, groups);
-                let y = kernels::conv2d(
-                    x.clone() * 1.5,
-                    w.clone(),
-                    masked.then(|| words.clone()),
-                    Some(b.clone()),
-                    options,
-                    grad,
-                )
-                .expect("the operands fit");
-                let weight = if masked {
-                    kernels::keep(w.clone(), &words)
-                } else {
-                    w.clone()
-                };
-                let want = burn::tensor::module::conv2d(
-                    x.clone() * 1.5,
-                    weight,
-                    Some(b.clone()),
-                    burn::tensor::ops::ConvOptions::new([stride; 2], [pad; 2], [1; 2], groups),
-                );
-                close("output", y.clone().inner(), want.clone().inner());
-                if x_dims[0] == 0 {
-                    continue;
-                }
-                let got = (y.clone() * y).sum().backward();
-                let wanted = (want.clone() * want).sum().backward();
-                let both = |t: &Tensor<4>| (t.grad(&got), t.grad(&wanted));
-                let (dx, dx_want) = both(&x);
-                close("dx", dx.expect("tracked"), dx_want.expect("tracked"));
-                let (dw, dw_want) = both(&w);
-                let (dw, dw_want) = (dw.expect("tracked"), dw_want.expect("tracked"));
-                if grad == WeightGrad::Dense && masked {
-                    // Burn's mask stops what thresholds learn from; where both have it, it agrees.
-                    let plain = words.clone().inner();
-                    assert_ne!(
-                        values(dw.clone()),
-                        values(kernels::keep(dw.clone(), &plain))
-                    );
-                    close("dense dw", kernels::keep(dw, &plain), dw_want);
-                } else {
-                    close("dw", dw, dw_want);
-                }
-                close(
-                    "db",
-                    b.grad(&got).expect("tracked"),
-                    b.grad(&wanted).expect("tracked"),
-                );
+            let x = random(x_dims, &device).require_grad();
+            let w = random(w_dims, &device).require_grad();
+            let b = random([w_dims[0]], &device).require_grad();
+            let kept = mask(w_dims[0], w_dims[1..].iter().product());
+            let words = words(&kept, &device);
+            let options = options(stride, pad, groups);
+            let y = kernels::conv2d(
+                x.clone() * 1.5,
+                w.clone(),
+                masked.then(|| words.clone()),
+                Some(b.clone()),
+                options,
+                Precision::F32,
+            )
+            .expect("the operands fit");
+            let weight = if masked {
+                kernels::keep(w.clone(), &words)
+            } else {
+                w.clone()
+            };
+            let want = burn::tensor::module::conv2d(
+                x.clone() * 1.5,
+                weight,
+                Some(b.clone()),
+                burn::tensor::ops::ConvOptions::new([stride; 2], [pad; 2], [1; 2], groups),
+            );
+            close("output", y.clone().inner(), want.clone().inner());
+            if x_dims[0] == 0 {
+                continue;
             }
+            let got = (y.clone() * y).sum().backward();
+            let wanted = (want.clone() * want).sum().backward();
+            let both = |t: &Tensor<4>| (t.grad(&got), t.grad(&wanted));
+            let (dx, dx_want) = both(&x);
+            close("dx", dx.expect("tracked"), dx_want.expect("tracked"));
+            let (dw, dw_want) = both(&w);
+            let (dw, dw_want) = (dw.expect("tracked"), dw_want.expect("tracked"));
+            close("dw", dw, dw_want);
+            close(
+                "db",
+                b.grad(&got).expect("tracked"),
+                b.grad(&wanted).expect("tracked"),
+            );
         }
     }
 }
@@ -142,7 +130,7 @@ fn linear_layers_have_burns_values_and_gradients() {
                 w.clone(),
                 masked.then(|| words.clone()),
                 Some(b.clone()),
-                WeightGrad::Masked,
+                Precision::F32,
             )
             .expect("the operands fit");
             let weight = if masked {
@@ -334,15 +322,8 @@ fn views_are_read_as_what_they_show() {
         whole.slice([0..1, 0..6]).expand([3, 6, 8, 12]),
     ];
     let conv = |x| {
-        kernels::conv2d(
-            x,
-            w.clone(),
-            None,
-            None,
-            options(1, 1, 1),
-            WeightGrad::Masked,
-        )
-        .expect("the operands fit")
+        kernels::conv2d(x, w.clone(), None, None, options(1, 1, 1), Precision::F32)
+            .expect("the operands fit")
     };
     for view in views {
         let copy = Tensor::from_data(view.to_data(), &device);
@@ -352,7 +333,7 @@ fn views_are_read_as_what_they_show() {
     let x = random([7, 6], &device).swap_dims(0, 1).flip([0]);
     let copy = Tensor::<2>::from_data(x.to_data(), &device);
     let linear = |x| {
-        kernels::linear(x, w.clone().flip([1]), None, None, WeightGrad::Masked)
+        kernels::linear(x, w.clone().flip([1]), None, None, Precision::F32)
             .expect("the operands fit")
     };
     assert_eq!(values(linear(x)), values(linear(copy)));
@@ -370,7 +351,7 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
             mask,
             Some(random([bias], &device)),
             options(1, 0, groups),
-            WeightGrad::Masked,
+            Precision::F32,
         )
         .map(drop)
         .expect_err("it does not fit")
@@ -395,7 +376,7 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
         random([6, 3], &device),
         None,
         None,
-        WeightGrad::Masked,
+        Precision::F32,
     );
     assert!(matches!(error, Err(KernelError::Operand { .. })));
 }

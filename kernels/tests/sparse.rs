@@ -1,13 +1,12 @@
 //! Sparse products against f64 loops, on every instruction set at hand: densities from none to all, odd sizes, strides,
-//! groups, empty batches, N:M groups, values of masked weights that must not matter, bits at several thread counts.
+//! groups, empty batches, values of masked weights that must not matter, bits at several thread counts.
 
 mod common;
 
 use common::Random;
 use kernels::LinearShape;
+use kernels::cpu::Isa;
 use kernels::cpu::sparse::{self, SparseWeight};
-use kernels::cpu::{Epilogue, Isa};
-use kernels::format::{ColOrder, Csr, Nm, reorder_columns};
 use kernels::{BitMask, ConvShape, reference};
 
 impl Random {
@@ -80,14 +79,9 @@ fn sparse_convolutions_agree_with_f64_loops() {
                 );
                 worst = worst.max(ratio);
             };
-            let y = sparse::forward(isa, &shape, &x, &weight, Epilogue { bias, relu: false });
+            let y = sparse::forward(isa, &shape, &x, &weight, bias);
             let want = reference::conv2d(&x, &w, Some(&keep), bias, &shape);
             check("output", want, &y, shape.weight_cols());
-            let relu = sparse::forward(isa, &shape, &x, &weight, Epilogue { bias, relu: true });
-            assert!(
-                relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)),
-                "relu of case {case}"
-            );
 
             let dx = sparse::input_grad(isa, &shape, &g, &weight);
             let want = reference::conv2d_dx(&g, &w, Some(&keep), &shape);
@@ -131,61 +125,14 @@ fn sparse_linear_layers_agree_with_f64_loops() {
             let keep = random.mask(shape.rows, shape.cols);
             let weight =
                 SparseWeight::from_dense(&poisoned(&w, &keep), &keep).expect("sizes agree");
-            let epilogue = Epilogue {
-                bias: Some(&bias),
-                relu: false,
-            };
-            let y = sparse::linear(isa, &x, &weight, epilogue);
+            let y = sparse::linear(isa, &x, &weight, Some(&bias));
             let want = reference::linear(&x, &w, Some(&keep), Some(&bias), shape);
             let ratio = want.worst(&y, shape.cols);
             assert!(
                 ratio <= 1.0,
                 "{isa:?} case {case}: {ratio} of the bound, {shape:?}"
             );
-            let relu = sparse::linear(
-                isa,
-                &x,
-                &weight,
-                Epilogue {
-                    relu: true,
-                    ..epilogue
-                },
-            );
-            assert!(relu.iter().zip(&y).all(|(r, y)| *r == y.max(0.0)));
         }
-    }
-}
-
-#[test]
-fn groups_of_n_in_m_give_the_products_of_their_dense_form() {
-    let isa = Isa::detect();
-    let mut random = Random(17);
-    for [n, m] in [[2, 4], [1, 4], [4, 8], [3, 5]] {
-        let shape = ConvShape::new(2, [2 * m, 24], [9, 9], [3; 2]).with_padding([1; 2]);
-        let sizes = [2 * m, shape.taps()];
-        // Columns (ky, kx, channel): the first n of each group, turned by the group's number.
-        let keep = mask_of(shape.outputs, shape.weight_cols(), |i| (i + i / m) % m < n);
-        let w = random.floats(shape.weight_len());
-        let nm = Nm::from_dense(&w, &keep, [n, m], ColOrder::Ohwi).expect("n of m are kept");
-        let weight = SparseWeight::from_nm(&nm, shape.taps()).expect("whole groups");
-        let csr = Csr::from_dense(&w, &keep, ColOrder::Ohwi).expect("sizes agree");
-        let same = SparseWeight::from_csr(&csr.balanced(), shape.taps()).expect("whole taps");
-        let stored = reorder_columns(
-            &nm.to_dense(),
-            shape.outputs,
-            sizes,
-            ColOrder::Ohwi,
-            ColOrder::Oihw,
-        )
-        .expect("sizes agree");
-        let x = random.floats(shape.input_len());
-        let y = sparse::forward(isa, &shape, &x, &weight, Epilogue::default());
-        let want = reference::conv2d(&x, &stored, None, None, &shape);
-        assert!(want.worst(&y, shape.weight_cols()) <= 1.0, "{n}:{m}");
-        assert_eq!(
-            y,
-            sparse::forward(isa, &shape, &x, &same, Epilogue::default())
-        );
     }
 }
 
@@ -200,25 +147,10 @@ fn a_weight_serves_many_shapes_in_turn() {
     for batch in (1..8).chain(1..8) {
         let shape = ConvShape::new(batch, [10, 12], [6, 5], [3; 2]).with_padding([1; 2]);
         let x = random.floats(shape.input_len());
-        let y = sparse::forward(isa, &shape, &x, &weight, Epilogue::default());
+        let y = sparse::forward(isa, &shape, &x, &weight, None);
         let want = reference::conv2d(&x, &w, Some(&keep), None, &shape);
         assert!(want.worst(&y, shape.weight_cols()) <= 1.0, "batch {batch}");
     }
-    // New values of the same pattern, also in what is remembered.
-    let mut weight = weight;
-    let w = random.floats(12 * 10 * 9);
-    weight.refresh(&poisoned(&w, &keep)).expect("sizes agree");
-    for batch in [7, 2] {
-        let shape = ConvShape::new(batch, [10, 12], [6, 5], [3; 2]).with_padding([1; 2]);
-        let x = random.floats(shape.input_len());
-        let y = sparse::forward(isa, &shape, &x, &weight, Epilogue::default());
-        let want = reference::conv2d(&x, &w, Some(&keep), None, &shape);
-        assert!(want.worst(&y, shape.weight_cols()) <= 1.0, "batch {batch}");
-    }
-    assert!(weight.refresh(&w[1..]).is_err());
-    assert!(
-        SparseWeight::from_csr(&Csr::from_dense(&w, &keep, ColOrder::Oihw).unwrap(), 7).is_err()
-    );
 }
 
 #[test]
@@ -234,10 +166,10 @@ fn bits_do_not_depend_on_threads() {
         let weight = SparseWeight::from_dense(&w, &keep).expect("sizes agree");
         let linear = SparseWeight::from_dense(&w, &keep).expect("sizes agree");
         [
-            sparse::forward(isa, &shape, &x, &weight, Epilogue::default()),
+            sparse::forward(isa, &shape, &x, &weight, None),
             sparse::input_grad(isa, &shape, &g, &weight),
             sparse::weight_grad(isa, &shape, &x, &g, &weight),
-            sparse::linear(isa, &x[..360 * 96], &linear, Epilogue::default()),
+            sparse::linear(isa, &x[..360 * 96], &linear, None),
         ]
     };
     let pool = |threads| {

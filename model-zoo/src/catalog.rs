@@ -13,6 +13,7 @@ pub mod origin;
 
 pub use names::{Meant, Named, named};
 
+use crate::misspelt::{did_you_mean, nearest};
 use crate::modality::{Boxes, Classes, ClassesOnly, Noise, VisitAny};
 pub use crate::modality::{OtherModality, Visit};
 use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, unet, vgg, vit};
@@ -75,12 +76,12 @@ enum Size {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogError {
     /// No network has this name.
-    #[error("unknown model `{name}`; {hint}; `ptsbench list models` shows all")]
+    #[error("unknown model `{name}`{} (`ptsbench list models` shows all)", did_you_mean(.nearest))]
     Unknown {
         /// What was asked.
         name: String,
-        /// The nearest names.
-        hint: String,
+        /// The nearest names, best first.
+        nearest: Vec<&'static str>,
     },
     /// No network matches this pattern.
     #[error("no model matches `{pattern}`; `ptsbench list models` shows all names")]
@@ -174,7 +175,7 @@ pub fn find(name: &str) -> Result<&'static Spec, CatalogError> {
 fn unknown(name: &str, network: &str) -> CatalogError {
     CatalogError::Unknown {
         name: name.to_owned(),
-        hint: nearest(network),
+        nearest: nearest(network, CATALOG.iter().map(|spec| spec.name)),
     }
 }
 
@@ -217,20 +218,6 @@ pub fn wildcard(pattern: &str, text: &str) -> bool {
         }
     }
     reach[text.len()]
-}
-
-fn nearest(name: &str) -> String {
-    let mut scored: Vec<(f64, &str)> = CATALOG
-        .iter()
-        .map(|spec| (strsim::jaro_winkler(name, spec.name), spec.name))
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let names: Vec<_> = scored
-        .iter()
-        .take(3)
-        .map(|(_, name)| format!("`{name}`"))
-        .collect();
-    format!("the nearest names are {}", names.join(", "))
 }
 
 const SMALL: [usize; 3] = [3, 32, 32];

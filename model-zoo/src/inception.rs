@@ -1,7 +1,7 @@
 //! Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) as the Fréchet Inception distance is defined on it: TensorFlow's
 //! network of 2015 in the keys that pytorch-fid gave it.
 //!
-//! It measures and is never pruned, so it is no row of the catalog. Its output is what the distance compares: the 2,048
+//! It measures and is never pruned, so it is not in the catalog. Its output is what the distance compares: the 2,048
 //! channel means behind the last block. The classifier is in the file, with 1,008 classes, and never runs.
 //!
 //! Where torchvision's network differs, and a distance with it: average pooling here leaves the padding out of its count,

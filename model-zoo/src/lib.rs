@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides what is pruned, and nothing here knows a dataset.
 
+#![forbid(unsafe_code)]
 // Files are opened in `file` alone; the list is in clippy.toml.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -16,10 +17,12 @@ pub mod inception;
 pub mod inverted_residual;
 pub mod layer;
 pub mod mask;
+pub mod misspelt;
 pub mod mobilenet_v2;
 pub mod mobilenet_v3;
 pub mod modality;
 pub mod norm;
+pub mod padded;
 pub mod pickle;
 pub mod regnet;
 pub mod resnet;
@@ -33,6 +36,7 @@ pub mod vit;
 pub mod weights;
 
 pub use modality::{Blank, Boxes, Classes, Classifier, Modality, Noise, Of, Tokens, Visit};
+pub use padded::{Extents, Padded};
 pub use unit::{
     Bundle, Fixed, Grain, LayerInfo, LayerKind, Network, Tap, TensorMap, TensorZip, Unit, Zeros,
 };

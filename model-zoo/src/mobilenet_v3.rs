@@ -497,7 +497,10 @@ mod tests {
                 .map(|i| (i * i % 13) as f32 - 6.0)
                 .collect();
             let data = TensorData::new(input.clone(), [1, 2, side, side]);
-            let output = layer.run(Tensor::<4>::from_data(data, &Device::flex()), &mut Bare);
+            let output = layer.run(
+                Tensor::<4>::from_data(data, &Device::flex()),
+                &mut Bare::default(),
+            );
             let outputs = side.div_ceil(stride);
             assert_eq!(output.dims(), [1, 3, outputs, outputs]);
             let found: Vec<f32> = output.into_data().iter::<f32>().collect();

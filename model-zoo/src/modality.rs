@@ -7,6 +7,7 @@
 use burn::tensor::{Device, Tensor};
 
 use crate::catalog::Spec;
+use crate::padded::Padded;
 use crate::unit::{Bundle, Fixed, Network};
 
 /// A kind of network by what it takes and gives.
@@ -40,8 +41,8 @@ impl Modality for Classes {
 pub struct Boxes;
 
 impl Modality for Boxes {
-    /// Images padded at the right and below to one size, [N, C, H, W], and the height and width of each before.
-    type Input = (Tensor<4>, Fixed<Vec<[usize; 2]>>);
+    /// Images of any sizes, padded to one.
+    type Input = Padded;
     /// For each level of the pyramid, fine to coarse, and each anchor on it: the classes' logits, [N, anchors, classes],
     /// and the four offsets from the anchor, [N, anchors, 4].
     type Output = Vec<(Tensor<3>, Tensor<3>)>;
@@ -74,14 +75,6 @@ impl Blank for Tensor<4> {
     fn blank(spec: &Spec, batch: usize, device: &Device) -> Self {
         let [channels, height, width] = spec.input;
         Tensor::zeros([batch, channels, height, width], device)
-    }
-}
-
-impl Blank for (Tensor<4>, Fixed<Vec<[usize; 2]>>) {
-    fn blank(spec: &Spec, batch: usize, device: &Device) -> Self {
-        let [_, height, width] = spec.input;
-        let images = Tensor::blank(spec, batch, device);
-        (images, Fixed(vec![[height, width]; batch]))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Batch norms that stay in the network: kept still while what is around them is trained, measured anew on other images.
+//! Batch norms that stay in the network: kept still while what is around them is trained, measured again on other images.
 
 use std::collections::HashMap;
 
 use burn::module::{Flag, Module, ModuleMapper, Param};
 use burn::nn::BatchNorm;
 use burn::tensor::{Tensor, TensorData};
+use kernels::Precision;
 
 use crate::graft::write_params;
 use crate::tap::Path;
@@ -26,7 +27,7 @@ pub fn freeze<M: Module>(module: M) -> M {
     module.map(&mut Freeze(Vec::new()))
 }
 
-/// Inside of which types the walk is.
+/// The types that the walk is inside of.
 struct Freeze(Vec<bool>);
 
 impl Freeze {
@@ -59,7 +60,8 @@ impl ModuleMapper for Freeze {
     }
 }
 
-/// What every batch norm multiplies its channels by, by the path of the unit it belongs to: a tap.
+/// What every batch norm multiplies its channels by, by the path of the unit it belongs to: a tap. Only parameters are
+/// looked at, so the pass is in f32.
 #[derive(Default)]
 pub struct Scales {
     path: Path,
@@ -68,6 +70,10 @@ pub struct Scales {
 }
 
 impl Tap for Scales {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if let Some(norm) = unit.norm() {
@@ -79,15 +85,22 @@ impl Tap for Scales {
     }
 }
 
-/// The network with the statistics of its batch norms measured anew (section 3.6 of the specification): the plain average
+/// The network with the statistics of its batch norms measured again (section 3.6 of the specification): the plain average
 /// over the batches of each batch's mean and unbiased variance, as the layers see them while all norms use the batch's
-/// own. A network without batch norms, or without batches, comes back as it is.
-pub fn re_estimate<N: Network>(network: N, batches: impl IntoIterator<Item = N::Input>) -> N {
+/// own. A network without batch norms, or without batches, comes back as it is; a batch that cannot be had is the error.
+pub fn re_estimate<N: Network, E>(
+    network: N,
+    batches: impl IntoIterator<Item = Result<N::Input, E>>,
+    precision: Precision,
+) -> Result<N, E> {
     // Statistics of a training copy are its own. Without gradients nothing is kept of the passes.
     let training = network.clone().no_grad().train();
-    let mut anew = Anew::default();
+    let mut anew = Anew {
+        precision,
+        ..Anew::default()
+    };
     for batch in batches {
-        training.run(batch.to_autodiff(), &mut anew);
+        training.run(batch?.to_autodiff(), &mut anew);
     }
     let mut values = HashMap::new();
     let mut device = None;
@@ -103,17 +116,18 @@ pub fn re_estimate<N: Network>(network: N, batches: impl IntoIterator<Item = N::
         device = Some(sums.device);
     }
     let Some(device) = device else {
-        return network;
+        return Ok(network);
     };
     // A network's statistics are shared with its clones, which keep theirs.
     let (network, left) = write_params(network.train().valid(), values, &device);
     assert!(left.is_empty(), "every norm is where its unit is: {left:?}");
-    network
+    Ok(network)
 }
 
 /// Sums the statistics of every norm's batches.
 #[derive(Default)]
 struct Anew {
+    precision: Precision,
     path: Path,
     /// Values per channel that the last layer gave.
     positions: usize,
@@ -128,6 +142,10 @@ struct Sums {
 }
 
 impl Tap for Anew {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         // A norm keeps `(1 - momentum) old + momentum batch`: from zeros, momentum times the batch's.

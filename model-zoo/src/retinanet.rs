@@ -15,8 +15,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, nearest};
 use crate::modality::{Boxes, Modality};
+use crate::padded::Padded;
 use crate::resnet::{self, Residual};
-use crate::unit::{Fixed, Grain, Network, Tap, Unit};
+use crate::unit::{Grain, Network, Tap, Unit};
 
 /// Convolutions in a tower.
 const TOWER: usize = 4;
@@ -244,8 +245,7 @@ impl Network for RetinaNet {
     type Input = <Boxes as Modality>::Input;
     type Output = <Boxes as Modality>::Output;
 
-    /// Padding is computed like any place: whoever decodes knows the images' own sizes.
-    fn run<T: Tap>(&self, (images, Fixed(_)): Self::Input, tap: &mut T) -> Self::Output {
+    fn run<T: Tap>(&self, Padded { images, .. }: Padded, tap: &mut T) -> Self::Output {
         let levels = self.backbone.run(images, tap);
         let (classes, boxes) = (&self.head.classification_head, &self.head.regression_head);
         let count = classes.cls_logits.weight.lazy_shape()[0] / ANCHORS;

@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::collections::HashMap;
 
+use kernels::Precision;
+
 use crate::unit::{Bundle, Grain, LayerInfo, Tap, Unit};
 
 /// Where in the network a tap is: the names of the units it is inside of.
@@ -34,10 +36,15 @@ impl Path {
     }
 }
 
-/// Runs and does nothing else.
-pub struct Bare;
+/// Runs and does nothing else: in f32 by default, or in a precision.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bare(pub Precision);
 
 impl Tap for Bare {
+    fn precision(&self) -> Precision {
+        self.0
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, _: &str, unit: &U, input: In) -> U::Out {
         unit.run(input, self)
     }
@@ -60,7 +67,8 @@ pub struct Row {
     pub macs: u64,
 }
 
-/// Lists what a forward pass announces, outer units before the units inside them, calls in order.
+/// Lists what a forward pass announces, outer units before the units inside them, calls in order. Only shapes are looked
+/// at, so the pass is in f32.
 #[derive(Debug, Default)]
 pub struct Census {
     path: Path,
@@ -69,6 +77,10 @@ pub struct Census {
 }
 
 impl Tap for Census {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let place = self.rows.len();
@@ -150,15 +162,17 @@ fn below(outer: &str, path: &str) -> bool {
 /// Keeps the input and output of one unit, each time it runs.
 pub struct Capture {
     target: String,
+    precision: Precision,
     path: Path,
     calls: Vec<(Box<dyn Any>, Box<dyn Any>)>,
 }
 
 impl Capture {
     /// For the unit at `target`.
-    pub fn of(target: &str) -> Self {
+    pub fn of(target: &str, precision: Precision) -> Self {
         Self {
             target: target.to_owned(),
+            precision,
             path: Path::default(),
             calls: Vec::new(),
         }
@@ -171,6 +185,10 @@ impl Capture {
 }
 
 impl Tap for Capture {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let kept = (self.path.join() == self.target).then(|| input.clone());
@@ -183,7 +201,8 @@ impl Tap for Capture {
     }
 }
 
-/// Keeps the first value of every unit and mark that is one tensor of rank 4 or less, by path: for comparing stages.
+/// Keeps the first value of every unit and mark that is one tensor of rank 4 or less, by path: for comparing
+/// stages, in f32.
 #[derive(Default)]
 pub struct Stages {
     path: Path,
@@ -209,6 +228,10 @@ impl Stages {
 
 impl Tap for Stages {
     const MARKS: bool = true;
+
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
 
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);

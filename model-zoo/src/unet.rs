@@ -653,6 +653,7 @@ mod tests {
         let device = Device::flex();
         let latent = Tensor::zeros([1, 4, 7, 8], &device);
         let input = (latent, Tensor::zeros([1], &device), None);
-        size.init(&device).run(input, &mut crate::tap::Bare);
+        size.init(&device)
+            .run(input, &mut crate::tap::Bare::default());
     }
 }

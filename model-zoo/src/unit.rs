@@ -7,11 +7,12 @@ use burn::module::{Module, ParamId};
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, Linear, PaddingConfig2d};
 use burn::tensor::Tensor;
-use kernels::{ConvOptions, ConvShape, WeightGrad};
+use kernels::{ConvOptions, ConvShape, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::frozen::KeptWeight;
 use crate::mask::stored;
+use crate::padded::Extents;
 
 /// The grain of a unit, and the granularity of what is done with units (section 3.3 of the specification).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,6 +24,20 @@ pub enum Grain {
     Layer,
     /// A residual block or the family's equivalent.
     Block,
+}
+
+impl Grain {
+    /// All, from the finest.
+    pub const ALL: [Self; 3] = [Self::Single, Self::Layer, Self::Block];
+
+    /// As plans and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Layer => "layer",
+            Self::Block => "block",
+        }
+    }
 }
 
 /// What goes into or comes out of a unit: a tensor, or several in a tuple, a list or an option, with what is carried along.
@@ -42,6 +57,11 @@ pub trait Bundle: Clone + Send + 'static {
     /// The same values off any gradient tape, on a device that records one.
     fn to_autodiff(self) -> Self {
         self.map(&mut ToAutodiff)
+    }
+
+    /// What of each image is no padding, where the value says so; none where every place counts.
+    fn extents(&self) -> Option<Extents> {
+        None
     }
 
     /// The first sample of the batch.
@@ -157,7 +177,7 @@ tuples! {
     (A 0, B 1, C 2)
 }
 
-/// Carried along and never compared or cut: tokens, sizes before padding. It is no tensor and lies on no device; where it
+/// Carried along and never compared or cut, as tokens. It is not a tensor and is on no device; where it
 /// has an entry per sample, a batch of fewer samples uses the first ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fixed<X>(pub X);
@@ -200,10 +220,14 @@ pub trait Tap: Sized {
     /// Whether [`Tap::mark`] does anything: if not, inner values need not exist.
     const MARKS: bool = false;
 
+    /// Arithmetic of the pass: that of its convolutions and linear layers. It is the tap's to say, since a network has none
+    /// of its own, and every layer is handed the tap.
+    fn precision(&self) -> Precision;
+
     /// Called for each announced unit; must return what the unit gives for `input`.
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out;
 
-    /// Called for an inner value that has a name but is no unit's result.
+    /// Called for an inner value that has a name but is not a unit's result.
     fn mark<B: Bundle>(&mut self, _name: &str, _value: &B) {}
 }
 
@@ -225,7 +249,7 @@ pub trait Network: Module + 'static {
         None
     }
 
-    /// The network as checkpoints of that layout mean it: what is no parameter may differ.
+    /// The network as checkpoints of that layout mean it: what is not a parameter may differ.
     fn meant_by(self, _layout: Layout) -> Self {
         self
     }
@@ -375,7 +399,7 @@ impl Unit<Tensor<4>> for Conv2d {
     type Out = Tensor<4>;
     const GRAIN: Grain = Grain::Single;
 
-    fn run<T: Tap>(&self, input: Tensor<4>, _: &mut T) -> Tensor<4> {
+    fn run<T: Tap>(&self, input: Tensor<4>, tap: &mut T) -> Tensor<4> {
         let [_, _, height, width] = input.dims();
         let options = ConvOptions {
             stride: self.stride,
@@ -388,7 +412,7 @@ impl Unit<Tensor<4>> for Conv2d {
             Some(kept) => kept.conv2d(input, self.kernel_size, bias, options),
             None => {
                 let (weight, mask) = stored(&self.weight);
-                kernels::conv2d(input, weight, mask, bias, options, WeightGrad::Masked)
+                kernels::conv2d(input, weight, mask, bias, options, tap.precision())
             }
         };
         output.unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
@@ -412,13 +436,13 @@ impl<const D: usize> Unit<Tensor<D>> for Linear {
     type Out = Tensor<D>;
     const GRAIN: Grain = Grain::Single;
 
-    fn run<T: Tap>(&self, input: Tensor<D>, _: &mut T) -> Tensor<D> {
+    fn run<T: Tap>(&self, input: Tensor<D>, tap: &mut T) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         let output = match KeptWeight::of(&self.weight, &input) {
             Some(kept) => kept.linear(input, bias),
             None => {
                 let (weight, mask) = stored(&self.weight);
-                kernels::linear(input, weight, mask, bias, WeightGrad::Masked)
+                kernels::linear(input, weight, mask, bias, tap.precision())
             }
         };
         output.unwrap_or_else(|error| panic!("a network's layers fit each other: {error}"))
@@ -437,5 +461,47 @@ impl<const D: usize> Unit<Tensor<D>> for Linear {
             bias: self.bias.is_some(),
             weight: self.weight.id,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tap::Bare;
+    use burn::nn::LinearConfig;
+    use burn::nn::conv::Conv2dConfig;
+    use burn::tensor::{Device, Distribution};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn layers_compute_in_the_precision_of_their_tap() {
+        let device = Device::flex();
+        let random = Distribution::Normal(0.0, 1.0);
+        let conv = Conv2dConfig::new([16, 16], [3, 3]).init(&device);
+        let linear = LinearConfig::new(16, 24).init(&device);
+        let image = Tensor::<4>::random([2, 16, 8, 8], random, &device);
+        let rows = Tensor::<2>::random([32, 16], random, &device);
+        let convolved = |precision| conv.run(image.clone(), &mut Bare(precision)).into_data();
+        let multiplied = |precision| linear.run(rows.clone(), &mut Bare(precision)).into_data();
+        for precision in [Precision::Bf16x3, Precision::Bf16] {
+            match precision.check() {
+                Ok(()) => {
+                    assert_ne!(convolved(precision), convolved(Precision::F32));
+                    assert_ne!(multiplied(precision), multiplied(Precision::F32));
+                }
+                Err(missing) => {
+                    let refused = |run: &dyn Fn(Precision) -> burn::tensor::TensorData| {
+                        let end = catch_unwind(AssertUnwindSafe(|| run(precision)));
+                        let said = *end
+                            .expect_err("no tiles here")
+                            .downcast::<String>()
+                            .unwrap();
+                        assert!(said.contains(&missing.to_string()), "{said}");
+                    };
+                    refused(&convolved);
+                    refused(&multiplied);
+                }
+            }
+        }
     }
 }

@@ -298,7 +298,7 @@ fn torchvision_key(key: &str, mlp: [&str; 2]) -> String {
     let part = [
         ("norm1", "ln_1"),
         ("norm2", "ln_2"),
-        // One tensor of all three projections, which is no layer's there.
+        // One tensor of all three projections, which belongs to no single layer there.
         ("attn.qkv.", "self_attention.in_proj_"),
         ("attn.proj", "self_attention.out_proj"),
         ("mlp.fc1", first),
@@ -349,7 +349,7 @@ mod tests {
         let network = size.init(&device);
         network.run(
             Tensor::zeros([1, 3, 48, 32], &device),
-            &mut crate::tap::Bare,
+            &mut crate::tap::Bare::default(),
         );
     }
 }

@@ -225,7 +225,7 @@ pub enum BadPattern {
     Numbers(#[from] KernelError),
 }
 
-/// `2:4`, or `t2:4` for the transposable form. Rates are no patterns.
+/// `2:4`, or `t2:4` for the transposable form. Rates are not patterns.
 impl std::str::FromStr for Pattern {
     type Err = BadPattern;
 
@@ -354,7 +354,7 @@ pub enum Optimizer {
 #[serde(try_from = "String", into = "String")]
 pub struct Key(String);
 
-/// A text that is no key.
+/// A text that is not a key.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a key; a key is 64 lower-case hex digits")]
 pub struct NotAKey(pub String);
@@ -426,11 +426,7 @@ impl std::fmt::Display for Cell {
             write!(f, " seed {}", calibration.seed)?;
         }
         if let Some(reconstruction) = &sparsity.reconstruction {
-            let grain = match reconstruction.granularity {
-                Grain::Single => "single",
-                Grain::Layer => "layer",
-                Grain::Block => "block",
-            };
+            let grain = reconstruction.granularity.name();
             let inputs = match reconstruction.inputs {
                 Inputs::Dense => "dense",
                 Inputs::Sparse => "sparse",

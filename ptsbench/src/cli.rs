@@ -38,7 +38,7 @@ pub enum Command {
     Inspect(inspect::Args),
     /// Time networks on this machine.
     Latency(latency::Args),
-    /// Bring public weight files onto this machine.
+    /// Download public weight files.
     Fetch(fetch::Args),
     /// Write a pruned network as a weight file that its own library loads.
     Export(export::Args),
@@ -46,7 +46,7 @@ pub enum Command {
     Compare(compare::Args),
     /// Measure the accuracy of a network as its file stands.
     Evaluate(evaluate::Args),
-    /// Say what a network takes images for.
+    /// Classify images with a network.
     Infer(infer::Args),
     /// Measure the Fréchet distance between two sets of images.
     Fid(fid::Args),

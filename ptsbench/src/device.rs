@@ -307,7 +307,7 @@ fn wgpu(adapters: Adapters) -> Result<Chosen, DeviceError> {
             "finds no GPU adapter, and a build with the feature `vulkan` refuses software adapters, which get its shaders wrong"
         }
         Adapters::Hardware => "finds no GPU adapter",
-        Adapters::Any => "finds no adapter, neither of a GPU nor in software",
+        Adapters::Any => "finds no adapter, neither a GPU nor a software one",
     };
     Err(DeviceError::Missing {
         name: "wgpu",

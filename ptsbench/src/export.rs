@@ -16,8 +16,10 @@ use model_zoo::{Network, Of};
 use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::inventory::Weights;
 use crate::own;
-use crate::pipeline::{Bench, Calibrated, Measure, MeasureError, treat};
+use crate::pipeline::{Bench, Measure, MeasureError, treat};
 use crate::subject;
+use crate::task::TaskError;
+use crate::task::judged::{Judge, Judged, OtherKind};
 
 /// PyTorch's counter of training batches: carried over where the file has it.
 const COUNTER: &str = "num_batches_tracked";
@@ -27,10 +29,15 @@ const COUNTER: &str = "num_batches_tracked";
 pub enum ExportError {
     /// The network could not be made.
     #[error(transparent)]
-    Measure(#[from] MeasureError),
+    Measure(MeasureError),
+    /// The network's kind is not the one that the calibration images are for.
+    #[error(
+        "{0}, so its images cannot guide what is pruned; choose an allocator and a criterion that look at weights alone, and leave --granularity and --repair out"
+    )]
+    Unguided(OtherKind),
     /// A fitted bias for which the checkpoint has no place.
     #[error(
-        "layer `{layer}` got a bias by fitting, and the checkpoint has neither a bias nor a norm there; fit without biases (--bias-lr 0, --no-correction)"
+        "fitting gave layer `{layer}` a bias, and the checkpoint has neither a bias nor a norm there to hold it; fit without biases (--bias-lr 0, --no-correction)"
     )]
     NoPlace {
         /// The layer.
@@ -38,9 +45,18 @@ pub enum ExportError {
     },
 }
 
+impl From<MeasureError> for ExportError {
+    fn from(error: MeasureError) -> Self {
+        match error {
+            MeasureError::Task(TaskError::OtherKind(other)) => Self::Unguided(other),
+            error => Self::Measure(error),
+        }
+    }
+}
+
 impl From<WeightError> for ExportError {
     fn from(error: WeightError) -> Self {
-        ExportError::Measure(error.into())
+        Self::Measure(error.into())
     }
 }
 
@@ -98,13 +114,13 @@ pub fn export(
 
 struct Export<'a>(Measure<'a>);
 
-impl<M: Calibrated> Visit<M> for Export<'_> {
+impl<M: Judged> Visit<M> for Export<'_> {
     type Out = Result<Exported, ExportError>;
 
     fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let measure = self.0;
         let device = &measure.bench.chosen.device;
-        measure.check_file()?;
+        measure.check()?;
         let source = own::open(measure.file)?;
         let loaded = weights::load_network(network, source.as_ref())?;
         let slots = weights::parameters(&loaded, source.as_ref());
@@ -117,8 +133,12 @@ impl<M: Calibrated> Visit<M> for Export<'_> {
         let mut changes = Changes::default();
         if let Some(sparsity) = &measure.cell.sparsity {
             let key = measure.cell.key();
-            let mut images =
-                |wanted: &CalibrationCell| M::calibrate(&measure, spec, &census, wanted);
+            // Only what looks at images needs somebody who has some for networks of this kind.
+            let mut images = |wanted: &CalibrationCell| {
+                let judge = measure.bench.judge::<M>(spec, measure.cell)?;
+                judge.census(spec, &dense, device)?;
+                Ok(judge.calibration(wanted, device, measure.bench.memory.for_inputs())?)
+            };
             let sparse = measure
                 .dense(spec, &dense, &census, &before, &key)
                 .sparsify(sparsity, &mut images)?

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kernels::Precision;
 use model_zoo::catalog::{OtherModality, Spec, Visit};
 use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Capture};
@@ -32,7 +33,7 @@ pub enum FeatureError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// The network is no classifier.
+    /// The network is not a classifier.
     #[error(transparent)]
     Modality(#[from] OtherModality),
     /// The last layer does not take a row of features per image.
@@ -88,7 +89,7 @@ impl Extractor {
             width: inception::FEATURES,
             input: Input::Inception,
             device: device.clone(),
-            run: Box::new(move |x| network.run(x, &mut Bare)),
+            run: Box::new(move |x| network.run(x, &mut Bare::default())),
         })
     }
 
@@ -170,7 +171,7 @@ impl Visit<Classes> for UpToClassifier<'_> {
         };
         let path = last.path.clone();
         let run = move |x| {
-            let mut capture = Capture::of(&path);
+            let mut capture = Capture::of(&path, Precision::F32);
             network.run(x, &mut capture);
             let call = capture.into_calls().pop().map(|(input, _)| input);
             let features = call.and_then(|input| input.downcast::<Tensor<2>>().ok());

@@ -1,5 +1,6 @@
 //! The `ptsbench` program: parse, run, say what went wrong, exit code.
 
+#![forbid(unsafe_code)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::io::{self, Write};

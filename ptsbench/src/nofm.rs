@@ -229,21 +229,7 @@ pub fn check<L: Shaped>(layers: &[L], pattern: Pattern) -> Result<(), FitsNothin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model_zoo::LayerKind;
-
-    fn layer(path: &str, shape: &[usize]) -> Layer {
-        Layer {
-            path: path.to_owned(),
-            kind: if shape.len() > 2 {
-                LayerKind::Conv
-            } else {
-                LayerKind::Linear
-            },
-            shape: shape.to_vec(),
-            groups: 1,
-            macs: 0,
-        }
-    }
+    use crate::allocate::tests::layer;
 
     fn layers() -> Vec<Layer> {
         vec![

@@ -38,7 +38,7 @@ pub fn none(name: &'static str, options: &Options) -> Result<(), BadOptions> {
         None => Ok(()),
         Some(option) => Err(BadOptions {
             name,
-            why: format!("there is no option `{option}`; it has none"),
+            why: format!("there is no option `{option}`; it takes none"),
         }),
     }
 }

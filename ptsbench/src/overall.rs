@@ -8,38 +8,15 @@
 //! ratio such as `A^s / A`. Results are fractions; the paper prints them times 100. Every function returns `None` where
 //! its value is undefined (nothing to average, rows of unequal length, a division by zero) rather than NaN or zero.
 
+use crate::statistics::{Deviation, deviation, mean};
+
 /// The rates over which the overall metrics are defined (section 4 of the paper).
 pub const RATES: [f64; 4] = [0.5, 0.6, 0.7, 0.8];
-
-/// Arithmetic mean.
-pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
 
 /// Quadratic mean, the square root of the mean square.
 pub fn quadratic_mean(values: &[f64]) -> Option<f64> {
     let squares: Vec<f64> = values.iter().map(|v| v * v).collect();
     mean(&squares).map(f64::sqrt)
-}
-
-/// Which divisor a standard deviation has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deviation {
-    /// Divide by the number of values.
-    Population,
-    /// Divide by one less, undefined for a single value.
-    Sample,
-}
-
-/// Standard deviation.
-pub fn deviation(values: &[f64], kind: Deviation) -> Option<f64> {
-    let centre = mean(values)?;
-    let divisor = match kind {
-        Deviation::Population => values.len(),
-        Deviation::Sample => values.len() - 1,
-    };
-    let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
-    (divisor > 0).then(|| (squares / divisor as f64).sqrt())
 }
 
 /// `A^s / A`, the relative performance of classification and detection in Eq. 2. Not clipped: a sparse network may win.
@@ -211,10 +188,6 @@ mod tests {
 
     #[test]
     fn undefined_is_none() {
-        assert_eq!(mean(&[]), None);
-        assert_eq!(deviation(&[1.0], Deviation::Sample), None);
-        assert_eq!(deviation(&[], Deviation::Sample), None);
-        assert_eq!(deviation(&[1.0], Deviation::Population), Some(0.0));
         assert_eq!(om_arch_table(&[vec![1.0, 0.5], vec![1.0]]), None);
         assert_eq!(ms(&[vec![]]), None);
         assert_eq!(ms(&[]), None);

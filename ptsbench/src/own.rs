@@ -34,7 +34,7 @@ pub fn open(file: &Path) -> Result<Box<dyn Source>, WeightError> {
     let prefix = source.prefix();
     if !prefix.is_empty() {
         remark_once(&format!(
-            "note: {}: every key begins with `{prefix}`, which is left out here and in what is exported",
+            "note: {}: every key begins with `{prefix}`, which is dropped here and in exported files",
             source.origin()
         ));
     }
@@ -54,7 +54,7 @@ pub fn recipe_file(
     }
 }
 
-/// The recipe of a network's weights: the user's, which is said, or the catalog's.
+/// The recipe of a network's weights: the user's, with a note, or the catalog's.
 pub fn recipe(spec: &Spec, own: Option<&Own>) -> Recipe {
     let Some((recipe, file)) = own.and_then(|own| Some((own.recipe?, &own.from))) else {
         return Recipe::of(spec);

@@ -1,6 +1,6 @@
 //! What a run shows while it works: one bar for all cells, one for the unit at hand, each with the time left.
 //!
-//! Where stderr is no terminal, plain lines instead: one per finished cell, and between them one every few seconds.
+//! Where stderr is not a terminal, plain lines instead: one per finished cell, and between them one every few seconds.
 //! Nothing here influences a result.
 
 pub mod counter;

@@ -36,6 +36,9 @@ pub struct Record {
     pub layers: Vec<LayerOutcome>,
     /// The reconstructed units, in the order they were fitted; empty without reconstruction.
     pub units: Vec<UnitOutcome>,
+    /// How the search for the allocation went; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
     /// What making the network took, besides the weights.
     pub budget: Budget,
     /// Seconds spent; differs from run to run.
@@ -226,6 +229,50 @@ pub struct UnitOutcome {
     pub loss_after: f64,
 }
 
+/// The loss of the best allocation, at the start of a search and after each generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Search(pub Vec<Level>);
+
+impl Search {
+    /// Of these losses, an infinite one for outputs that were no numbers; none without a start.
+    pub fn of(losses: &[f64]) -> Option<Self> {
+        let level = |&loss: &f64| match loss.is_finite() {
+            true => Level::Number(loss),
+            false => Level::Collapsed,
+        };
+        (!losses.is_empty()).then(|| Self(losses.iter().map(level).collect()))
+    }
+}
+
+/// The curve in a line, at its quarters: "loss 0.8 at the start, 0.5 after 25, ... 0.31 after 100 generations".
+impl std::fmt::Display for Search {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let generations = self.0.len().saturating_sub(1);
+        let mut quarters = [0, 1, 2, 3, 4]
+            .map(|quarter| quarter * generations / 4)
+            .to_vec();
+        quarters.dedup();
+        let points = quarters.iter().map(|&at| {
+            let when = match at {
+                0 => "at the start".to_owned(),
+                _ => format!("after {at}"),
+            };
+            match self.0.get(at).and_then(|level| level.number()) {
+                Some(loss) => format!("{loss:.4} {when}"),
+                None => format!("{} {when}", Level::COLLAPSED),
+            }
+        });
+        let points: Vec<String> = points.collect();
+        write!(f, "loss {}", points.join(", "))?;
+        match generations {
+            0 => Ok(()),
+            1 => f.write_str(" generation"),
+            _ => f.write_str(" generations"),
+        }
+    }
+}
+
 /// Seconds spent.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -305,5 +352,28 @@ impl std::fmt::Display for Paths {
         let taken = paths.iter().filter(|(_, layers)| *layers > 0);
         let taken = taken.map(|(path, layers)| format!("{layers} {}", path.name()));
         f.write_str(&taken.collect::<Vec<_>>().join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_shows_at_its_quarters() {
+        let losses: Vec<f64> = (0..=100).map(|at| 1.0 / f64::from(at + 1)).collect();
+        assert_eq!(
+            Search::of(&losses).unwrap().to_string(),
+            "loss 1.0000 at the start, 0.0385 after 25, 0.0196 after 50, 0.0132 after 75, 0.0099 after 100 generations"
+        );
+        assert_eq!(
+            Search::of(&[f64::INFINITY, 0.5]).unwrap().to_string(),
+            "loss collapsed at the start, 0.5000 after 1 generation"
+        );
+        assert_eq!(
+            Search::of(&[0.25]).unwrap().to_string(),
+            "loss 0.2500 at the start"
+        );
+        assert_eq!(Search::of(&[]), None);
     }
 }

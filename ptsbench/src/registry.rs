@@ -62,7 +62,7 @@ pub enum NoWeights {
     },
     /// There are none.
     #[error(
-        "`{model}` exists for tests and has no weights; `ptsbench list models` shows those that have"
+        "`{model}` exists for tests and has no weights; `ptsbench list models` shows the models that have some"
     )]
     TestsOnly {
         /// The model.
@@ -96,7 +96,7 @@ fn by_model(files: HashMap<String, PathBuf>) -> anyhow::Result<HashMap<&'static 
             let mut both = [other.display().to_string(), file.display().to_string()];
             both.sort();
             bail!(
-                "two files are given for `{name}` under two names of it, {} and {}; give one",
+                "two files are given for `{name}` under two of its names, {} and {}; give one",
                 both[0],
                 both[1]
             );
@@ -245,7 +245,7 @@ impl Registry for Zoo {
         if crate::task::find(task)?.built_in() {
             if self.recipes.contains_key(model) {
                 remark_once(&format!(
-                    "note: --recipe {model}=... is not used: the images of task `{task}` have one form only"
+                    "note: --recipe {model}=... is not used: the images of task `{task}` come in one form only"
                 ));
             }
             return Ok(None);

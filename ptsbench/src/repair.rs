@@ -1,9 +1,17 @@
 //! What repairs a pruned network without training a weight (section 3.6 of the specification).
 
-use crate::allocate::nearest;
+use model_zoo::misspelt::{did_you_mean, nearest};
+
 use crate::cell::Part;
 use crate::options::{self, BadOptions, Chosen};
 use crate::plan::PartFacts;
+
+/// What a repair does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Statistics of batch norms are measured again.
+    BatchNorms,
+}
 
 /// A repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +22,8 @@ pub struct Repair {
     pub version: u32,
     /// One line for `ptsbench list`.
     pub about: &'static str,
+    /// What it does.
+    pub kind: Kind,
 }
 
 /// Every repair.
@@ -21,11 +31,12 @@ pub const REPAIRS: &[Repair] = &[Repair {
     name: "bn_re_estimation",
     version: 1,
     about: "batch norms' statistics measured again on calibration images",
+    kind: Kind::BatchNorms,
 }];
 
 /// No repair has this name.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("no repair is called `{name}`; known: {}", REPAIRS.iter().map(|r| r.name).collect::<Vec<_>>().join(", "))]
+#[error("no repair is called `{name}`{} (`ptsbench list repairs` shows all)", did_you_mean(.nearest))]
 pub struct UnknownRepair {
     /// The name asked for.
     pub name: String,

@@ -9,24 +9,33 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
+use kernels::Precision;
 use model_zoo::tap::{Census, Path};
-use model_zoo::{Bundle, LayerInfo, Network, Tap, Unit};
+use model_zoo::{Bundle, Extents, LayerInfo, Network, Tap, Unit};
 
-use crate::interrupt;
+use crate::batches::Batches;
+use crate::interrupt::{self, Interrupted};
 use crate::seen::{Need, Seen, SeenError};
+use crate::task::TaskError;
 
 /// Prunes one layer, given by its path in the module: what it read becomes the weight it has from then on, as the module
 /// stores it.
 pub type Prune<'a, E> = dyn FnMut(&str, &Seen) -> Result<TensorData, E> + 'a;
 
 /// Calls `prune` for every prunable layer of `network`, in forward order; returns how often it ran through all batches.
-pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
+/// The sums of a layer's products may take `room` bytes.
+pub fn in_order<N: Network, E>(
     network: &N,
     census: &Census,
-    batches: &[N::Input],
+    batches: &Batches<'_, N::Input>,
     need: Need,
+    precision: Precision,
+    room: u64,
     prune: &mut Prune<'_, E>,
-) -> Result<u64, E> {
+) -> Result<u64, E>
+where
+    E: From<SeenError> + From<TaskError> + From<Interrupted>,
+{
     let mut calls: HashMap<String, usize> = HashMap::new();
     for row in census.rows.iter().filter(|row| row.layer.is_some()) {
         *calls.entry(row.path.clone()).or_default() += 1;
@@ -34,9 +43,12 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     let all = calls.len();
     let mut tap = InOrder {
         path: Path::default(),
+        extents: None,
         calls,
         alone: batches.len() == 1,
         need,
+        precision,
+        room,
         done: HashMap::new(),
         waiting: None,
         prune,
@@ -46,9 +58,11 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
     while tap.done.len() < all && !batches.is_empty() {
         let before = tap.done.len();
         passes += 1;
-        for batch in batches {
+        for batch in batches.iter() {
             interrupt::check()?;
-            network.run(batch.clone(), &mut tap);
+            let batch = batch?;
+            tap.extents = batch.extents();
+            network.run(batch, &mut tap);
             if let Some(error) = tap.error.take() {
                 return Err(error);
             }
@@ -64,11 +78,15 @@ pub fn in_order<N: Network, E: From<SeenError> + From<interrupt::Interrupted>>(
 
 struct InOrder<'a, 'b, E> {
     path: Path,
+    /// What is no padding in the batch.
+    extents: Option<Extents>,
     /// How often each layer runs in a pass.
     calls: HashMap<String, usize>,
     /// The one batch is everything there is.
     alone: bool,
     need: Need,
+    precision: Precision,
+    room: u64,
     done: HashMap<String, TensorData>,
     /// The layer whose inputs are not complete; nothing behind it is pruned in this pass.
     waiting: Option<(String, Seen)>,
@@ -78,18 +96,19 @@ struct InOrder<'a, 'b, E> {
 
 impl<E: From<SeenError>> InOrder<'_, '_, E> {
     fn meet<In: Bundle>(&mut self, path: &str, info: &LayerInfo, input: &In) -> Result<(), E> {
+        let extents = self.extents.as_ref();
         let add = |seen: &mut Seen| {
             let shape = |source| SeenError::Shape {
                 path: path.to_owned(),
                 source,
             };
-            seen.add(info, input).map_err(shape)
+            seen.add(info, input, extents).map_err(shape)
         };
         match &mut self.waiting {
             Some((waits, seen)) if waits == path => add(seen)?,
             Some(_) => {}
             None => {
-                let mut seen = Seen::nothing(path, info, self.need)?;
+                let mut seen = Seen::nothing(path, info, self.need, self.room)?;
                 add(&mut seen)?;
                 if self.alone && self.calls.get(path) == Some(&1) {
                     let weight = (self.prune)(path, &seen)?;
@@ -104,6 +123,10 @@ impl<E: From<SeenError>> InOrder<'_, '_, E> {
 }
 
 impl<E: From<SeenError>> Tap for InOrder<'_, '_, E> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         let Some(info) = unit.layer() else {

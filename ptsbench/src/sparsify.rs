@@ -7,30 +7,33 @@ use std::collections::HashMap;
 
 use burn::tensor::{Device, TensorData};
 use indexmap::IndexMap;
-use kernels::BitMask;
+use kernels::{BitMask, Precision};
 use model_zoo::Network;
 use model_zoo::norm::re_estimate;
 use model_zoo::tap::Census;
 
 use crate::allocate::{self, Allocation, Rate};
+use crate::batches::Batches;
 use crate::cell::{CalibrationCell, Pattern, Sparsity};
-use crate::criterion::{self, Chooser};
+use crate::criterion::{self, Chooser, Criterion};
 use crate::inventory::{Layer, Loaded, Weights};
+use crate::memory::Memory;
 use crate::nofm;
 use crate::pipeline::MeasureError;
 use crate::progress::Progress;
 use crate::reconstruct::Work;
 use crate::reconstruct::checkpoint::Checkpoints;
 use crate::record::{Budget, UnitOutcome};
-use crate::repair;
-use crate::seen::{Look, Need, Seen};
+use crate::repair::{self, Kind};
+use crate::seen::{Need, Seen, look};
 use crate::select::{self, Masks, select, select_layer};
 use crate::sequential::in_order;
 use crate::solver::sparsegpt;
 use crate::subject;
 use trial::NetworkTrial;
 
-/// The largest input and output of a layer over all images with which a pass takes them all at once.
+/// The largest input and output of a layer over all images with which a pass takes them all at once. Sums have other bits
+/// where images come in other batches, so this is the same on every machine.
 const AT_ONCE: usize = 1 << 30;
 
 /// A network to be made sparse.
@@ -45,6 +48,10 @@ pub struct Dense<'a, N: Network> {
     pub weights: &'a Loaded,
     /// What computes.
     pub device: &'a Device,
+    /// What may stay in memory.
+    pub memory: Memory,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Told of layers, units and steps.
     pub progress: &'a Progress,
     /// Where a checkpoint per fitted unit is kept.
@@ -66,7 +73,17 @@ pub struct Sparse<N> {
 }
 
 /// Calibration inputs by their description.
-pub type Images<'a, I> = dyn FnMut(&CalibrationCell) -> Result<Vec<I>, MeasureError> + 'a;
+pub type Images<'a, I> = dyn FnMut(&CalibrationCell) -> Result<Batches<'a, I>, MeasureError> + 'a;
+
+/// Which weights go, and what the others become, before anything recovers.
+struct Pruned {
+    /// The zeros of each layer, where the pattern does not decide them.
+    allocation: Option<Allocation>,
+    masks: Masks,
+    /// The weights that were moved, in the checkpoint's layout, by the layers' paths in the module.
+    moved: HashMap<String, Vec<f32>>,
+    budget: Budget,
+}
 
 impl<N: Network> Dense<'_, N> {
     /// The sparse network that `sparsity` describes.
@@ -81,32 +98,12 @@ impl<N: Network> Dense<'_, N> {
                 source,
             }
         })?;
-        let (allocation, mut budget) = self.allocate(sparsity, images)?;
-        let looked = sparsity.calibration.as_ref().map_or(0, |c| c.images);
-        let ask = select::Ask {
-            pattern: sparsity.pattern,
-            allocation: allocation.as_ref(),
-            rule: sparsity.rule,
-        };
-        let part = &sparsity.criterion;
-        let (masks, moved) = match criterion::find(&part.name, &part.options)? {
-            Chooser::Scores(criterion) if criterion.needs() == Need::Weights => {
-                let masks = select(
-                    self.weights,
-                    criterion.as_ref(),
-                    ask.pattern,
-                    ask.allocation,
-                    ask.rule,
-                )?;
-                (masks, HashMap::new())
-            }
-            chooser => {
-                let inputs = self.guide(sparsity, images, true)?;
-                let found = self.guided(&chooser, ask, &inputs)?;
-                budget = budget.and(Budget::looking(looked, found.passes * looked as u64));
-                (found.masks, found.moved)
-            }
-        };
+        let Pruned {
+            allocation,
+            masks,
+            moved,
+            mut budget,
+        } = self.prune(sparsity, images)?;
         let network = subject::write_layers(self.network.clone(), self.census, moved, self.device);
         let mut network = subject::attach(network, self.census, &masks, self.device);
         let mut units = Vec::new();
@@ -117,7 +114,9 @@ impl<N: Network> Dense<'_, N> {
                 census: self.census,
                 masks: &masks,
                 batches: &batches,
+                memory: self.memory,
                 device: self.device,
+                precision: self.precision,
                 checkpoints: self.checkpoints,
                 progress: self.progress,
             };
@@ -126,9 +125,12 @@ impl<N: Network> Dense<'_, N> {
         }
         let mut network = network.materialize();
         if let Some(part) = &sparsity.repair {
-            repair::find(&part.name)?;
-            network = re_estimate(network, self.guide(sparsity, images, false)?);
-            budget = budget.and(Budget::looking(looked, looked as u64));
+            let repair = repair::find(&part.name)?;
+            let batches = self.guide(sparsity, images, false)?;
+            network = match repair.kind {
+                Kind::BatchNorms => re_estimate(network, batches.iter(), self.precision)?,
+            };
+            budget = budget.and(looking(sparsity, 1));
         }
         Ok(Sparse {
             network,
@@ -139,13 +141,47 @@ impl<N: Network> Dense<'_, N> {
         })
     }
 
-    /// The inputs that choices and repairs look at: in the cell's batches, or at once where memory allows it.
-    fn guide(
+    /// How weights are chosen: one arm for each way. What decides rates, masks and weights of the whole network together
+    /// is another variant of [`Chooser`] and another arm, which asks for no allocation.
+    fn prune(
         &self,
         sparsity: &Sparsity,
         images: &mut Images<'_, N::Input>,
+    ) -> Result<Pruned, MeasureError> {
+        let part = &sparsity.criterion;
+        match criterion::find(&part.name, &part.options)? {
+            Chooser::Scores(criterion) if criterion.needs() == Need::Weights => {
+                self.by_weights(criterion.as_ref(), sparsity, images)
+            }
+            chooser => self.by_inputs(&chooser, sparsity, images),
+        }
+    }
+
+    /// By scores of weights alone.
+    fn by_weights(
+        &self,
+        criterion: &dyn Criterion,
+        sparsity: &Sparsity,
+        images: &mut Images<'_, N::Input>,
+    ) -> Result<Pruned, MeasureError> {
+        let (allocation, budget) = self.allocate(sparsity, images)?;
+        let (pattern, rule) = (sparsity.pattern, sparsity.rule);
+        let masks = select(self.weights, criterion, pattern, allocation.as_ref(), rule)?;
+        Ok(Pruned {
+            allocation,
+            masks,
+            moved: HashMap::new(),
+            budget,
+        })
+    }
+
+    /// The inputs that choices and repairs look at: in the cell's batches, or all at once where they are small.
+    fn guide<'i>(
+        &self,
+        sparsity: &Sparsity,
+        images: &mut Images<'i, N::Input>,
         at_once: bool,
-    ) -> Result<Vec<N::Input>, MeasureError> {
+    ) -> Result<Batches<'i, N::Input>, MeasureError> {
         let calibration = sparsity.calibration.as_ref();
         let mut calibration = calibration.ok_or(MeasureError::NoCalibration)?.clone();
         let size = |shapes: &[Vec<usize>]| -> usize {
@@ -186,13 +222,20 @@ impl<N: Network> Dense<'_, N> {
         Ok((Some(found), Budget::looking(looked, trial.passes)))
     }
 
-    /// What a criterion or solver that looks at inputs chooses.
-    fn guided(
+    /// Layer by layer, with what each reads.
+    fn by_inputs(
         &self,
         chooser: &Chooser,
-        ask: select::Ask<'_>,
-        batches: &[N::Input],
-    ) -> Result<Guided, MeasureError> {
+        sparsity: &Sparsity,
+        images: &mut Images<'_, N::Input>,
+    ) -> Result<Pruned, MeasureError> {
+        let (allocation, budget) = self.allocate(sparsity, images)?;
+        let batches = self.guide(sparsity, images, true)?;
+        let ask = select::Ask {
+            pattern: sparsity.pattern,
+            allocation: allocation.as_ref(),
+            rule: sparsity.rule,
+        };
         let sites = subject::sites(self.network, self.census);
         let place: HashMap<&str, usize> = sites
             .iter()
@@ -214,44 +257,48 @@ impl<N: Network> Dense<'_, N> {
             masks[at] = Some(mask);
             Ok(data)
         };
+        let (need, room) = (chooser.needs(), self.memory.for_results());
         let passes = if chooser.dense_inputs() {
-            let mut look = Look::for_need(chooser.needs());
-            for batch in batches {
-                crate::interrupt::check()?;
-                self.network.run(batch.clone(), &mut look);
-            }
-            for (path, seen) in look.finish()? {
-                prune(&path, &seen)?;
-            }
+            let mut each = |path: String, seen: Seen| prune(&path, &seen).map(drop);
+            look(
+                self.network,
+                &batches,
+                need,
+                self.precision,
+                room,
+                &mut each,
+            )?;
+            // That is what the method asks for. How often the images went through for want of memory is none of its cost.
             1
         } else {
             in_order(
                 self.network,
                 self.census,
-                batches,
-                chooser.needs(),
+                &batches,
+                need,
+                self.precision,
+                room,
                 &mut prune,
             )?
         };
-        let layers = self.weights.layers().iter().zip(masks);
-        let masks: IndexMap<String, BitMask> = layers
-            .filter_map(|(layer, mask)| Some((layer.path.clone(), mask?)))
+        let masks: IndexMap<String, BitMask> = sites
+            .iter()
+            .zip(masks)
+            .filter_map(|(site, mask)| Some((site.key.clone(), mask?)))
             .collect();
-        Ok(Guided {
+        Ok(Pruned {
+            allocation,
             masks,
             moved,
-            passes,
+            budget: budget.and(looking(sparsity, passes)),
         })
     }
 }
 
-/// What was chosen while looking at inputs.
-struct Guided {
-    masks: Masks,
-    /// The weights that a solver moved, in the checkpoint's layout, by the layers' paths in the module.
-    moved: HashMap<String, Vec<f32>>,
-    /// Passes over all images.
-    passes: u64,
+/// What it costs to look at the calibration images so many times.
+fn looking(sparsity: &Sparsity, passes: u64) -> Budget {
+    let images = sparsity.calibration.as_ref().map_or(0, |c| c.images);
+    Budget::looking(images, passes * images as u64)
 }
 
 /// One layer's weight after pruning, in the order of its shape, and its mask.

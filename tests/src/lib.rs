@@ -1,8 +1,10 @@
-//! What the tests share: where golden files lie.
+//! What the tests share: where golden files are, the program, files and pruned networks.
 
 use std::path::{Path, PathBuf};
 
+pub mod files;
 pub mod program;
+pub mod pruned;
 
 /// The workspace's root folder.
 pub fn workspace_root() -> PathBuf {

@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::{Container, Named, Source, save, write};
 use model_zoo::{Modality, Of};
+use ptsbench_tests::files::assert_snapshot;
 use ptsbench_tests::{program, workspace_root};
 
 const MODEL: &str = "assets/micro/micro_resnet8.safetensors";
@@ -181,23 +182,7 @@ impl Said {
     /// Compares with the snapshot of one topic, a file of its own.
     fn compare(self, topic: &str) {
         assert!(self.1.is_empty(), "{}", self.1.join("\n"));
-        let found = self.0.join("\n");
-        let snapshot = workspace_root().join(format!("tests/snapshots/{topic}.txt"));
-        if std::env::var_os("PTSBENCH_UPDATE_SNAPSHOTS").is_some() {
-            fs::write(&snapshot, &found).unwrap();
-        }
-        let expected = fs::read_to_string(&snapshot).unwrap_or_default();
-        let place = found
-            .lines()
-            .zip(expected.lines())
-            .position(|(a, b)| a != b);
-        assert!(
-            found == expected,
-            "{} differs first at line {}; if the new messages are meant, run again with PTSBENCH_UPDATE_SNAPSHOTS=1 and \
-             look at the difference:\n{found}",
-            snapshot.display(),
-            place.map_or("its end".to_owned(), |place| (place + 1).to_string())
-        );
+        assert_snapshot(topic, &self.0.join("\n"));
     }
 }
 

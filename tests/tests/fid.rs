@@ -1,12 +1,12 @@
 //! `ptsbench fid`: distances that are known, statistics files in place of images, and what it says of bad input.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Output;
 
 use ptsbench::data::decode::Rgb;
 use ptsbench::data::synthetic::generation;
 use ptsbench::seed::Seed;
+use ptsbench_tests::files::png;
 use ptsbench_tests::{golden_topic, program, workspace_root};
 use serde_json::Value;
 
@@ -14,22 +14,14 @@ const SIDE: usize = 32;
 const IMAGES: usize = 400;
 const NETWORK: [&str; 2] = ["--features", "micro_resnet20"];
 
-fn png(file: &Path, picture: &Rgb) {
-    let [width, height] = [picture.width, picture.height].map(|side| side as u32);
-    let mut encoder = png::Encoder::new(File::create(file).unwrap(), width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(&picture.pixels).unwrap();
-    writer.finish().unwrap();
-}
-
 /// A folder with `IMAGES` pictures.
 fn set(folder: &Path, name: &str, picture: impl Fn(usize) -> Rgb) -> String {
     let set = folder.join(name);
     std::fs::create_dir(&set).unwrap();
     for index in 0..IMAGES {
-        png(&set.join(format!("{index:04}.png")), &picture(index));
+        let picture = picture(index);
+        let file = set.join(format!("{index:04}.png"));
+        png(&file, [picture.width, picture.height], &picture.pixels);
     }
     set.to_str().unwrap().to_owned()
 }

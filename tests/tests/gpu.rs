@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use burn::tensor::Device;
+use kernels::Precision;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::{Classes, Classifier};
@@ -14,16 +15,16 @@ use ptsbench::cell::BatchNorm;
 use ptsbench::cell::{Cell, Optimizer};
 use ptsbench::device::{Choice, Chosen, choose};
 use ptsbench::inventory::Weights;
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::{Bench, open_dense};
 use ptsbench::plan::{Plan, Planned};
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::Work;
 use ptsbench::record::Record;
 use ptsbench::registry::Zoo;
-use ptsbench::select::Masks;
-use ptsbench::task::{Sets, Task};
-use ptsbench::{allocate, criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench::subject;
+use ptsbench::task::Sets;
+use ptsbench_tests::{pruned, workspace_root};
 
 const MODEL: &str = "micro_resnet8";
 /// Test images and calibration images.
@@ -86,6 +87,7 @@ fn measure(chosen: &Chosen, cell: &Cell) -> Record {
         progress: &progress,
         sets: &sets,
         policy: KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let work = tempfile::tempdir().unwrap();
     let measured = chosen.guard(|| bench.measure(cell, &weight_file(), work.path()));
@@ -161,38 +163,19 @@ fn fitted(device: &Device, cell: &Cell) -> [Vec<Vec<f32>>; 2] {
             let dense = open_dense(network, &weight_file(), BatchNorm::Folded).unwrap();
             let census = subject::census(spec, &dense, device);
             let weights = subject::weights(&dense, &census);
-            let allocation = allocate::find("l2norm").unwrap().allocate(
-                &weights,
-                allocate::Rate::new(0.7).unwrap(),
-                sparsity.rule,
-                &allocate::Options::default(),
-            );
-            let masks: Masks = select::select(
-                &weights,
-                criterion::magnitude(),
-                sparsity.pattern,
-                Some(&allocation.unwrap()),
-                sparsity.rule,
-            )
-            .unwrap();
-            let task = Task::micro();
+            let masks = pruned::masks(&weights, "l2norm", 0.7);
             let calibration = &settings.calibration;
-            let (list, _) = task
-                .set()
-                .calibration(calibration.images, calibration.seed)
-                .unwrap();
-            let batches: Vec<_> = list
-                .indices
-                .chunks(calibration.batch)
-                .map(|indices| task.training_images(indices, device).unwrap())
-                .collect();
+            let (images, batch) = (calibration.images, calibration.batch);
+            let batches = pruned::batches(images, batch, calibration.seed, device);
             let progress = Progress::new(1, Mode::Quiet);
             let work = Work {
                 dense: &dense,
                 census: &census,
                 masks: &masks,
-                batches: &batches,
+                batches: &batches.clone().into(),
+                memory: Memory::of_machine(),
                 device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };

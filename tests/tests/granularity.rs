@@ -5,21 +5,21 @@
 //! settings, as its tables show them.
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
-use model_zoo::tap::{Capture, Census};
+use model_zoo::tap::{Bare, Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
-use ptsbench::allocate::{self, Options, Rate};
-use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
+use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Reconstruction};
 use ptsbench::inventory::Weights;
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::open_dense;
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::loss::summed_square_error;
 use ptsbench::reconstruct::{self, Work};
-use ptsbench::task::Task;
-use ptsbench::{criterion, select, subject};
-use ptsbench_tests::workspace_root;
+use ptsbench::subject;
+use ptsbench::task::classify::Classification;
+use ptsbench::task::judged::Judge;
+use ptsbench_tests::{pruned, workspace_root};
 
 const RATE: f64 = 0.8;
 
@@ -57,7 +57,7 @@ where
     let mut errors: Vec<(String, f64)> = blocks
         .map(|row| {
             let output = |network: &N, batch: &Tensor<4>| -> Tensor<4> {
-                let mut capture = Capture::of(&row.path);
+                let mut capture = Capture::of(&row.path, Precision::F32);
                 network.run(batch.clone(), &mut capture);
                 let (_, output) = capture.into_calls().remove(0);
                 *output.downcast().expect("a block gives an image")
@@ -88,42 +88,24 @@ impl Visit<Classes> for Compare {
         let dense = open_dense(network, &file, BatchNorm::Folded).unwrap();
         let census = subject::census(spec, &dense, &device);
         let weights = subject::weights(&dense, &census);
-        let allocation = allocate::find("l2norm")
-            .unwrap()
-            .allocate(
-                &weights,
-                Rate::new(RATE).unwrap(),
-                Rule::Exact,
-                &Options::default(),
-            )
-            .unwrap();
-        let masks = select::select(
-            &weights,
-            criterion::magnitude(),
-            Pattern::Unstructured { rate: RATE },
-            Some(&allocation),
-            Rule::Exact,
-        )
-        .unwrap();
-        let task = Task::micro();
-        let (list, _) = task.set().calibration(self.effort.images, 0).unwrap();
-        let batches: Vec<Tensor<4>> = list
-            .indices
-            .chunks(64)
-            .map(|indices| task.training_images(indices, &device).unwrap())
-            .collect();
+        let masks = pruned::masks(&weights, "l2norm", RATE);
+        let task = Classification::micro();
+        let batches = pruned::batches(self.effort.images, 64, 0, &device);
         let progress = Progress::new(1, Mode::Quiet);
         let work = Work {
             dense: &dense,
             census: &census,
             masks: &masks,
-            batches: &batches,
+            batches: &batches.clone().into(),
+            memory: Memory::of_machine(),
             device: &device,
+            precision: Precision::F32,
             checkpoints: None,
             progress: &progress,
         };
         let top1 = |network: &N| {
-            task.evaluate(network, self.effort.samples, &device, |_| {})
+            let run = |images| network.run(images, &mut Bare::default());
+            task.evaluate(&run, self.effort.samples, &device, |_| {})
                 .unwrap()
                 .value
                 .number()

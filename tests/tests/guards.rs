@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use burn::module::ModuleVisitor;
 use burn::tensor::{Device, Distribution, Tensor};
+use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census, Path};
 use model_zoo::{Blank, Bundle, Grain, Modality, Network, Of, Tap, TensorMap, Unit};
@@ -183,7 +184,7 @@ impl<M: Modality> Visit<M> for TapsAgree {
 
     fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) {
         let x = input::<M>(spec, &Device::flex());
-        let bare = network.run(x.clone(), &mut Bare);
+        let bare = network.run(x.clone(), &mut Bare::default());
         let counted = census(&network, x).1;
         assert_eq!(bits(bare), bits(counted), "{}", spec.name);
     }
@@ -206,6 +207,10 @@ struct Replay {
 }
 
 impl Tap for Replay {
+    fn precision(&self) -> Precision {
+        Precision::F32
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.path.join() == self.target
@@ -213,7 +218,7 @@ impl Tap for Replay {
         {
             let captured = input.downcast::<In>().expect("the unit's own type");
             let expected = output.downcast::<U::Out>().expect("the unit's own type");
-            let got = unit.run(*captured, &mut Bare);
+            let got = unit.run(*captured, &mut Bare::default());
             assert_eq!(bits(got), bits(*expected), "{}", self.target);
         }
         let output = unit.run(input, self);
@@ -242,7 +247,7 @@ impl<M: Modality> Visit<M> for Replays {
                 .collect();
         }
         for target in &targets {
-            let mut capture = Capture::of(target);
+            let mut capture = Capture::of(target, Precision::F32);
             network.run(x.clone(), &mut capture);
             let (input, output) = capture.into_calls().pop().expect("the unit is reached");
             let mut replay = Replay {

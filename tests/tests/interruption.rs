@@ -268,7 +268,7 @@ fn killed(threads: usize) -> BTreeMap<String, String> {
     let doctor = desk.doctor("killed");
     assert!(
         doctor.contains(&format!(
-            "{CELLS} sound records, 0 failed cells, 0 cells at work, 0 broken files"
+            "{CELLS} sound records, 0 failed cells, 0 cells in progress, 0 broken files"
         )),
         "{doctor}"
     );

@@ -2,6 +2,7 @@
 //! that they do what they are for.
 
 use ptsbench::device::{Choice, choose};
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::Bench;
 use ptsbench::plan::Plan;
 use ptsbench::progress::{Mode, Progress};
@@ -27,6 +28,7 @@ fn measure(grids: &str) -> Vec<Record> {
         progress: &progress,
         sets: registry.sets(),
         policy: kernels::plan::KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let file = workspace_root().join("assets/micro/micro_resnet8.safetensors");
     let sparse = cells
@@ -126,7 +128,12 @@ fn a_search_keeps_the_rate_and_does_not_get_worse() {
     let [start, found] = [&records[0], &records[1]];
     assert_eq!(start.cost.zeros, found.cost.zeros);
     assert_ne!(start.layers, found.layers, "it went somewhere");
-    // One image of the test split more or less is no argument: the search never saw it.
+    assert_eq!(start.search, None);
+    let search = found.search.as_ref().expect("a curve");
+    let losses: Vec<f64> = search.0.iter().filter_map(|l| l.number()).collect();
+    assert_eq!(losses.len(), 1 + 6, "the start and each generation");
+    assert!(losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
+    // A few images more or less on the test split prove nothing: the search never saw it.
     assert!(correct(found) + 20 > correct(start));
     // Each trial measures norms and outputs: the start once, then eight on 32 images and two on 128 a generation.
     let trials = 2 * (128 + 6 * (8 * 32 + 2 * 128));

@@ -2,12 +2,13 @@
 //! weights, and files that are sparse already.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 
-use model_zoo::weights::{Container, Dtype, Source, Stored, write_stored};
-use ptsbench::data::synthetic::{MicroSet, PIXELS, SIDE};
+use model_zoo::weights::{Dtype, Stored, write_stored};
+use ptsbench::data::synthetic::MicroSet;
+use ptsbench_tests::files::{built_in, tensors};
 use ptsbench_tests::{program, workspace_root};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ impl Desk {
                         "set/{part}/n{:08}/{part}_{index:05}.png",
                         90_000_000 + class
                     );
-                    png(&desk.path(&name), index);
+                    built_in(&desk.path(&name), MicroSet::TEST, index);
                 }
             }
         }
@@ -93,30 +94,6 @@ impl Desk {
             assert!(said.contains(word), "{line}: no {word:?} in {said}");
         }
     }
-}
-
-fn png(file: &Path, index: usize) {
-    let mut encoder = png::Encoder::new(File::create(file).unwrap(), SIDE as u32, SIDE as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    let planes = MicroSet::TEST.image(index).pixels;
-    let plane = PIXELS / 3;
-    let pixels: Vec<u8> = (0..plane)
-        .flat_map(|at| [0, 1, 2].map(|channel| planes[channel * plane + at]))
-        .collect();
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(&pixels).unwrap();
-    writer.finish().unwrap();
-}
-
-fn tensors(file: &Path) -> Vec<Stored> {
-    let source = Container::open(file).unwrap();
-    let stored = |key: String| Stored {
-        dtype: source.dtype(&key).unwrap(),
-        shape: source.shape(&key).unwrap(),
-        bytes: source.raw(&key).unwrap(),
-        key,
-    };
-    source.keys().into_iter().map(stored).collect()
 }
 
 const TUNED: &str = "--weights own/tuned.safetensors";
@@ -323,7 +300,7 @@ fn a_file_of_no_known_network_is_shown_as_it_is() {
     assert_eq!(layers[0]["patterns"], serde_json::json!(["1:2"]));
     assert_eq!(layers[1]["dead_rows"], 1);
     let (text, _) = desk.says("inspect some.safetensors");
-    assert!(text.contains("no network of the catalog"), "{text}");
+    assert!(text.contains("not a network of the catalog"), "{text}");
     assert!(text.contains("1 of 2"), "{text}");
     desk.refused(
         "inspect some.safetensors --rate 0.5",

@@ -5,30 +5,28 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use kernels::Precision;
 use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
 use model_zoo::weights::{Named, write};
 use model_zoo::{Classes, Classifier};
-use ptsbench::allocate::{self, Options, Rate, keep_trunc};
-use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-};
-use ptsbench::criterion;
+use ptsbench::allocate::keep_trunc;
+use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction};
 use ptsbench::device::{Choice, choose};
 use ptsbench::inventory::{Loaded, Weights};
+use ptsbench::memory::Memory;
 use ptsbench::pipeline::{Bench, open_dense};
 use ptsbench::plan::{Plan, Planned};
 use ptsbench::progress::{Mode, Progress};
 use ptsbench::reconstruct::{self, Work, output_error};
 use ptsbench::record::{Environment, Record, Timing, UnitOutcome};
 use ptsbench::registry::Zoo;
-use ptsbench::select::{Masks, select};
+use ptsbench::select::Masks;
 use ptsbench::store::digest;
 use ptsbench::subject;
-use ptsbench::task::Task;
-use ptsbench_tests::workspace_root;
+use ptsbench_tests::{pruned, workspace_root};
 
 const MODEL: &str = "micro_resnet8";
 const IMAGES: usize = 32;
@@ -69,6 +67,7 @@ fn measure_on(policy: KernelPolicy, grids: &str) -> Vec<Record> {
         progress: &progress,
         sets: registry.sets(),
         policy,
+        memory: Memory::of_machine(),
     };
     let one = |planned: &Planned| {
         let work = tempfile::tempdir().unwrap();
@@ -147,23 +146,7 @@ struct Subject<'a, N> {
 
 impl<N: Classifier> Subject<'_, N> {
     fn masks(&self, allocator: &str, rate: f64) -> Masks {
-        let allocation = allocate::find(allocator)
-            .unwrap()
-            .allocate(
-                self.weights,
-                Rate::new(rate).unwrap(),
-                Rule::Exact,
-                &Options::default(),
-            )
-            .unwrap();
-        select(
-            self.weights,
-            criterion::magnitude(),
-            Pattern::Unstructured { rate },
-            Some(&allocation),
-            Rule::Exact,
-        )
-        .unwrap()
+        pruned::masks(self.weights, allocator, rate)
     }
 
     fn sparse(&self, masks: &Masks) -> N {
@@ -172,10 +155,7 @@ impl<N: Classifier> Subject<'_, N> {
 
     /// Calibration batches of one seed.
     fn batches(&self, seed: u64) -> Vec<Tensor<4>> {
-        let task = Task::micro();
-        let (list, _) = task.set().calibration(IMAGES, seed).unwrap();
-        let batch = |indices: &[usize]| task.training_images(indices, self.device).unwrap();
-        list.indices.chunks(BATCH).map(batch).collect()
+        pruned::batches(IMAGES, BATCH, seed, self.device)
     }
 }
 
@@ -218,8 +198,10 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
                 dense: subject.dense,
                 census: subject.census,
                 masks: &masks,
-                batches: &batches,
+                batches: &batches.clone().into(),
+                memory: Memory::of_machine(),
                 device: subject.device,
+                precision: Precision::F32,
                 checkpoints: None,
                 progress: &progress,
             };
@@ -334,8 +316,10 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
                         dense: subject.dense,
                         census: subject.census,
                         masks: &masks,
-                        batches: &batches,
+                        batches: &batches.clone().into(),
+                        memory: Memory::of_machine(),
                         device: subject.device,
+                        precision: Precision::F32,
                         checkpoints: None,
                         progress: &progress,
                     };
@@ -465,6 +449,7 @@ fn a_weight_file_that_changed_is_refused() {
         progress: &progress,
         sets: registry.sets(),
         policy: KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("changed.safetensors");
@@ -515,6 +500,7 @@ fn an_option_that_nothing_knows_is_refused() {
         progress: &Progress::new(1, Mode::Quiet),
         sets: registry.sets(),
         policy: KernelPolicy::auto(),
+        memory: Memory::of_machine(),
     };
     let work = tempfile::tempdir().unwrap();
     let measured = bench.measure(&cell, &weight_file(), work.path());
@@ -610,6 +596,7 @@ fn a_bad_checkpoint_is_removed_and_its_unit_fitted_again() {
             progress: &progress,
             sets: registry.sets(),
             policy: KernelPolicy::auto(),
+            memory: Memory::of_machine(),
         };
         let record = bench.measure(cell, &weight_file(), work).unwrap();
         let said = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();
@@ -659,4 +646,60 @@ fn a_bad_checkpoint_is_removed_and_its_unit_fitted_again() {
     let (again, said) = measure(work.path());
     assert_eq!((again, times()), (sound, before));
     assert!(!said.contains("fitted again"), "{said}");
+}
+
+#[test]
+fn a_memory_budget_moves_no_bit() {
+    let plan = format!(
+        "name = 'memory'\ntitle = 'Memory'\nrates = [0.6]\n\
+         [task]\nname = 'micro'\nsamples = 20\n\
+         [calibration]\nimages = 64\nbatch = 20\n\
+         [fit.few]\noptimizer = 'adam'\nlr = 0.0005\nbias_lr = 0.0005\nsteps = 5\n\
+         [[grid]]\nname = 'fit'\ntrack = 'reconstruction'\ngranularity = ['block']\n\
+         allocators = ['l2norm']\ninputs = ['sparse', 'dense']\n\
+         models = ['{MODEL}', 'micro_shufflenet_v2_x0_5', 'micro_vit_nano']\n\
+         [[grid]]\nname = 'sums'\ntrack = 'allocation'\nmodels = ['{MODEL}']\n\
+         criterion = {{ name = 'sparsegpt', inputs = 'dense' }}\nrepair = ['bn_re_estimation']\nallocators = ['uniform']\n\
+         [[grid]]\nname = 'search'\ntrack = 'allocation'\nmodels = ['{MODEL}']\n\
+         allocators = [{{ name = 'evopress', generations = 2, offspring = 2, stages = [[64, 1]] }}]\n"
+    );
+    let registry = Zoo::new(&workspace_root().join("assets"), Default::default()).unwrap();
+    let cells = Plan::parse(&plan, "memory.toml", &[]).unwrap();
+    let cells = cells.expand(&registry).unwrap();
+    let chosen = choose(Choice::Flex).unwrap();
+    let measure = |planned: &Planned, memory| {
+        let heard = Heard::default();
+        let progress = Progress::to_writer(1, Box::new(heard.clone()));
+        let bench = Bench {
+            chosen: &chosen,
+            progress: &progress,
+            sets: registry.sets(),
+            policy: KernelPolicy::auto(),
+            memory,
+        };
+        let work = tempfile::tempdir().unwrap();
+        let file = registry.file(&planned.cell.model).unwrap();
+        let record = bench.measure(&planned.cell, &file, work.path()).unwrap();
+        let said = String::from_utf8(heard.0.lock().unwrap().clone()).unwrap();
+        // Beside the checkpoints nothing is left.
+        for entry in fs::read_dir(work.path()).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name.starts_with("unit-"), "{name}");
+        }
+        (digest(&record), said.matches("temporary file").count())
+    };
+    // Room for the largest layer's products and not for all of them, for some pairs and inputs and not for the others.
+    let little = Memory::of(1536 << 10);
+    let mut fits = 0;
+    for planned in &cells {
+        let (whole, told) = measure(planned, Memory::of(1 << 30));
+        assert_eq!(told, 0, "{}", planned.cell);
+        let (cut, told) = measure(planned, little);
+        assert_eq!(cut, whole, "{}", planned.cell);
+        let sparsity = planned.cell.sparsity.as_ref();
+        let fitted = sparsity.is_some_and(|sparsity| sparsity.reconstruction.is_some());
+        assert_eq!(told > 0, fitted, "{}", planned.cell);
+        fits += told;
+    }
+    assert_eq!(fits, 6, "a network's first unit over the budget is told of");
 }

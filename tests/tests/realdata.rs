@@ -1,7 +1,7 @@
 //! `ptsbench evaluate` and `run` on data sets in folders: the built-in images, written as an ImageNet of twenty classes,
 //! must give the numbers that they give built in.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::weights::save;
 use model_zoo::{Modality, Of};
-use ptsbench::data::synthetic::{CLASSES, MicroSet, PIXELS, SIDE};
+use ptsbench::data::synthetic::{CLASSES, MicroSet};
+use ptsbench_tests::files::built_in;
 use ptsbench_tests::{program, workspace_root};
 use serde_json::Value;
 
@@ -23,20 +24,6 @@ fn class(label: usize) -> String {
     format!("n{:08}", 90_000_000 + label)
 }
 
-fn png(file: &Path, set: MicroSet, index: usize) {
-    fs::create_dir_all(file.parent().unwrap()).unwrap();
-    let mut encoder = png::Encoder::new(File::create(file).unwrap(), SIDE as u32, SIDE as u32);
-    encoder.set_color(png::ColorType::Rgb);
-    let planes = set.image(index).pixels;
-    let plane = PIXELS / 3;
-    let pixels: Vec<u8> = (0..plane)
-        .flat_map(|at| [0, 1, 2].map(|channel| planes[channel * plane + at]))
-        .collect();
-    let mut writer = encoder.write_header().unwrap();
-    writer.write_image_data(&pixels).unwrap();
-    writer.finish().unwrap();
-}
-
 /// A folder with the first test images in class folders.
 struct Desk(tempfile::TempDir);
 
@@ -44,7 +31,7 @@ impl Desk {
     fn new(validation: usize) -> Self {
         let desk = Self(tempfile::tempdir().unwrap());
         for index in 0..validation {
-            png(&desk.picture(index), MicroSet::TEST, index);
+            built_in(&desk.picture(index), MicroSet::TEST, index);
         }
         desk
     }
@@ -297,7 +284,7 @@ fn a_plan_on_a_folder_calibrates_and_evaluates_there() {
     for index in 0..TRAIN {
         let label = MicroSet::TRAIN.label(index).into();
         let file = desk.path(&format!("set/train/{}/train_{index:05}.png", class(label)));
-        png(&file, MicroSet::TRAIN, index);
+        built_in(&file, MicroSet::TRAIN, index);
     }
     let plan = format!(
         "name = 'folder'\ntitle = 'Folder'\n[task]\nname = 'imagenet'\nsamples = 60\n\

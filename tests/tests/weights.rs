@@ -13,6 +13,7 @@ use model_zoo::weights::{
     Container, Dtype, Source, Stored, load_network, open, parameters, recognise, save, write_stored,
 };
 use model_zoo::{Classes, Classifier, Modality, Of};
+use ptsbench_tests::files::tensors;
 
 /// A small row of each family, and another size of it.
 const FAMILIES: [[&str; 2]; 7] = [
@@ -59,18 +60,6 @@ fn loaded(name: &str, file: &Path) -> Result<(), String> {
     catalog::find(name)
         .unwrap()
         .open(&Device::flex(), Load(file))
-}
-
-/// Every tensor of a file.
-fn tensors(file: &Path) -> Vec<Stored> {
-    let source = Container::open(file).unwrap();
-    let stored = |key: String| Stored {
-        dtype: source.dtype(&key).unwrap(),
-        shape: source.shape(&key).unwrap(),
-        bytes: source.raw(&key).unwrap(),
-        key,
-    };
-    source.keys().into_iter().map(stored).collect()
 }
 
 /// The tensors of a convolution or linear layer, biases and norms apart: first and last of the file are of any kind.
@@ -429,7 +418,7 @@ impl Visit<Classes> for Logits<'_> {
         let values: Vec<f32> = (0..count).map(|i| (i % 251) as f32 / 125.0 - 1.0).collect();
         let shape = [1, channels, height, width];
         let input = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
-        let logits = network.run(input, &mut Bare).into_data();
+        let logits = network.run(input, &mut Bare::default()).into_data();
         logits.iter::<f32>().collect()
     }
 }

@@ -28,7 +28,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network, Zeros};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
-use model_zoo::{Boxes, Classes, Fixed, Modality, Noise, Of, Tokens};
+use model_zoo::{Boxes, Classes, Modality, Noise, Of, Padded, Tokens};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
@@ -317,7 +317,10 @@ impl Golds for Boxes {
     fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
         let images = check.image(case)?;
         let [count, _, height, width] = images.dims();
-        Ok((images, Fixed(vec![[height, width]; count])))
+        Ok(Padded {
+            images,
+            sizes: vec![[height, width]; count],
+        })
     }
 
     fn outputs(levels: Self::Output) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
@@ -538,7 +541,7 @@ impl Check<'_> {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
-        let found = M::outputs(network.run(input.clone(), &mut Bare));
+        let found = M::outputs(network.run(input.clone(), &mut Bare::default()));
 
         let mut failed = false;
         outcome.expect(
@@ -584,7 +587,7 @@ impl Check<'_> {
         let Ok(input) = M::input(self, case) else {
             return;
         };
-        let found = M::outputs(folded.run(input, &mut Bare));
+        let found = M::outputs(folded.run(input, &mut Bare::default()));
         for ((_, _, values), output) in found.iter().zip(&case.outputs) {
             let Ok(stored) = self.stored.read(&output.tensor) else {
                 continue;

@@ -6,10 +6,9 @@ use anyhow::{Context, Result};
 use burn::prelude::*;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Distribution, IndexingUpdateOp};
-use kernels::cpu::{Epilogue, Isa, Mask, conv, weight_grad};
-use kernels::plan::{
-    self, FrozenWeight, KernelPolicy, Path, PathChoice, Problem, auto_forward, explain,
-};
+use kernels::cpu::sparse::{self, SparseWeight};
+use kernels::cpu::{Isa, Mask, conv, weight_grad};
+use kernels::plan::{self, KernelPolicy, Path, PathChoice, explain};
 use kernels::{BitMask, ConvShape, Ties, nm_mask, select_smallest};
 
 use crate::block::{Part, State, run};
@@ -229,7 +228,7 @@ impl Stage<'_> {
         let call = move |index: usize| {
             let (x, mask) = (&inputs[index], mask.as_ref().map(Mask::from));
             if pass != Pass::WeightGrad {
-                let y = conv::forward(isa, &shape, x, &w, mask, Epilogue::default());
+                let y = conv::forward(isa, &shape, x, &w, mask, None);
                 drop(black_box(y));
             }
             if pass != Pass::Forward {
@@ -260,22 +259,22 @@ impl Stage<'_> {
         let shape = self.shape(conv);
         let (rows, cols) = (conv.outputs, shape.weight_cols());
         let w: Tensor<2> = self.draw([rows, cols]) / (cols as f64).sqrt();
-        let weight = FrozenWeight::new(to_vecs(&[w])?.remove(0), self.mask(rows, cols, sparsity)?)?;
+        let (w, mask) = (to_vecs(&[w])?.remove(0), self.mask(rows, cols, sparsity)?);
         let inputs = to_vecs(inputs)?;
         let policy = KernelPolicy {
             path,
             ..KernelPolicy::auto()
         };
-        let plan = explain(
-            plan::Op::Forward,
-            &Problem::Conv(shape),
-            weight.kept(),
-            &policy,
-        );
+        let kept = mask.nnz().into();
+        let plan = explain(plan::Op::Forward, &shape.into(), kept, &policy);
+        let packed = (plan.path != Path::Dense).then(|| SparseWeight::from_dense(&w, &mask));
+        let packed = packed.transpose()?;
         let call = move |index: usize| {
-            let x = &inputs[index];
-            let y = auto_forward(&policy, &shape, x, &weight, Epilogue::default());
-            drop(black_box(y));
+            let (isa, x) = (policy.isa, &inputs[index]);
+            drop(black_box(match &packed {
+                Some(weight) => sparse::forward(isa, &shape, x, weight, None),
+                None => conv::forward(isa, &shape, x, &w, Some(Mask::from(&mask)), None),
+            }));
         };
         let name = if path == PathChoice::Auto {
             "auto"

@@ -3,7 +3,7 @@
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Int, Tensor, activation, module};
 use kernels::cpu::Isa;
-use kernels::{Activation, WeightGrad};
+use kernels::{Activation, Precision};
 
 use crate::shapes::{Op, Pass};
 
@@ -144,14 +144,13 @@ impl Engine for Ours {
             groups: options.groups,
         };
         let words = w.mask.as_ref().map(|mask| mask.words.clone());
-        let grad = WeightGrad::Masked;
-        kernels::conv2d(x, w.value.clone(), words, None, options, grad)
+        kernels::conv2d(x, w.value.clone(), words, None, options, Precision::F32)
             .expect("the shape file was checked")
     }
 
     fn linear(&self, x: Tensor<3>, w: &Weight<2>) -> Tensor<3> {
         let words = w.mask.as_ref().map(|mask| mask.words.clone());
-        kernels::linear(x, w.value.clone(), words, None, WeightGrad::Masked)
+        kernels::linear(x, w.value.clone(), words, None, Precision::F32)
             .expect("the shape file was checked")
     }
 

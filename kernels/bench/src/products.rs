@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use kernels::LinearShape;
 use kernels::reference::{self, Product};
-use kernels::{BitMask, ConvOptions, ConvShape, WeightGrad};
+use kernels::{BitMask, ConvOptions, ConvShape, Precision};
 
 /// Results compared, and the largest error over its bound.
 #[derive(Debug, Default)]
@@ -61,14 +61,7 @@ pub fn convolutions(device: &Device) -> Result<Tally> {
             groups: shape.groups,
         };
         let words = Some(words(&keep, &device));
-        let y = kernels::conv2d(
-            xt.clone(),
-            wt.clone(),
-            words,
-            None,
-            options,
-            WeightGrad::Masked,
-        )?;
+        let y = kernels::conv2d(xt.clone(), wt.clone(), words, None, options, Precision::F32)?;
         let got = read(y.clone().inner())?;
         let want = reference::conv2d(&x, &w, Some(&keep), None, shape);
         tally.take(got, &want, shape.weight_cols(), &what("output"))?;
@@ -109,7 +102,7 @@ pub fn linear_layers(device: &Device) -> Result<Tally> {
             .collect();
         let wt = upload(&transposed, [cols, rows], &device).require_grad();
         let words = Some(words(&keep, &device));
-        let y = kernels::linear(xt.clone(), wt.clone(), words, None, WeightGrad::Masked)?;
+        let y = kernels::linear(xt.clone(), wt.clone(), words, None, Precision::F32)?;
         let got = read(y.clone().inner())?;
         let want = reference::linear(&x, &w, Some(&keep), None, shape);
         tally.take(got, &want, cols, &what("output"))?;

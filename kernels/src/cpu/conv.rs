@@ -23,30 +23,21 @@ const REPAY: usize = 16;
 /// Floats of a plane: about half of a second-level cache of 512 KiB.
 const PLANE: usize = 96 * 1024;
 
-/// What is added to a product before it is stored.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Epilogue<'a> {
-    /// One value per output channel.
-    pub bias: Option<&'a [f32]>,
-    /// Whether negative results become 0.
-    pub relu: bool,
-}
-
-/// The output of a convolution: `x` NCHW, `w` OIHW, both as `shape` says.
+/// The output of a convolution: `x` NCHW, `w` OIHW, both as `shape` says; `bias` has a value per output channel.
 pub fn forward(
     isa: Isa,
     shape: &ConvShape,
     x: &[f32],
     w: &[f32],
     mask: Option<Mask>,
-    epilogue: Epilogue,
+    bias: Option<&[f32]>,
 ) -> Vec<f32> {
     check(shape, x.len(), shape.input_len(), w.len(), mask);
-    if let Some(bias) = epilogue.bias {
+    if let Some(bias) = bias {
         assert_eq!(bias.len(), shape.outputs, "one bias per output channel");
     }
     if shape.is_depthwise() {
-        return super::depthwise::forward(isa.kernels(), shape, x, w, mask, epilogue);
+        return super::depthwise::forward(isa.kernels(), shape, x, w, mask, bias);
     }
     let product = Product {
         kernels: isa.kernels(),
@@ -57,7 +48,7 @@ pub fn forward(
         channels: shape.inputs / shape.groups,
         in_place: shape.is_pointwise(),
     };
-    product.run(x, w, mask, epilogue)
+    product.run(x, w, mask, bias)
 }
 
 /// The gradient of a convolution's input from that of its output, `g`.
@@ -81,7 +72,7 @@ pub fn input_grad(
         channels: shape.outputs / shape.groups,
         in_place: shape.is_pointwise(),
     };
-    product.run(g, w, mask, Epilogue::default())
+    product.run(g, w, mask, None)
 }
 
 /// The kernels trust their lengths: a wrong one is a bug of the caller, never a reason to read past an end.
@@ -157,7 +148,7 @@ impl Packed<'_> {
 }
 
 impl Product<'_> {
-    fn run(&self, source: &[f32], w: &[f32], mask: Option<Mask>, epilogue: Epilogue) -> Vec<f32> {
+    fn run(&self, source: &[f32], w: &[f32], mask: Option<Mask>, bias: Option<&[f32]>) -> Vec<f32> {
         let [height, width] = self.view.result;
         let len = self.shape.batch * self.shape.groups * self.rows * height * width;
         let mut result = super::work::output(len);
@@ -172,11 +163,11 @@ impl Product<'_> {
             }
             if self.in_place && !small {
                 let packed = self.pack(sub, w, mask, DEPTH);
-                self.run_in_place(source, &packed, epilogue, to);
+                self.run_in_place(source, &packed, bias, to);
             } else {
                 let depth = (DEPTH / sub.taps.len().max(1)).max(1);
                 let packed = self.pack(sub, w, mask, depth);
-                self.run_planes(sub, source, &packed, epilogue, to);
+                self.run_planes(sub, source, &packed, bias, to);
             }
         }
         // SAFETY: the phases cover the result, and each was written whole.
@@ -279,7 +270,7 @@ impl Product<'_> {
     }
 
     /// A matrix product over positions, read and written where they lie.
-    fn run_in_place(&self, source: &[f32], packed: &Packed, epilogue: Epilogue, to: Shared) {
+    fn run_in_place(&self, source: &[f32], packed: &Packed, bias: Option<&[f32]>, to: Shared) {
         let [height, width] = self.view.result;
         let positions = height * width;
         let columns = self.kernels.columns();
@@ -304,7 +295,7 @@ impl Product<'_> {
                         self.tiles_in_place(
                             source,
                             packed,
-                            epilogue,
+                            bias,
                             to,
                             image,
                             at,
@@ -335,7 +326,7 @@ impl Product<'_> {
         &self,
         source: &[f32],
         packed: &Packed,
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
         to: Shared,
         image: usize,
         at: usize,
@@ -391,7 +382,7 @@ impl Product<'_> {
                             prefetch::<true>(result.wrapping_add(row * positions + columns));
                         }
                     }
-                    let finish = self.finish(group, panel, epilogue, first, last);
+                    let finish = self.finish(group, panel, bias, first);
                     let (weight, lda) = packed.panel(group, channels, panel);
                     // SAFETY: the caller's, and the panel lies in the weight.
                     unsafe {
@@ -425,16 +416,14 @@ impl Product<'_> {
         &self,
         group: usize,
         panel: &Range<usize>,
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
         first: bool,
-        last: bool,
     ) -> Finish {
         Finish {
             resume: !first,
-            bias: epilogue.bias.map_or(std::ptr::null(), |bias| {
+            bias: bias.map_or(std::ptr::null(), |bias| {
                 bias[group * self.rows + panel.start..].as_ptr()
             }),
-            relu: epilogue.relu && last,
         }
     }
 
@@ -459,7 +448,7 @@ impl Product<'_> {
         sub: &Sub,
         source: &[f32],
         packed: &Packed,
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
         to: Shared,
     ) {
         let view = &self.view;
@@ -521,7 +510,7 @@ impl Product<'_> {
                 let (first, last) = (c == 0, c + 1 == packed.chunks.len());
                 let mut at = 0;
                 for panel in &packed.panels[part.clone()] {
-                    let finish = self.finish(group, panel, epilogue, first, last);
+                    let finish = self.finish(group, panel, bias, first);
                     // SAFETY: `sums` has room for the panel's rows.
                     let sums = unsafe { sums.as_mut_ptr().add(at * row) };
                     if keep {

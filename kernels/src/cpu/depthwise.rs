@@ -7,7 +7,7 @@
 
 use super::plane::{Layout, Sub, View};
 use super::work::{Scratch, Shared, copy, output, parallel, split};
-use super::{Epilogue, Finish, Kernels, Mask};
+use super::{Finish, Kernels, Mask};
 use crate::ConvShape;
 
 /// Floats of a plane: most of a first-level cache of 32 KiB.
@@ -20,11 +20,11 @@ pub fn forward(
     x: &[f32],
     w: &[f32],
     mask: Option<Mask>,
-    epilogue: Epilogue,
+    bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let multiplier = shape.outputs / shape.inputs;
     let product = Product::new(kernels, shape, View::forward(shape), [1, multiplier]);
-    product.run(x, w, mask, epilogue)
+    product.run(x, w, mask, bias)
 }
 
 /// See [`super::conv::input_grad`], which checks the arguments.
@@ -37,7 +37,7 @@ pub fn input_grad(
 ) -> Vec<f32> {
     let multiplier = shape.outputs / shape.inputs;
     let product = Product::new(kernels, shape, View::input_grad(shape), [multiplier, 1]);
-    product.run(g, w, mask, Epilogue::default())
+    product.run(g, w, mask, None)
 }
 
 /// See [`super::weight_grad::weight_grad`], which checks the arguments.
@@ -159,7 +159,7 @@ impl<'a> Product<'a> {
         self.view.subs.iter().map(pack).collect()
     }
 
-    fn run(&self, source: &[f32], w: &[f32], mask: Option<Mask>, epilogue: Epilogue) -> Vec<f32> {
+    fn run(&self, source: &[f32], w: &[f32], mask: Option<Mask>, bias: Option<&[f32]>) -> Vec<f32> {
         let [height, width] = self.view.result;
         let positions = height * width;
         let all = self.shape.groups;
@@ -192,10 +192,8 @@ impl<'a> Product<'a> {
                             let channel = group * self.results + row;
                             let finish = Finish {
                                 resume: false,
-                                bias: epilogue
-                                    .bias
+                                bias: bias
                                     .map_or(std::ptr::null(), |bias| &raw const bias[channel]),
-                                relu: epilogue.relu,
                             };
                             let to = to.at((image * all * self.results + channel) * positions);
                             // SAFETY: this result channel of this image is this thread's alone.

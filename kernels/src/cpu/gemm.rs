@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::micro::{Bits, MAX_COLUMNS, MAX_ROWS};
 use super::work::{Scratch, Shared, output, parallel, prefetch, split};
-use super::{Epilogue, Finish, Isa, Kernels, Mask};
+use super::{Finish, Isa, Kernels, Mask};
 
 /// Steps of k of one pass: a panel of B, this deep, takes three quarters of a first-level cache of 32 KiB.
 const DEPTH: usize = 384;
@@ -77,7 +77,7 @@ pub fn matmul(isa: Isa, [m, k, n]: [usize; 3], a: Operand, b: Operand) -> Vec<f3
         kernels: isa.kernels(),
         size: [m, k, n],
         kept: Kept::All,
-        epilogue: Epilogue::default(),
+        bias: None,
         result_mask: None,
     };
     // One matrix times a stack of others that lie below each other is one product.
@@ -142,7 +142,7 @@ pub(super) struct Product<'a> {
     pub size: [usize; 3],
     pub kept: Kept<'a>,
     /// Bias per column.
-    pub epilogue: Epilogue<'a>,
+    pub bias: Option<&'a [f32]>,
     /// Rows of this mask are columns of the result; what it prunes is +0.
     pub result_mask: Option<Mask<'a>>,
 }
@@ -282,10 +282,9 @@ impl Product<'_> {
                             columns: n_here,
                             finish: Finish {
                                 resume: !first,
-                                bias: self.epilogue.bias.map_or(std::ptr::null(), |bias| {
+                                bias: self.bias.map_or(std::ptr::null(), |bias| {
                                     bias[column..column + n_here].as_ptr()
                                 }),
-                                relu: self.epilogue.relu && last,
                             },
                         };
                         let mut at = 0;

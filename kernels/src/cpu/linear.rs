@@ -4,7 +4,7 @@
 //! is applied while blocks of the weight are packed into cache: no masked copy of the weight exists.
 
 use super::gemm::{Kept, Matrix, Product};
-use super::{Epilogue, Isa, Mask};
+use super::{Isa, Mask};
 use crate::LinearShape;
 
 /// `y[p, r] = b[r] + sum over kept c of w[c, r] x[p, c]`.
@@ -17,7 +17,7 @@ pub fn forward(
     x: &[f32],
     w: &[f32],
     mask: Option<Mask>,
-    epilogue: Epilogue,
+    bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let LinearShape {
         positions,
@@ -26,12 +26,12 @@ pub fn forward(
     } = shape;
     check("x", x.len(), positions * cols);
     check_weight(shape, w.len(), mask);
-    check("bias", epilogue.bias.map_or(rows, <[f32]>::len), rows);
+    check("bias", bias.map_or(rows, <[f32]>::len), rows);
     let product = Product {
         kernels: isa.kernels(),
         size: [positions, cols, rows],
         kept: mask.map_or(Kept::All, Kept::Across),
-        epilogue,
+        bias,
         result_mask: None,
     };
     product.run(1, |_| [Matrix::rows_of(x, cols), Matrix::rows_of(w, rows)])
@@ -59,7 +59,7 @@ pub fn input_grad(
         kernels: isa.kernels(),
         size: [positions, rows, cols],
         kept: mask.map_or(Kept::All, Kept::Along),
-        epilogue: Epilogue::default(),
+        bias: None,
         result_mask: None,
     };
     product.run(1, |_| {
@@ -93,7 +93,7 @@ pub fn weight_grad(
         kernels: isa.kernels(),
         size: [cols, positions, rows],
         kept: Kept::All,
-        epilogue: Epilogue::default(),
+        bias: None,
         result_mask: mask,
     };
     product.run(1, |_| {

@@ -20,8 +20,6 @@ pub struct Finish {
     pub resume: bool,
     /// One value per row to begin with, or null; ignored when resuming.
     pub bias: *const f32,
-    /// Whether negative results become 0.
-    pub relu: bool,
 }
 
 /// `c[i][j] (+)= sum over k of a[i][k] x[offsets[k] + j]`, where `a` lies at `i lda + k`, or packed at `k rows + i` where

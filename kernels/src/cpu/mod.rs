@@ -23,7 +23,6 @@ use std::sync::OnceLock;
 
 use crate::{BitMask, KernelError};
 
-pub use conv::Epilogue;
 pub(crate) use micro::{Finish, Kernels, MAX_COLUMNS};
 
 /// An instruction set with kernels of its own.

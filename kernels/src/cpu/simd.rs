@@ -26,8 +26,6 @@ pub trait Simd: Copy + 'static {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
-    /// The larger; `b` where `a` is NaN.
-    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// `v` where the bit of its lane is 1, else +0: what is stored in masked places does not matter.
     unsafe fn keep(v: Self::V, bits: u32) -> Self::V;
     /// `v` where bit `bit` of its lane's word is 1, else +0; `words` holds `LANES` of them.
@@ -96,11 +94,6 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] + b[i])
-    }
-
-    #[inline(always)]
-    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
-        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
     #[inline(always)]
@@ -198,12 +191,6 @@ mod x86 {
         unsafe fn add(a: __m256, b: __m256) -> __m256 {
             // SAFETY: the caller has AVX2.
             unsafe { _mm256_add_ps(a, b) }
-        }
-
-        #[inline(always)]
-        unsafe fn max(a: __m256, b: __m256) -> __m256 {
-            // SAFETY: the caller has AVX2.
-            unsafe { _mm256_max_ps(a, b) }
         }
 
         #[inline(always)]
@@ -308,12 +295,6 @@ mod x86 {
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F.
             unsafe { _mm512_add_ps(a, b) }
-        }
-
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: the caller has AVX-512F.
-            unsafe { _mm512_max_ps(a, b) }
         }
 
         #[inline(always)]

@@ -78,29 +78,6 @@ impl Csr {
         dense
     }
 
-    /// The pattern.
-    pub fn to_mask(&self) -> BitMask {
-        let mut keep = vec![false; self.rows * self.cols];
-        for stored in 0..self.rows {
-            for &col in self.row_cols(stored) {
-                keep[self.row(stored) * self.cols + col as usize] = true;
-            }
-        }
-        BitMask::from_fn(self.rows, self.cols, |index| keep[index])
-    }
-
-    /// Takes new values of the same pattern from a matrix.
-    pub fn refresh(&mut self, weights: &[f32]) -> Result<(), KernelError> {
-        expect_len("weights", self.rows * self.cols, weights.len())?;
-        for stored in 0..self.rows {
-            let row = self.row(stored) * self.cols;
-            for entry in self.entries(stored) {
-                self.val[entry] = weights[row + self.col[entry] as usize];
-            }
-        }
-        Ok(())
-    }
-
     /// The same matrix with its longest rows stored first, equal ones in matrix order: threads that take rows as they
     /// come then finish together.
     pub fn balanced(&self) -> Self {
@@ -127,18 +104,6 @@ impl Csr {
         let rows = by_length.iter().map(|&stored| self.row(stored) as u32);
         balanced.rows_stored = Some(rows.collect());
         balanced
-    }
-
-    /// Every entry's column times `stride`: its offset in a panel of activations with `stride` units per column.
-    pub fn panel_offsets(&self, stride: u32) -> Result<Vec<u32>, KernelError> {
-        let last = (self.cols.saturating_sub(1) as u64).saturating_mul(u64::from(stride));
-        if u32::try_from(last).is_err() {
-            return Err(fail(format!(
-                "panel offsets reach {last}; cut the {} columns into blocks",
-                self.cols
-            )));
-        }
-        Ok(self.col.iter().map(|col| col * stride).collect())
     }
 
     /// Output channels.
@@ -315,13 +280,7 @@ mod tests {
                 csr.validate().unwrap();
                 prop_assert_eq!(csr.nnz(), mask.nnz());
                 prop_assert_eq!(&csr.to_dense(), &weights);
-                prop_assert_eq!(&csr.to_mask(), &mask);
                 prop_assert_eq!(&Csr::from_bytes(&csr.to_bytes()).unwrap(), csr);
-                let mut fresh = csr.clone();
-                let mut other = values(seed + 1, mask.len());
-                fresh.refresh(&other).unwrap();
-                mask.apply(&mut other).unwrap();
-                prop_assert_eq!(&fresh.to_dense(), &other);
             }
             let lengths: Vec<usize> = (0..mask.rows()).map(|row| balanced.row_cols(row).len()).collect();
             prop_assert!(lengths.is_sorted_by(|a, b| a >= b));
@@ -335,8 +294,6 @@ mod tests {
         assert_eq!(csr.row_ptr(), [0, 1, 3]);
         assert_eq!(csr.columns(), [0, 1, 2]);
         assert_eq!(csr.values(), [1.0, 0.0, 6.0]);
-        assert_eq!(csr.panel_offsets(256).unwrap(), [0, 256, 512]);
-        assert!(csr.panel_offsets(u32::MAX).is_err());
         assert_eq!(csr.bytes_per_weight(), 36.0 / 6.0);
         let balanced = csr.balanced();
         assert_eq!([balanced.row(0), balanced.row(1)], [1, 0]);

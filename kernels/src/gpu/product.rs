@@ -159,11 +159,11 @@ impl Product {
 
 /// `x w + bias`.
 pub(crate) fn linear(
+    shape: LinearShape,
     x: CubeTensor,
     w: CubeTensor,
     mask: Option<CubeTensor>,
     bias: Option<CubeTensor>,
-    shape: LinearShape,
 ) -> CubeTensor {
     let LinearShape {
         positions,
@@ -192,10 +192,10 @@ pub(crate) fn linear(
 
 /// The gradient of a linear layer's input.
 pub(crate) fn linear_input_grad(
+    shape: LinearShape,
     g: CubeTensor,
     w: CubeTensor,
     mask: Option<CubeTensor>,
-    shape: LinearShape,
 ) -> CubeTensor {
     let LinearShape {
         positions,
@@ -224,10 +224,10 @@ pub(crate) fn linear_input_grad(
 
 /// The gradient of a linear layer's weight, [in, out], 0 where the mask prunes.
 pub(crate) fn linear_weight_grad(
+    shape: LinearShape,
     x: CubeTensor,
     g: CubeTensor,
     mask: Option<CubeTensor>,
-    shape: LinearShape,
 ) -> CubeTensor {
     let LinearShape {
         positions,
@@ -262,11 +262,11 @@ fn is_narrow(shape: &ConvShape) -> bool {
 
 /// A convolution.
 pub(crate) fn conv(
+    shape: &ConvShape,
     x: CubeTensor,
     w: CubeTensor,
     mask: Option<CubeTensor>,
     bias: Option<CubeTensor>,
-    shape: &ConvShape,
 ) -> CubeTensor {
     let (x, w) = (into_contiguous(x), into_contiguous(w));
     let (mask, bias) = (mask.map(into_contiguous), bias.map(into_contiguous));
@@ -322,10 +322,10 @@ pub(crate) fn conv(
 
 /// The gradient of a convolution's input.
 pub(crate) fn conv_input_grad(
+    shape: &ConvShape,
     g: CubeTensor,
     w: CubeTensor,
     mask: Option<CubeTensor>,
-    shape: &ConvShape,
 ) -> CubeTensor {
     let (g, w, mask) = (
         into_contiguous(g),
@@ -381,10 +381,10 @@ pub(crate) fn conv_input_grad(
 
 /// The gradient of a convolution's weight, 0 where the mask prunes.
 pub(crate) fn conv_weight_grad(
+    shape: &ConvShape,
     x: CubeTensor,
     g: CubeTensor,
     mask: Option<CubeTensor>,
-    shape: &ConvShape,
 ) -> CubeTensor {
     let (x, g, mask) = (
         into_contiguous(x),

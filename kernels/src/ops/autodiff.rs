@@ -9,8 +9,8 @@ use burn_autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 
-use super::{Bias, CpuOps, Keep, Skip, SparseOps, WeightGrad};
-use crate::{Activation, ConvShape};
+use super::{Bias, CpuOps, Keep, Skip, SparseOps};
+use crate::{Activation, ConvShape, Precision};
 
 /// A tensor that may be on the tape.
 type Taped<B, S> = FloatTensor<Autodiff<B, S>>;
@@ -27,7 +27,7 @@ struct ProductState<B: Backend> {
     mask: Keep<B>,
     /// None for a linear layer.
     shape: Option<ConvShape>,
-    grad: WeightGrad,
+    precision: Precision,
 }
 
 impl<B: SparseOps, const N: usize> Backward<B, N> for Product {
@@ -41,6 +41,7 @@ impl<B: SparseOps, const N: usize> Backward<B, N> for Product {
     ) {
         let g = grads.consume::<B>(&ops.node);
         let state = ops.state;
+        let precision = state.precision;
         let mut kept = |id: Option<NodeId>| {
             checkpointer.retrieve_node_output::<FloatTensor<B>>(
                 id.expect("a tracked parent's partner was kept"),
@@ -49,20 +50,16 @@ impl<B: SparseOps, const N: usize> Backward<B, N> for Product {
         if let Some(x) = &ops.parents[0] {
             let (w, mask) = (kept(state.w), state.mask.clone());
             let dx = match state.shape {
-                Some(shape) => B::sparse_conv2d_input_grad(g.clone(), w, mask, shape),
-                None => B::sparse_linear_input_grad(g.clone(), w, mask),
+                Some(shape) => B::sparse_conv2d_input_grad(g.clone(), w, mask, shape, precision),
+                None => B::sparse_linear_input_grad(g.clone(), w, mask, precision),
             };
             grads.register::<B>(x.id, dx);
         }
         if let Some(w) = &ops.parents[1] {
-            let x = kept(state.x);
-            let mask = match state.grad {
-                WeightGrad::Masked => state.mask,
-                WeightGrad::Dense => Keep::All,
-            };
+            let (x, mask) = (kept(state.x), state.mask);
             let dw = match state.shape {
-                Some(shape) => B::sparse_conv2d_weight_grad(x, g.clone(), mask, shape),
-                None => B::sparse_linear_weight_grad(x, g.clone(), mask),
+                Some(shape) => B::sparse_conv2d_weight_grad(x, g.clone(), mask, shape, precision),
+                None => B::sparse_linear_weight_grad(x, g.clone(), mask, precision),
             };
             grads.register::<B>(w.id, dw);
         }
@@ -79,15 +76,15 @@ fn product<B: SparseOps, S: CheckpointStrategy>(
     mask: Keep<Autodiff<B, S>>,
     bias: Bias<Autodiff<B, S>>,
     shape: Option<ConvShape>,
-    grad: WeightGrad,
+    precision: Precision,
 ) -> Taped<B, S> {
     let mask: Keep<B> = match mask {
         Keep::All => Keep::All,
         Keep::Words(words) => Keep::Words(words),
     };
     let run = |x, w, mask, bias| match shape {
-        Some(shape) => B::sparse_conv2d(x, w, mask, bias, shape, grad),
-        None => B::sparse_linear(x, w, mask, bias, grad),
+        Some(shape) => B::sparse_conv2d(x, w, mask, bias, shape, precision),
+        None => B::sparse_linear(x, w, mask, bias, precision),
     };
     let (x_tracked, w_tracked) = (x.is_tracked(), w.is_tracked());
     // Generic over the number of parents, which functions of tensors are not.
@@ -100,7 +97,7 @@ fn product<B: SparseOps, S: CheckpointStrategy>(
                         w: x_tracked.then(|| prep.checkpoint(&w)),
                         mask: mask.clone(),
                         shape,
-                        grad,
+                        precision,
                     };
                     let y = run(x.into_primitive(), w.into_primitive(), mask, $bias);
                     prep.finish(state, y)
@@ -382,9 +379,9 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         mask: Keep<Self>,
         bias: Bias<Self>,
         shape: ConvShape,
-        grad: WeightGrad,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        product(x, w, mask, bias, Some(shape), grad)
+        product(x, w, mask, bias, Some(shape), precision)
     }
 
     fn sparse_linear(
@@ -392,9 +389,9 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         w: FloatTensor<Self>,
         mask: Keep<Self>,
         bias: Bias<Self>,
-        grad: WeightGrad,
+        precision: Precision,
     ) -> FloatTensor<Self> {
-        product(x, w, mask, bias, None, grad)
+        product(x, w, mask, bias, None, precision)
     }
 
     fn sparse_conv2d_input_grad(
@@ -402,6 +399,7 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         _: FloatTensor<Self>,
         _: Keep<Self>,
         _: ConvShape,
+        _: Precision,
     ) -> FloatTensor<Self> {
         unreachable!("{ONCE}")
     }
@@ -411,6 +409,7 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         _: FloatTensor<Self>,
         _: Keep<Self>,
         _: ConvShape,
+        _: Precision,
     ) -> FloatTensor<Self> {
         unreachable!("{ONCE}")
     }
@@ -419,6 +418,7 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: Keep<Self>,
+        _: Precision,
     ) -> FloatTensor<Self> {
         unreachable!("{ONCE}")
     }
@@ -427,6 +427,7 @@ impl<B: SparseOps, S: CheckpointStrategy> SparseOps for Autodiff<B, S> {
         _: FloatTensor<Self>,
         _: FloatTensor<Self>,
         _: Keep<Self>,
+        _: Precision,
     ) -> FloatTensor<Self> {
         unreachable!("{ONCE}")
     }

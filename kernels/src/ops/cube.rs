@@ -1,12 +1,11 @@
-//! The extension on every GPU that CubeCL reaches.
+//! The extension on every GPU that CubeCL reaches: in f32, to which `ops` holds callers.
 
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Bias, Keep, SparseOps, WeightGrad};
-use crate::ConvShape;
-use crate::LinearShape;
+use super::{Bias, Keep, SparseOps};
 use crate::gpu::product;
+use crate::{ConvShape, LinearShape, Precision};
 
 fn words(keep: Keep<CubeBackend>) -> Option<CubeTensor> {
     match keep {
@@ -34,9 +33,9 @@ impl SparseOps for CubeBackend {
         mask: Keep<Self>,
         bias: Bias<Self>,
         shape: ConvShape,
-        _: WeightGrad,
+        _: Precision,
     ) -> CubeTensor {
-        product::conv(x, w, words(mask), addends(bias), &shape)
+        product::conv(&shape, x, w, words(mask), addends(bias))
     }
 
     fn sparse_conv2d_input_grad(
@@ -44,8 +43,9 @@ impl SparseOps for CubeBackend {
         w: CubeTensor,
         mask: Keep<Self>,
         shape: ConvShape,
+        _: Precision,
     ) -> CubeTensor {
-        product::conv_input_grad(g, w, words(mask), &shape)
+        product::conv_input_grad(&shape, g, w, words(mask))
     }
 
     fn sparse_conv2d_weight_grad(
@@ -53,8 +53,9 @@ impl SparseOps for CubeBackend {
         g: CubeTensor,
         mask: Keep<Self>,
         shape: ConvShape,
+        _: Precision,
     ) -> CubeTensor {
-        product::conv_weight_grad(x, g, words(mask), &shape)
+        product::conv_weight_grad(&shape, x, g, words(mask))
     }
 
     fn sparse_linear(
@@ -62,7 +63,7 @@ impl SparseOps for CubeBackend {
         w: CubeTensor,
         mask: Keep<Self>,
         bias: Bias<Self>,
-        _: WeightGrad,
+        _: Precision,
     ) -> CubeTensor {
         let ([positions, cols], [_, rows]) = (matrix(&x), matrix(&w));
         let shape = LinearShape {
@@ -70,27 +71,37 @@ impl SparseOps for CubeBackend {
             rows,
             cols,
         };
-        product::linear(x, w, words(mask), addends(bias), shape)
+        product::linear(shape, x, w, words(mask), addends(bias))
     }
 
-    fn sparse_linear_input_grad(g: CubeTensor, w: CubeTensor, mask: Keep<Self>) -> CubeTensor {
+    fn sparse_linear_input_grad(
+        g: CubeTensor,
+        w: CubeTensor,
+        mask: Keep<Self>,
+        _: Precision,
+    ) -> CubeTensor {
         let ([positions, rows], [cols, _]) = (matrix(&g), matrix(&w));
         let shape = LinearShape {
             positions,
             rows,
             cols,
         };
-        product::linear_input_grad(g, w, words(mask), shape)
+        product::linear_input_grad(shape, g, w, words(mask))
     }
 
-    fn sparse_linear_weight_grad(x: CubeTensor, g: CubeTensor, mask: Keep<Self>) -> CubeTensor {
+    fn sparse_linear_weight_grad(
+        x: CubeTensor,
+        g: CubeTensor,
+        mask: Keep<Self>,
+        _: Precision,
+    ) -> CubeTensor {
         let ([positions, cols], [_, rows]) = (matrix(&x), matrix(&g));
         let shape = LinearShape {
             positions,
             rows,
             cols,
         };
-        product::linear_weight_grad(x, g, words(mask), shape)
+        product::linear_weight_grad(shape, x, g, words(mask))
     }
 
     fn channel_sums(g: CubeTensor) -> CubeTensor {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use burn::tensor::{Bytes, DType, Shape};
 use burn_flex::{Flex, FlexTensor, Layout};
 
-use super::{Bias, CpuOps, FrozenOps, Keep, Skip, SparseOps, WeightGrad};
-use crate::LinearShape;
-use crate::cpu::amx::{self, Computed};
+use super::{Bias, CpuOps, FrozenOps, Keep, Skip, SparseOps};
+use crate::cpu::amx::Amx;
 use crate::cpu::gemm::{self, Operand};
 use crate::cpu::pointwise::{self, Line};
 use crate::cpu::sparse::{self, SparseWeight};
-use crate::cpu::{Epilogue, Isa, Mask, norm, rows};
-use crate::precision::{count_fallback, precision_in_use};
-use crate::{Activation, ConvShape, KernelError};
+use crate::cpu::{Isa, Mask, conv, linear, norm, rows, weight_grad};
+use crate::precision::count_fallback;
+use crate::{Activation, ConvShape, LinearShape, Precision};
 
 /// A tensor in memory order; most are already.
 fn packed(tensor: FlexTensor) -> FlexTensor {
@@ -38,26 +37,21 @@ fn tensor(data: Vec<f32>, dims: impl Into<Shape>) -> FlexTensor {
     )
 }
 
-/// The values of a product, whatever computed them in the end.
-fn taken(product: Result<Computed, KernelError>) -> Vec<f32> {
-    let product = product.expect("the precision was checked before it came into use");
-    if product.fallback.is_some() {
+/// Where a precision becomes a choice of kernels: the tiles that a product runs on, or none for those of f32. `declines`
+/// says why tiles do not suit the product's shape, if they do not; it is then computed in f32 after all, and counted.
+fn tiles(precision: Precision, declines: Option<&'static str>) -> Option<Amx> {
+    let amx = Amx::new(precision).expect("`ops` lets no precision pass that the machine lacks")?;
+    if declines.is_some() {
         count_fallback();
+        return None;
     }
-    product.values
+    Some(amx)
 }
 
 fn channels(bias: Bias<Flex>) -> Option<FlexTensor> {
     match bias {
         Bias::Zero => None,
         Bias::Channels(bias) => Some(packed(bias)),
-    }
-}
-
-fn epilogue(bias: Option<&FlexTensor>) -> Epilogue<'_> {
-    Epilogue {
-        bias: bias.map(floats),
-        relu: false,
     }
 }
 
@@ -85,23 +79,17 @@ impl SparseOps for Flex {
         keep: Keep<Flex>,
         bias: Bias<Flex>,
         shape: ConvShape,
-        _: WeightGrad,
+        precision: Precision,
     ) -> FlexTensor {
-        let (x, w) = (packed(x), packed(w));
-        let bias = channels(bias);
-        let epilogue = epilogue(bias.as_ref());
-        let keep = words(keep);
+        let (x, w, keep, bias) = (packed(x), packed(w), words(keep), channels(bias));
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let y = amx::conv_forward(
-            precision_in_use(),
-            Isa::detect(),
-            &shape,
-            floats(&x),
-            floats(&w),
-            mask,
-            epilogue,
-        );
-        tensor(taken(y), shape.output_dims())
+        let (isa, xs, ws) = (Isa::detect(), floats(&x), floats(&w));
+        let bias = bias.as_ref().map(floats);
+        let y = match tiles(precision, Amx::declines(&shape)) {
+            Some(amx) => amx.conv_forward(isa, &shape, xs, ws, mask, bias),
+            None => conv::forward(isa, &shape, xs, ws, mask, bias),
+        };
+        tensor(y, shape.output_dims())
     }
 
     fn sparse_conv2d_input_grad(
@@ -109,19 +97,16 @@ impl SparseOps for Flex {
         w: FlexTensor,
         keep: Keep<Flex>,
         shape: ConvShape,
+        precision: Precision,
     ) -> FlexTensor {
-        let (g, w) = (packed(g), packed(w));
-        let keep = words(keep);
+        let (g, w, keep) = (packed(g), packed(w), words(keep));
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let dx = amx::conv_input_grad(
-            precision_in_use(),
-            Isa::detect(),
-            &shape,
-            floats(&g),
-            floats(&w),
-            mask,
-        );
-        tensor(taken(dx), shape.input_dims())
+        let (isa, gs, ws) = (Isa::detect(), floats(&g), floats(&w));
+        let dx = match tiles(precision, Amx::declines(&shape)) {
+            Some(amx) => amx.conv_input_grad(isa, &shape, gs, ws, mask),
+            None => conv::input_grad(isa, &shape, gs, ws, mask),
+        };
+        tensor(dx, shape.input_dims())
     }
 
     fn sparse_conv2d_weight_grad(
@@ -129,19 +114,16 @@ impl SparseOps for Flex {
         g: FlexTensor,
         keep: Keep<Flex>,
         shape: ConvShape,
+        precision: Precision,
     ) -> FlexTensor {
-        let (x, g) = (packed(x), packed(g));
-        let keep = words(keep);
+        let (x, g, keep) = (packed(x), packed(g), words(keep));
         let mask = mask(keep.as_ref(), shape.outputs, shape.weight_cols());
-        let dw = amx::conv_weight_grad(
-            precision_in_use(),
-            Isa::detect(),
-            &shape,
-            floats(&x),
-            floats(&g),
-            mask,
-        );
-        tensor(taken(dw), shape.weight_dims())
+        let (isa, xs, gs) = (Isa::detect(), floats(&x), floats(&g));
+        let dw = match tiles(precision, Amx::declines_weight_grad(&shape)) {
+            Some(amx) => amx.conv_weight_grad(isa, &shape, xs, gs, mask),
+            None => weight_grad::weight_grad(isa, &shape, xs, gs, mask),
+        };
+        tensor(dw, shape.weight_dims())
     }
 
     fn sparse_linear(
@@ -149,61 +131,67 @@ impl SparseOps for Flex {
         w: FlexTensor,
         keep: Keep<Flex>,
         bias: Bias<Flex>,
-        _: WeightGrad,
+        precision: Precision,
     ) -> FlexTensor {
-        let (x, w, keep) = (packed(x), packed(w), words(keep));
-        let bias = channels(bias);
-        let epilogue = epilogue(bias.as_ref());
-        let shape = linear_shape(&x, &w);
-        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let y = amx::linear_forward(
-            precision_in_use(),
-            Isa::detect(),
-            shape,
-            floats(&x),
-            floats(&w),
-            mask,
-            epilogue,
-        );
-        tensor(taken(y), [shape.positions, shape.rows])
+        let (x, w, keep, bias) = (packed(x), packed(w), words(keep), channels(bias));
+        let ([positions, cols], [_, rows]) = (matrix(&x), matrix(&w));
+        let shape = LinearShape {
+            positions,
+            rows,
+            cols,
+        };
+        let mask = mask(keep.as_ref(), rows, cols);
+        let (isa, xs, ws) = (Isa::detect(), floats(&x), floats(&w));
+        let bias = bias.as_ref().map(floats);
+        let y = match tiles(precision, Amx::declines_linear(shape)) {
+            Some(amx) => amx.linear_forward(isa, shape, xs, ws, mask, bias),
+            None => linear::forward(isa, shape, xs, ws, mask, bias),
+        };
+        tensor(y, [positions, rows])
     }
 
-    fn sparse_linear_input_grad(g: FlexTensor, w: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
+    fn sparse_linear_input_grad(
+        g: FlexTensor,
+        w: FlexTensor,
+        keep: Keep<Flex>,
+        precision: Precision,
+    ) -> FlexTensor {
         let (g, w, keep) = (packed(g), packed(w), words(keep));
+        let ([positions, rows], [cols, _]) = (matrix(&g), matrix(&w));
         let shape = LinearShape {
-            positions: g.layout().shape()[0],
-            rows: w.layout().shape()[1],
-            cols: w.layout().shape()[0],
+            positions,
+            rows,
+            cols,
         };
-        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let dx = amx::linear_input_grad(
-            precision_in_use(),
-            Isa::detect(),
-            shape,
-            floats(&g),
-            floats(&w),
-            mask,
-        );
-        tensor(taken(dx), [shape.positions, shape.cols])
+        let mask = mask(keep.as_ref(), rows, cols);
+        let (isa, gs, ws) = (Isa::detect(), floats(&g), floats(&w));
+        let dx = match tiles(precision, Amx::declines_linear(shape)) {
+            Some(amx) => amx.linear_input_grad(isa, shape, gs, ws, mask),
+            None => linear::input_grad(isa, shape, gs, ws, mask),
+        };
+        tensor(dx, [positions, cols])
     }
 
-    fn sparse_linear_weight_grad(x: FlexTensor, g: FlexTensor, keep: Keep<Flex>) -> FlexTensor {
+    fn sparse_linear_weight_grad(
+        x: FlexTensor,
+        g: FlexTensor,
+        keep: Keep<Flex>,
+        precision: Precision,
+    ) -> FlexTensor {
         let (x, g, keep) = (packed(x), packed(g), words(keep));
+        let ([positions, cols], [_, rows]) = (matrix(&x), matrix(&g));
         let shape = LinearShape {
-            positions: x.layout().shape()[0],
-            rows: g.layout().shape()[1],
-            cols: x.layout().shape()[1],
+            positions,
+            rows,
+            cols,
         };
-        let mask = mask(keep.as_ref(), shape.rows, shape.cols);
-        let dw = amx::linear_weight_grad(
-            precision_in_use(),
-            Isa::detect(),
-            shape,
-            floats(&x),
-            floats(&g),
-            mask,
-        );
-        tensor(taken(dw), [shape.cols, shape.rows])
+        let mask = mask(keep.as_ref(), rows, cols);
+        let (isa, xs, gs) = (Isa::detect(), floats(&x), floats(&g));
+        let dw = match tiles(precision, Amx::declines_linear(shape)) {
+            Some(amx) => amx.linear_weight_grad(isa, shape, xs, gs, mask),
+            None => linear::weight_grad(isa, shape, xs, gs, mask),
+        };
+        tensor(dw, [cols, rows])
     }
 
     fn channel_sums(g: FlexTensor) -> FlexTensor {
@@ -227,7 +215,7 @@ impl FrozenOps for Flex {
             &shape,
             floats(&x),
             &weight,
-            epilogue(bias.as_ref()),
+            bias.as_ref().map(floats),
         );
         tensor(y, shape.output_dims())
     }
@@ -235,7 +223,12 @@ impl FrozenOps for Flex {
     fn frozen_linear(x: FlexTensor, weight: Arc<SparseWeight>, bias: Bias<Flex>) -> FlexTensor {
         let (x, bias) = (packed(x), channels(bias));
         let positions = x.layout().shape()[0];
-        let y = sparse::linear(Isa::detect(), floats(&x), &weight, epilogue(bias.as_ref()));
+        let y = sparse::linear(
+            Isa::detect(),
+            floats(&x),
+            &weight,
+            bias.as_ref().map(floats),
+        );
         tensor(y, [positions, weight.rows()])
     }
 }
@@ -551,15 +544,6 @@ fn planes(x: &FlexTensor) -> [usize; 3] {
 fn matrix(x: &FlexTensor) -> [usize; 2] {
     let shape = x.layout().shape();
     [shape[0], shape[1]]
-}
-
-fn linear_shape(x: &FlexTensor, w: &FlexTensor) -> LinearShape {
-    let ([positions, cols], [_, rows]) = (matrix(x), matrix(w));
-    LinearShape {
-        positions,
-        rows,
-        cols,
-    }
 }
 
 /// Where the matrices of a stack begin in its storage.

@@ -17,7 +17,7 @@ const OWNER: &str = "timm/";
 /// Catalog names end so where timm and torchvision build a network differently and this is timm's.
 const OF_TIMM: &str = "_timm";
 
-/// Endings of files, which are no tags.
+/// Endings of files, which are not tags.
 const ENDINGS: [&str; 7] = ["safetensors", "pth", "pt", "bin", "json", "toml", "onnx"];
 
 /// Names that follow from no row: torchvision's, and timm's of networks that DeiT shares.
@@ -68,11 +68,11 @@ impl Named {
         let published = self.published();
         Some(match (self.weights, published) {
             (Meant::Others, Some(published)) => format!(
-                "`{asked}` is taken for its architecture alone, which is the catalog's `{name}`: the recipe there belongs to {published}"
+                "of `{asked}` only the architecture is known here, the catalog's `{name}`: the recipe there belongs to {published}"
             ),
-            (Meant::Others, None) => format!(
-                "`{asked}` is taken for its architecture alone, which is the catalog's `{name}`"
-            ),
+            (Meant::Others, None) => {
+                format!("of `{asked}` only the architecture is known here, the catalog's `{name}`")
+            }
             (Meant::Any, Some(published)) => {
                 format!("`{asked}` is the catalog's `{name}`, whose recipe belongs to {published}")
             }
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn other_weights_are_said_to_be_others() {
         let remark = named("resnet18.a1_in1k").unwrap().remark().unwrap();
-        assert!(remark.contains("architecture alone"), "{remark}");
+        assert!(remark.contains("only the architecture"), "{remark}");
         assert!(remark.contains("timm/resnet18.tv_in1k"), "{remark}");
     }
 }

@@ -45,7 +45,7 @@ dtypes! {
 
 pub(super) type Convert = fn(&[u8], &mut Vec<f32>);
 
-/// How values of a dtype become f32; none for those that are no weights.
+/// How values of a dtype become f32; none for those that are not weights.
 pub(super) fn conversion(dtype: Dtype) -> Option<Convert> {
     Some(match dtype {
         Dtype::F32 => |bytes, out| out.extend(each(bytes).map(f32::from_le_bytes)),
@@ -58,14 +58,14 @@ pub(super) fn conversion(dtype: Dtype) -> Option<Convert> {
     })
 }
 
-/// Little-endian values as f32; none for dtypes that are no weights.
+/// Little-endian values as f32; none for dtypes that are not weights.
 pub(super) fn as_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     let mut values = Vec::with_capacity(bytes.len() / (dtype.bits() as usize / 8).max(1));
     conversion(dtype)?(bytes, &mut values);
     Some(values)
 }
 
-/// f32 values as little-endian values of a dtype, rounded to nearest; none for dtypes that are no weights.
+/// f32 values as little-endian values of a dtype, rounded to nearest; none for dtypes that are not weights.
 pub fn from_f32(dtype: Dtype, values: &[f32]) -> Option<Vec<u8>> {
     let values = values.iter();
     Some(match dtype {

@@ -77,7 +77,7 @@ pub enum WeightError {
         /// The key asked for.
         key: String,
     },
-    /// A tensor whose numbers are no weights.
+    /// A tensor whose numbers are not weights.
     #[error(
         "{file}: tensor {} has dtype {found}, expected F32 (F16, BF16 and F64 are converted); save the weights as F32",
         shown(key)

@@ -246,7 +246,7 @@ mod tests {
         let shape = [2, channels, height, width];
         let input = Tensor::from_data(TensorData::new(values, shape), &Device::flex());
         network
-            .run(input, &mut Bare)
+            .run(input, &mut Bare::default())
             .into_data()
             .iter::<f32>()
             .collect()

@@ -68,7 +68,7 @@ fn pack_one(tensor: &Stored) -> Option<[Stored; 2]> {
     })
 }
 
-/// Bytes of a weight; none for dtypes that are no weights.
+/// Bytes of a weight; none for dtypes that are not weights.
 fn width(dtype: Dtype) -> Option<usize> {
     match dtype {
         Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64 => Some(dtype.bits() as usize / 8),
@@ -95,7 +95,7 @@ impl PackedFile {
         };
         let shapes: IndexMap<String, Vec<usize>> = serde_json::from_str(text).map_err(|error| {
             malformed(format!(
-                "the metadata entry {PACKED} is no list of shapes: {error}"
+                "the metadata entry {PACKED} is not a list of shapes: {error}"
             ))
         })?;
         for (key, shape) in &shapes {
@@ -123,7 +123,9 @@ impl PackedFile {
                 return Err(malformed(format!("{key} needs {kept}, a row of floats")));
             }
             if file.entries().contains_key(key) {
-                return Err(malformed(format!("{key} is there packed and as it is")));
+                return Err(malformed(format!(
+                    "{key} is stored both packed and as it is"
+                )));
             }
         }
         Ok(Ok(PackedFile { file, shapes }))
@@ -323,7 +325,7 @@ mod tests {
             assert!(error.contains(say), "{error}");
             assert!(error.contains("packed.safetensors"), "{error}");
         };
-        refused(&packed, "[3]", "no list of shapes");
+        refused(&packed, "[3]", "not a list of shapes");
         refused(
             &packed,
             r#"{"conv.weight": [3, 3, 4]}"#,

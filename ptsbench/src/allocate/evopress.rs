@@ -61,7 +61,7 @@ impl Allocator for EvoPress {
         let first = super::find(&options.from)?;
         if first.needs_trials() {
             return Err(refuse(format!(
-                "a search cannot start from `{}`, which is one; use from = \"l2norm\" or \"erk\"",
+                "a search cannot start from `{}`, which is a search itself; use from = \"l2norm\" or \"erk\"",
                 options.from
             )));
         }
@@ -105,7 +105,10 @@ impl Allocator for EvoPress {
         })?;
         let rate = |(layer, &zeros): (&Layer, &usize)| zeros as f64 / layer.len().max(1) as f64;
         let rates = layers.iter().zip(&found.zeros).map(rate).collect();
-        Ok(Allocation::new(layers, rates, found.zeros))
+        Ok(Allocation {
+            losses: found.losses,
+            ..Allocation::new(layers, rates, found.zeros)
+        })
     }
 }
 
@@ -169,10 +172,8 @@ pub struct Generation<'a> {
 pub struct Found {
     /// Zeros of each layer.
     pub zeros: Vec<usize>,
-    /// Its loss on the last stage's images.
-    pub loss: f64,
-    /// The initial allocation's.
-    pub initial_loss: f64,
+    /// The best loss on the last stage's images: the initial allocation's, then after each generation.
+    pub losses: Vec<f64>,
     /// Forward passes: images summed over all states judged.
     pub images: u64,
 }
@@ -238,8 +239,8 @@ pub fn search<E>(
     };
 
     let mut parent: Vec<usize> = places.iter().map(|place| place.zeros).collect();
-    let initial_loss = judge(&parent, full)?;
-    let mut best = initial_loss;
+    let mut best = judge(&parent, full)?;
+    let mut losses = vec![best];
     watch(&Generation {
         index: 0,
         loss: best,
@@ -265,6 +266,7 @@ pub fn search<E>(
             judged.truncate(stage.survivors);
             candidates = judged.into_iter().map(|(_, zeros)| zeros).collect();
         }
+        losses.push(best);
         watch(&Generation {
             index,
             loss: best,
@@ -274,8 +276,7 @@ pub fn search<E>(
     }
     Ok(Found {
         zeros: parent,
-        loss: best,
-        initial_loss,
+        losses,
         images: images_seen,
     })
 }
@@ -422,8 +423,8 @@ mod tests {
             let expected: Vec<usize> = (0..8)
                 .map(|layer| (LENS[layer] as i64 / 2 + 100 * OPTIMUM[layer]) as usize)
                 .collect();
-            assert_eq!((found.loss, found.zeros), (0.0, expected));
-            assert!(found.initial_loss > 1000.0);
+            assert_eq!((found.losses[100], found.zeros), (0.0, expected));
+            assert!(found.losses[0] > 1000.0);
         }
     }
 
@@ -493,7 +494,8 @@ mod tests {
             assert_eq!((told.1, told.2), (least.min(born), born < least));
             least = told.1;
         }
-        assert_eq!(found.loss, least);
+        let told: Vec<f64> = heard.iter().map(|(_, loss, _)| *loss).collect();
+        assert_eq!(found.losses, told);
         let images: usize = judged.iter().map(|call| call.0).sum();
         assert_eq!(found.images, images as u64);
     }
@@ -544,8 +546,10 @@ mod tests {
             ..Settings::default()
         };
         let found = convex_search(3, &none).unwrap();
-        assert_eq!(found.loss, found.initial_loss);
-        assert_eq!((found.zeros[0], found.images), (450, 1024));
+        assert_eq!(
+            (found.losses.len(), found.zeros[0], found.images),
+            (1, 450, 1024)
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod integer;
 mod uniform;
 
 use indexmap::IndexMap;
+use model_zoo::misspelt::{did_you_mean, nearest};
 use serde::{Deserialize, Serialize};
 
 use crate::cell::{Part, Rule};
@@ -28,9 +29,11 @@ pub use integer::{integer_counts, keep_trunc};
 #[serde(try_from = "f64", into = "f64")]
 pub struct Rate(f64);
 
-/// A number that is no rate.
+/// A number that is not a rate.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("`{0}` is no sparsity rate; give the fraction of zeros, at least 0 and below 1, e.g. 0.7")]
+#[error(
+    "`{0}` is not a sparsity rate; give the fraction of zeros, at least 0 and below 1, e.g. 0.7"
+)]
 pub struct BadRate(String);
 
 impl Rate {
@@ -101,14 +104,18 @@ pub struct Allocation {
     pub rates: Rates,
     /// Whole weights. Under [`Rule::Exact`] they sum to the budget.
     pub zeros: Counts,
+    /// Of a search: the loss of the best allocation, at the start and after each generation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<f64>,
 }
 
 impl Allocation {
-    fn new(layers: &[Layer], rates: Vec<f64>, zeros: Vec<usize>) -> Self {
+    pub(crate) fn new(layers: &[Layer], rates: Vec<f64>, zeros: Vec<usize>) -> Self {
         let paths = || layers.iter().map(|layer| layer.path.clone());
         Self {
             rates: paths().zip(rates).collect(),
             zeros: paths().zip(zeros).collect(),
+            losses: Vec::new(),
         }
     }
 
@@ -159,7 +166,7 @@ impl Default for Options {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AllocateError {
     /// No allocator has this name.
-    #[error("no allocator is called `{name}`; {}", suggestion(.nearest))]
+    #[error("no allocator is called `{name}`{} (`ptsbench list allocators` shows all)", did_you_mean(.nearest))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -177,7 +184,7 @@ pub enum AllocateError {
         path: String,
     },
     /// An option names a layer that the model does not have.
-    #[error("option `{option}` names layer `{path}`, which the model does not have; {}", suggestion(.nearest))]
+    #[error("option `{option}` names layer `{path}`, which the model does not have{} (`ptsbench inspect MODEL` shows its layers)", did_you_mean(.nearest))]
     UnknownLayer {
         /// The option.
         option: &'static str,
@@ -256,32 +263,12 @@ pub enum AllocateError {
     },
     /// The original release's rule has no such option.
     #[error(
-        "rule `msbench` repeats the original release and knows no dense list or cap for `{allocator}`; use rule `exact`"
+        "rule `msbench` repeats the original release, which has neither a dense list nor caps for `{allocator}`; use rule `exact`"
     )]
     CompatOption {
         /// The allocator.
         allocator: &'static str,
     },
-}
-
-/// "did you mean a, b?", or what to do when nothing is near.
-fn suggestion(nearest: &[impl AsRef<str>]) -> String {
-    let names: Vec<&str> = nearest.iter().map(AsRef::as_ref).collect();
-    match names[..] {
-        [] => "`ptsbench list` shows the names".to_owned(),
-        _ => format!("did you mean {}?", names.join(", ")),
-    }
-}
-
-/// The names nearest to `name`, best first, at most three.
-pub(crate) fn nearest<T: AsRef<str>>(name: &str, names: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut scored: Vec<(f64, T)> = names
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate.as_ref()), candidate))
-        .filter(|(likeness, _)| *likeness > 0.6)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    scored.into_iter().take(3).map(|(_, name)| name).collect()
 }
 
 /// A rule that spreads a rate over layers.
@@ -554,4 +541,4 @@ fn lens(layers: &[Layer]) -> Vec<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

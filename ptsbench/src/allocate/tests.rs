@@ -4,7 +4,7 @@ use crate::seed::Seed;
 use model_zoo::LayerKind;
 use proptest::prelude::*;
 
-fn layer(path: &str, shape: &[usize]) -> Layer {
+pub(crate) fn layer(path: &str, shape: &[usize]) -> Layer {
     Layer {
         path: path.to_owned(),
         kind: if shape.len() == 4 {

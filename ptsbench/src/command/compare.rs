@@ -31,9 +31,9 @@ pub struct Pair {
     pub shapes: [Vec<usize>; 2],
     /// Its type in either file.
     pub dtypes: [String; 2],
-    /// The fraction of zeros in either file; none where its values are no weights.
+    /// The fraction of zeros in either file; none where its values are not weights.
     pub sparsity: Option<[f64; 2]>,
-    /// The largest difference of two values, and their place; none where shapes differ, or values are no weights.
+    /// The largest difference of two values, and their place; none where shapes differ, or values are not weights.
     pub largest: Option<(f64, usize)>,
 }
 

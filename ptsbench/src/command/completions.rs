@@ -19,7 +19,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn script(shell: Shell) -> Vec<u8> {
-    // Into memory first: the generator panics where its writer fails, and a closed pipe is no bug of ours.
+    // Into memory first: the generator panics where its writer fails, and a closed pipe is not a bug of ours.
     let mut text = Vec::new();
     let mut command = crate::cli::Cli::command();
     clap_complete::generate(shell, &mut command, "ptsbench", &mut text);

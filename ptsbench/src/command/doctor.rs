@@ -59,7 +59,7 @@ pub fn examine(
     };
     writeln!(
         out,
-        "\nstore {}{existence}: {} sound records, {} failed cells, {} cells at work, {} broken files",
+        "\nstore {}{existence}: {} sound records, {} failed cells, {} cells in progress, {} broken files",
         store.root().display(),
         found.records,
         found.failures,
@@ -74,7 +74,7 @@ pub fn examine(
         )?;
     }
     for path in &found.strange {
-        writeln!(out, "not the store's, ignored: {}", path.display())?;
+        writeln!(out, "not part of the store, ignored: {}", path.display())?;
     }
     for error in &found.broken {
         writeln!(out, "{error}")?;

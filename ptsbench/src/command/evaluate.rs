@@ -11,23 +11,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
+use model_zoo::Of;
 use model_zoo::catalog::{Named, Spec, Visit};
+use model_zoo::tap::Bare;
 use model_zoo::weights::sha256;
-use model_zoo::{Classes, Classifier};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::target;
 use crate::cell::BatchNorm;
-use crate::data::recipe::Recipe;
 use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::own;
-use crate::pipeline::{check_fit, open_dense};
+use crate::pipeline::open_dense;
 use crate::progress::counter::Counter;
 use crate::registry::{NoWeights, Zoo, not_others};
-use crate::subject;
 use crate::task::journal::{Binding, Journal};
-use crate::task::{self, OpenError, Run, Set, Task, TaskError};
+use crate::task::judged::{Judge, Judged, Stint, Tally, judge};
+use crate::task::{self, OpenError, Set, TaskError};
 use crate::{note, outln};
 
 /// Arguments.
@@ -42,11 +43,11 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// What it is judged by: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
+    /// What to judge it on: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
     /// (`ptsbench list datasets`)
     #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
     pub data: PathBuf,
-    /// Only N images: the first of the built-in ones, or of a folder's in one fixed random order
+    /// Only N images: the first of the built-in ones, or of a folder's in a fixed random order
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: Option<u64>,
     /// Images in a batch [default: 64 of 224 x 224, 250 of 32 x 32]; it changes no result
@@ -55,7 +56,7 @@ pub struct Args {
     /// Keep progress in this file, and go on from it where it exists
     #[arg(long, value_name = "FILE")]
     pub resume: Option<PathBuf>,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
     /// Folder of the built-in networks
@@ -126,28 +127,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let recipe = if set.kind.built_in() {
         anyhow::ensure!(
             args.recipe.is_none(),
-            "--recipe has no use here: the built-in images have one form only; leave it out, or give a folder with --data"
+            "--recipe does nothing here: the built-in images come in one form only; leave it out, or give a folder with --data"
         );
-        Recipe::MICRO
+        None
     } else {
         let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
-        own::recipe(spec, own.as_ref())
+        Some(own::recipe(spec, own.as_ref()).to_string())
     };
     let chosen = device::choose(args.device)?;
     interrupt::install(match args.resume {
-        Some(_) => "what is evaluated is kept in the file of --resume",
-        None => "nothing is kept (--resume FILE would)",
+        Some(_) => "progress is kept in the file of --resume",
+        None => "nothing is kept (--resume FILE would keep progress)",
     })?;
-    let report = spec.open_classes(
-        &chosen.device,
-        "`evaluate` judges classes",
-        Evaluate {
-            task: Task::new(set, recipe),
-            args: &args,
-            file,
-            chosen: &chosen,
-        },
-    )??;
+    let evaluate = Evaluate {
+        set,
+        recipe,
+        args: &args,
+        file,
+        chosen: &chosen,
+    };
+    let report = spec.open(&chosen.device, evaluate)?;
     let Some(report) = report else {
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     };
@@ -155,10 +154,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         outln!("{}", serde_json::to_string_pretty(&report)?)?;
     } else {
         outln!(
-            "{}: top-1 {:.2} %, top-5 {:.2} % of {} images of {} ({})",
+            "{}: {} of {} images of {} ({})",
             report.model,
-            report.top1,
-            report.top5,
+            report.found,
             report.images,
             report.data,
             report.weights.display()
@@ -201,10 +199,12 @@ struct Report {
     available: usize,
     /// Images evaluated, unreadable ones included.
     images: usize,
-    correct1: u64,
-    correct5: u64,
-    top1: f64,
-    top5: f64,
+    /// The counts and metrics, each under its own name.
+    #[serde(flatten)]
+    numbers: Value,
+    /// The metrics in words.
+    #[serde(skip)]
+    found: String,
     /// A line for each image that could not be read.
     unreadable: Vec<String>,
     /// Images that this run evaluated itself, and its seconds.
@@ -213,31 +213,30 @@ struct Report {
 }
 
 struct Evaluate<'a> {
-    task: Task,
+    set: Arc<Set>,
+    recipe: Option<String>,
     args: &'a Args,
     file: PathBuf,
     chosen: &'a Chosen,
 }
 
-impl Visit<Classes> for Evaluate<'_> {
+impl<M: Judged> Visit<M> for Evaluate<'_> {
     /// Nothing where the user stopped it.
     type Out = anyhow::Result<Option<Report>>;
 
-    fn visit<N: Classifier>(
-        self,
-        spec: &'static Spec,
-        network: N,
-    ) -> anyhow::Result<Option<Report>> {
-        let (task, device) = (&self.task, &self.chosen.device);
-        let (set, kind) = (task.set(), task.set().kind);
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
+        let (set, device) = (&self.set, &self.chosen.device);
+        let kind = set.kind;
+        let judge = judge::<M>(spec, Arc::clone(set), self.recipe.as_deref());
+        let judge = judge.map_err(TaskError::from)?;
         let network = open_dense(network, &self.file, BatchNorm::Folded)?;
-        check_fit(spec, &subject::census(spec, &network, device), task)?;
+        judge.census(spec, &network, device)?;
         let asked = self.args.samples.map_or(usize::MAX, |n| n as usize);
-        let samples = asked.min(set.available());
+        let samples = asked.min(judge.available());
         let sha256 = sha256(&self.file)?;
-        let recipe = (!kind.built_in()).then(|| task.recipe().to_string());
+        let recipe = judge.recipe();
         let (mut journal, start) = match &self.args.resume {
-            None => (None, Default::default()),
+            None => (None, <M::Judge as Judge<M>>::Tally::default()),
             Some(path) => {
                 let of = Binding {
                     model: spec.name.to_owned(),
@@ -252,28 +251,26 @@ impl Visit<Classes> for Evaluate<'_> {
                 (Some(journal), start)
             }
         };
-        let first = start.images;
+        let first = start.samples();
         let mut counter = Counter::new("images", first, samples);
         if first > 0 {
             counter.note(&format!(
-                "{first} of {samples} images were evaluated before"
+                "{first} of {samples} images had been evaluated before"
             ));
         }
-        let run = Run {
+        let stint = Stint {
             samples,
-            batch: self.args.batch.map_or(task.batch(), |n| n as usize),
+            batch: self.args.batch.map_or(judge.batch(), |n| n as usize),
             start,
         };
         let started = Instant::now();
-        let mut kept = run.start.clone();
-        let tally = task.tally(&network, run, device, |tally, unreadable| {
+        let mut kept = stint.start.clone();
+        let run = |input| network.run(input, &mut Bare::default());
+        let tally = judge.tally(&run, stint, device, &mut |tally, unreadable| {
             for error in unreadable.drain(..) {
                 counter.note(&error.to_string());
             }
-            counter.at(
-                tally.images,
-                &format!("; top-1 {:.2} %", tally.percent(tally.top1)),
-            );
+            counter.at(tally.samples(), &format!("; {}", tally.brief()));
             kept.clone_from(tally);
             match &mut journal {
                 Some(journal) => Ok(journal.keep(tally)?),
@@ -291,10 +288,10 @@ impl Visit<Classes> for Evaluate<'_> {
             Err(TaskError::Interrupted(_)) => {
                 counter.note(&format!(
                     "interrupted after {} of {samples} images; {}",
-                    kept.images,
+                    kept.samples(),
                     match journal {
                         Some(_) => "the same command goes on from there",
-                        None => "they are not kept (--resume FILE would)",
+                        None => "they are not kept (--resume FILE would keep them)",
                     }
                 ));
                 return Ok(None);
@@ -311,14 +308,12 @@ impl Visit<Classes> for Evaluate<'_> {
             list: set.sha256.clone(),
             split: set.split.clone(),
             recipe,
-            available: set.available(),
-            images: tally.images,
-            correct1: tally.top1,
-            correct5: tally.top5,
-            top1: tally.percent(tally.top1),
-            top5: tally.percent(tally.top5),
-            evaluated: tally.images - first,
-            unreadable: tally.unreadable,
+            available: judge.available(),
+            images: tally.samples(),
+            numbers: tally.numbers(),
+            found: tally.to_string(),
+            evaluated: tally.samples() - first,
+            unreadable: tally.unreadable().to_vec(),
             seconds: started.elapsed().as_secs_f64(),
         }))
     }

@@ -17,6 +17,7 @@ use crate::criterion;
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
+use crate::memory::Memory;
 use crate::options::Chosen;
 use crate::outln;
 use crate::own;
@@ -41,7 +42,7 @@ pub struct Args {
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Store zeros as bits: a smaller file that this program reads, and no other unless it unpacks it
+    /// Store zeros as bits: a smaller file, which other programs cannot read unless they unpack it
     #[arg(long)]
     pub compress: bool,
     /// The model's weight file (safetensors or .pth); built-in ones need none
@@ -50,7 +51,7 @@ pub struct Args {
     /// Folder of the built-in networks
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
-    /// The cell of this record, in place of the options below
+    /// Use the cell of this record in place of the options below
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "pattern", "granularity"])]
     pub from_record: Option<PathBuf>,
     /// Fraction of zeros over all prunable weights, e.g. 0.9 [default: none, the dense network]
@@ -98,18 +99,14 @@ pub struct Args {
     /// The folder of a task's images, where a record's reconstruction needs it; may be repeated
     #[arg(long = "data-dir", value_name = "TASK=DIR", value_parser = super::run::task_folder)]
     pub data_dirs: Vec<(String, PathBuf)>,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
 }
 
 fn granularity(text: &str) -> Result<Grain, String> {
-    Ok(match text {
-        "single" => Grain::Single,
-        "layer" => Grain::Layer,
-        "block" => Grain::Block,
-        _ => return Err("write single, layer or block".to_owned()),
-    })
+    let named = Grain::ALL.into_iter().find(|grain| grain.name() == text);
+    named.ok_or_else(|| "write single, layer or block".to_owned())
 }
 
 fn inputs(text: &str) -> Result<Inputs, String> {
@@ -165,6 +162,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         progress: &progress,
         sets: registry.sets(),
         policy: KernelPolicy::auto(),
+        memory: Memory::from_env()?,
     };
     let exported = export(&bench, &cell, &file, &work);
     if exported.is_err() {
@@ -268,7 +266,9 @@ fn sparsity(
     let criterion = criterion::facts(&args.criterion)?;
     let repair = match &args.repair {
         Some(_) if args.batch_norm == BatchNorm::Folded => {
-            bail!("--repair measures batch norms, and folded ones are gone; use --batch-norm kept")
+            bail!(
+                "--repair measures batch norms again, and folding removes them; use --batch-norm kept"
+            )
         }
         Some(chosen) => Some(repair::facts(chosen)?),
         None => None,

@@ -41,7 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             specs.push(named.spec);
         }
     }
-    interrupt::install("what came is kept, and the same command goes on from there")
+    interrupt::install("what has arrived is kept, and the same command goes on from there")
         .context("cannot listen for Ctrl-C")?;
 
     let mut failed = 0;
@@ -93,7 +93,7 @@ fn one(spec: &Spec, settings: &Settings) -> anyhow::Result<()> {
     let fetched = fetched?;
     outln!("{name}: {} ({})", origin.place, licence(origin))?;
     if !fetched.verified {
-        outln!("  nobody told its SHA-256, so it was not checked")?;
+        outln!("  its SHA-256 is not published, so it was not checked")?;
     }
     outln!("  sha256 {}", fetched.sha256)?;
     outln!("  --weights {name}={}", fetched.path.display())?;

@@ -36,25 +36,25 @@ const INCEPTION: &str = "inception";
 pub struct Args {
     /// Images: a folder of them, an LSUN category, micro:generation, or a statistics file (.npz)
     pub a: String,
-    /// What they are compared with, likewise
+    /// What to compare them with, in the same forms
     #[arg(required_unless_present = "save_stats")]
     pub b: Option<String>,
     /// The network's weight file [default: the built-in one, where there is one]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Whose features are compared: inception's (only that is FID), or those of a network of the catalog
+    /// Whose features to compare: inception's (only that is FID), or those of a network of the catalog
     #[arg(long, value_name = "NAME", default_value = INCEPTION)]
     pub features: String,
     /// Only the first N images of each set
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
     pub samples: Option<u64>,
-    /// Images that go through the network together: no influence on the distance but rounding
+    /// Images in a batch; it changes the distance by rounding alone
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub batch: u64,
     /// Write the statistics of the first set into this .npz file, which can stand for the set from then on
     #[arg(long, value_name = "FILE")]
     pub save_stats: Option<PathBuf>,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
     /// Folder of the built-in networks
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(b) = &args.b {
         sets.push(Set::open(b)?);
     }
-    interrupt::install("nothing is written before a set is through")?;
+    interrupt::install("nothing is written until a whole set is done")?;
     // Statistics need none.
     let mut network = None;
     let mut measured = Vec::new();
@@ -316,7 +316,7 @@ fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> 
         .min();
     if smallest.is_some_and(|images| images <= width) {
         note!(
-            "note: no more images than features ({width}); the distance of so few is far above that of many"
+            "note: there are no more images than features ({width}); with so few, the distance comes out far too high"
         );
     }
     if args.json {

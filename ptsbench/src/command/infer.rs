@@ -25,8 +25,9 @@ use crate::device::{self, Choice, Chosen};
 use crate::interrupt;
 use crate::metric::top_k::{TopKError, first};
 use crate::own;
-use crate::pipeline::{classes, open_dense, takes};
+use crate::pipeline::open_dense;
 use crate::subject;
+use crate::task::classify::{classes, takes};
 use crate::{note, outln};
 
 /// Classes named for each image.
@@ -50,7 +51,7 @@ pub struct Args {
     /// Names of the classes, a line each [default: those of the recipe's file, those of the built-in networks, numbers elsewhere]
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
     /// Folder of the built-in networks
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
     let recipe = own::recipe(spec, own.as_ref());
     let chosen = device::choose(args.device)?;
-    interrupt::install("nothing is written by this command")?;
+    interrupt::install("this command writes nothing")?;
     let unreadable = spec.open_classes(
         &chosen.device,
         "`infer` names classes",
@@ -181,7 +182,7 @@ impl Visit<Classes> for Infer<'_> {
             };
             let shape = [1, 3, recipe.crop, recipe.crop];
             let x = Tensor::from_data(TensorData::new(pixels, shape), device);
-            let logits = network.run(x, &mut Bare).into_data();
+            let logits = network.run(x, &mut Bare::default()).into_data();
             let logits: Vec<f32> = logits.iter::<f32>().collect();
             let named = first(NAMED, &logits)
                 .map_err(|class| TopKError::Nan { image: 0, class })
@@ -236,9 +237,9 @@ fn pixels(path: &Path, recipe: &Recipe) -> anyhow::Result<(Vec<f32>, Option<&'st
     Ok((recipe.apply(&picture), oddity(&bytes)))
 }
 
-/// What an image holds that three times eight bits cannot: it is used, as Pillow would, and said.
+/// What an image holds beyond three times eight bits, which is converted as Pillow does, with a note.
 fn oddity(bytes: &[u8]) -> Option<&'static str> {
-    const FIRST: &str = "an animation: its first picture was taken";
+    const FIRST: &str = "an animation: only its first picture was used";
     match bytes {
         [0x89, b'P', b'N', b'G', ..] => {
             // Signature, then length, kind, content and checksum of each chunk; the depth is IHDR's ninth byte.
@@ -253,7 +254,8 @@ fn oddity(bytes: &[u8]) -> Option<&'static str> {
                 let length = u32::from_be_bytes(*length) as usize;
                 rest = kind.get(length.saturating_add(8)..)?;
             }
-            (bytes.get(24) == Some(&16)).then_some("16 bits a colour: the upper eight were taken")
+            (bytes.get(24) == Some(&16))
+                .then_some("16 bits per colour: only the upper eight were used")
         }
         [b'R', b'I', b'F', b'F', ..] => {
             // The second bit of the extended header's flags.

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use burn::tensor::Device;
-use indexmap::IndexMap;
 use kernels::plan::KernelPolicy;
 use model_zoo::catalog::{self, Named, Spec, Visit};
 use model_zoo::frozen::Choice;
@@ -56,17 +55,17 @@ pub struct Args {
     /// Gamma in the density of ERK.
     #[arg(long, value_name = "GAMMA", default_value_t = 1.0, requires = "rate")]
     pub erk_power: f64,
-    /// The model's weight file: for allocators that look at weights [default: the built-in one], or alone, for the zeros
-    /// that it has.
+    /// The model's weight file: for allocators that look at weights [default: the built-in one], or by itself, to show
+    /// its zeros.
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// What allocators see: batch norms kept (the checkpoint's weights), or folded into them.
+    /// What allocators see: the checkpoint's weights (batch norms kept), or the weights with batch norms folded in.
     #[arg(long, value_name = "HOW", default_value_t)]
     pub batch_norm: BatchNorm,
     /// Folder of the built-in networks.
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
-    /// With --rate or --pattern: on which path each layer then runs in an evaluation on this machine's CPU, and why.
+    /// With --rate or --pattern: show on which path each layer would run in an evaluation on this machine's CPU, and why.
     #[arg(long)]
     pub explain: bool,
     /// Print JSON instead of a table.
@@ -238,21 +237,13 @@ fn allocate(args: &Args, weights: &dyn Weights, rate: Rate) -> anyhow::Result<Al
 
 /// The zeros of an N:M pattern follow from shapes: a layer that it does not divide stays dense.
 fn pattern_outcome(layers: &[Layer], pattern: Pattern) -> Allocation {
-    let zeros: IndexMap<String, usize> = layers
+    let zeros: Vec<usize> = layers
         .iter()
-        .map(|layer| {
-            let zeros = nofm::zeros(&layer.shape, pattern).unwrap_or(0);
-            (layer.path.clone(), zeros)
-        })
+        .map(|layer| nofm::zeros(&layer.shape, pattern).unwrap_or(0))
         .collect();
-    let rates = layers.iter().map(|layer| {
-        let rate = fraction(zeros[&layer.path], layer.len());
-        (layer.path.clone(), rate)
-    });
-    Allocation {
-        rates: rates.collect(),
-        zeros,
-    }
+    let rates = layers.iter().zip(&zeros);
+    let rates = rates.map(|(layer, &zeros)| fraction(zeros, layer.len()));
+    Allocation::new(layers, rates.collect(), zeros)
 }
 
 fn fraction(part: usize, whole: usize) -> f64 {

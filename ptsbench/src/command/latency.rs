@@ -37,7 +37,7 @@ pub struct Args {
     /// Threads [default: one for each core].
     #[arg(long)]
     threads: Option<u16>,
-    /// Passes that count; one more goes before them.
+    /// Passes that are timed; one more runs before them.
     #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     rounds: usize,
     /// Time the network with its batch norms folded into the convolutions.
@@ -46,7 +46,7 @@ pub struct Args {
     /// Also time it with this fraction of each layer's weights pruned; several, separated by commas.
     #[arg(long, value_delimiter = ',')]
     rate: Vec<Rate>,
-    /// The weight file of the one network that is timed: its classes and values in place of random ones.
+    /// The weight file, where one network is timed: its classes and values replace random ones.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// Print JSON instead of a table.
@@ -184,7 +184,9 @@ impl<M: Modality> Visit<M> for Time<'_> {
             ms,
             gmacs: macs as f64 / 1e9,
         };
-        let dense = quartiles(self.args.rounds, || network.run(images.clone(), &mut Bare));
+        let dense = quartiles(self.args.rounds, || {
+            network.run(images.clone(), &mut Bare::default())
+        });
         let mut timings = vec![timing(0.0, 0, dense)];
         if self.args.rate.is_empty() {
             return Ok(timings);
@@ -212,7 +214,7 @@ impl<M: Modality> Visit<M> for Time<'_> {
             };
             let frozen = freeze(sparse, &census, &terms);
             let ms = quartiles(self.args.rounds, || {
-                frozen.network.run(images.clone(), &mut Bare)
+                frozen.network.run(images.clone(), &mut Bare::default())
             });
             timings.push(timing(rate.get(), frozen.sparse_layers(), ms));
         }

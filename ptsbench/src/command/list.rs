@@ -25,7 +25,7 @@ pub struct Args {
     /// Only networks of this family, such as vit (with `list models`)
     #[arg(long, value_name = "NAME")]
     pub family: Option<String>,
-    /// Print JSON; of networks also where their weights come from, their licence and preprocessing
+    /// Print JSON; for networks, also where their weights come from, their licence and preprocessing
     #[arg(long)]
     pub json: bool,
     /// Draw the built-in images, a column per class, into this PNG (with `list tasks`)
@@ -104,7 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         out!("{text}")?;
         if !left_out.is_empty() {
             note!(
-                "left out, since the terminal is narrow: {} (--json has all)",
+                "left out because the terminal is narrow: {} (--json shows all)",
                 left_out.join(", ")
             );
         }

@@ -46,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             )
         })?;
     }
-    interrupt::install("epochs that are done are kept")?;
+    interrupt::install("finished epochs are kept")?;
     let specs = chosen(&args.models)?;
     let jobs = usize::from(args.jobs).min(specs.len());
     let queue = Mutex::new(specs.into_iter());

@@ -126,7 +126,7 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
 fn complete(broken: usize) -> anyhow::Result<()> {
     anyhow::ensure!(
         broken == 0,
-        "{broken} cells of the plan have a broken file in the store; each is named with what to do"
+        "{broken} cells of the plan have a broken file in the store; each is named above, with what to do"
     );
     Ok(())
 }
@@ -138,15 +138,15 @@ fn rest_line(rest: &[Option<f64>], records: usize) -> String {
         return "nothing is left to compute".into();
     }
     if known.is_empty() {
-        return "no time can be told for the rest: no recorded cell is like them".into();
+        return "no estimate for the rest: no recorded cell is like these".into();
     }
     let time = Duration::try_from_secs_f64(known.iter().sum()).unwrap_or(Duration::MAX);
     let beyond = match unknown {
         0 => String::new(),
-        n => format!(", without {n} cells that no recorded one is like"),
+        n => format!(", not counting {n} cells unlike any recorded one"),
     };
     format!(
-        "the rest takes about {} by the timings of {records} records{beyond}",
+        "the rest takes about {}, going by the timings of {records} records{beyond}",
         human(time)
     )
 }
@@ -215,7 +215,7 @@ mod tests {
             text.contains("3 cells: 0 done, 0 failed, 0 claimed, 3 open"),
             "{text}"
         );
-        assert!(text.contains("no time can be told"), "{text}");
+        assert!(text.contains("no estimate for the rest"), "{text}");
         assert!(!root.exists(), "looking creates nothing");
 
         let cells = Plan::load("smoke", &["fit.few.steps=10".into()])
@@ -242,7 +242,7 @@ mod tests {
         );
         assert!(text.contains("(out of luck)"), "{text}");
         assert!(
-            text.contains("no time can be told"),
+            text.contains("no estimate for the rest"),
             "no reconstruction was timed: {text}"
         );
 
@@ -254,7 +254,7 @@ mod tests {
         store.put(&fitted).unwrap();
         let text = shown(&root, false);
         assert!(
-            text.contains("the rest takes about 2 min 00 s by the timings of 2 records"),
+            text.contains("the rest takes about 2 min 00 s, going by the timings of 2 records"),
             "{text}"
         );
 

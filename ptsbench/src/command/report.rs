@@ -65,7 +65,7 @@ impl Selected {
     pub fn complete(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.broken == 0,
-            "{} records that belong here are broken, named above with what to do; what was written does without them",
+            "{} records that belong here are broken (named above, with what to do); the output leaves them out",
             self.broken
         );
         Ok(())
@@ -131,7 +131,11 @@ fn absent(store: &Store, plan: &str, keys: &BTreeSet<Key>) -> Option<String> {
         }
         absent += 1;
     }
-    let parts = [(failed, "failed"), (held, "at work"), (broken, "broken")];
+    let parts = [
+        (failed, "failed"),
+        (held, "in progress"),
+        (broken, "broken"),
+    ];
     let parts: Vec<String> = parts
         .iter()
         .filter(|(count, _)| *count > 0)
@@ -143,7 +147,7 @@ fn absent(store: &Store, plan: &str, keys: &BTreeSet<Key>) -> Option<String> {
     };
     (absent > 0).then(|| {
         format!(
-            "{absent} of {} cells of the plan `{plan}` have no record{parts}; what is written shows the others, and \
+            "{absent} of {} cells of the plan `{plan}` have no record{parts}; the output shows the others, and \
              `ptsbench plan {plan}` lists them all",
             keys.len()
         )

@@ -14,6 +14,7 @@ use super::tell_broken;
 use crate::cell::Pattern;
 use crate::device::{self, Choice, DeviceError};
 use crate::interrupt;
+use crate::memory::Memory;
 use crate::note;
 use crate::pipeline::{Bench, MeasureError};
 use crate::plan::{Plan, Planned};
@@ -34,16 +35,16 @@ pub struct Args {
     /// Folder of the records
     #[arg(long, value_name = "DIR", default_value = "out/records")]
     pub store: PathBuf,
-    /// What computes
+    /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
-    /// Arithmetic of the products on the CPU: f32, or bf16x3 or bf16 where the processor has AMX (plan key `precision`)
+    /// Arithmetic of matrix products on the CPU: f32, or bf16x3 or bf16 where the processor has AMX (plan key `precision`)
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Try cells again that failed before
+    /// Try failed cells again
     #[arg(long)]
     pub retry_failed: bool,
     /// Where weights come from
@@ -60,7 +61,7 @@ pub struct Weights {
     /// Folder of the built-in networks
     #[arg(long, value_name = "DIR", default_value = "assets")]
     pub assets: PathBuf,
-    /// How pictures become inputs of a model's weights: timm's config.json, transformers' preprocessor_config.json, or
+    /// How pictures become a model's inputs: timm's config.json, transformers' preprocessor_config.json, or
     /// a TOML file (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long = "recipe", value_name = "MODEL=FILE", value_parser = model_file)]
     pub recipes: Vec<(String, PathBuf)>,
@@ -114,15 +115,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let registry = args.weights.registry()?;
     let mut plan = Plan::load(&args.plan, &args.set)?;
     plan.precision = args.precision.unwrap_or(plan.precision);
-    kernels::use_precision(plan.precision)?;
+    plan.precision.check()?;
     // Kernels read their instruction set from this variable themselves; what it says of paths is followed here.
     let policy = KernelPolicy::from_env()?;
+    let memory = Memory::from_env()?;
     let cells = plan.expand(&registry)?;
     let store = Store::open(&args.store)?;
     let chosen = device::choose(args.device)?;
     if plan.precision != Precision::F32 && chosen.name != "flex" {
         bail!(
-            "the precision {} is the CPU's, and {} computes; add --device flex, or leave the precision at f32",
+            "precision {} works on the CPU only, and the device is {}; add --device flex, or leave the precision at f32",
             plan.precision,
             chosen.name
         );
@@ -189,6 +191,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         progress: &progress,
         sets: registry.sets(),
         policy,
+        memory,
     };
     // What others hold comes last: by then they may be done with it, or gone.
     open.extend(elsewhere);
@@ -233,13 +236,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match kernels::precision_fallbacks() {
         0 => {}
         n => progress.note(&format!(
-            "{n} products of shapes that tiles do not suit were computed in f32"
+            "{n} products had shapes that do not suit the tiles and were computed in f32"
         )),
     }
     match kernels::gpu_fallbacks() {
         0 => {}
         n => progress.note(&format!(
-            "{n} products on the GPU were not of f32, for which alone it has kernels, and were put together from others"
+            "{n} products on the GPU were not in f32, the only type with kernels of its own here; Burn's operations computed them"
         )),
     }
     Ok(rest.outcome())
@@ -248,7 +251,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The exit code where nothing but cells that other processes hold is missing: what schedulers know as "try again later".
 pub const HELD: u8 = 75;
 
-/// Time between two looks at a claim of which nobody can say yet whether its owner lives.
+/// Time between two looks at a claim whose owner may or may not be alive.
 const WATCHING: Duration = Duration::from_secs(1);
 
 enum Outcome {
@@ -390,8 +393,10 @@ fn compute(
             Err(error) => cost(error)?,
         },
         Err(MeasureError::Interrupted(_)) => Outcome::Interrupted,
-        // A full or failing disk is no property of the cell.
-        Err(MeasureError::Fit(FitError::Checkpoint(error))) => return Err(error.into()),
+        // A full or failing disk has nothing to do with the cell.
+        Err(MeasureError::Fit(error @ (FitError::Checkpoint(_) | FitError::Spill { .. }))) => {
+            return Err(error.into());
+        }
         Err(error) => {
             let text = error.to_string();
             store.fail(&planned.key, &planned.cell, &text)?;

@@ -12,7 +12,7 @@ pub(super) fn check(option: &str, file: &Path, extension: &str) -> anyhow::Resul
         .is_some_and(|found| found.eq_ignore_ascii_case(extension));
     ensure!(
         named,
-        "{option} {name}: what is written is a .{extension} file; name it {}",
+        "{option} {name}: the output is a .{extension} file; name it {}",
         file.with_extension(extension).display()
     );
     ensure!(

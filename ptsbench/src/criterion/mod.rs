@@ -4,7 +4,8 @@
 mod magnitude;
 pub mod wanda;
 
-use crate::allocate::nearest;
+use model_zoo::misspelt::{did_you_mean, nearest};
+
 use crate::cell::Part;
 use crate::inventory::Layer;
 use crate::options::{BadOptions, Chosen, Options};
@@ -143,7 +144,7 @@ impl Chooser {
 
 /// No criterion has this name.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("no criterion is called `{name}`; known: {}; nearest: {}", names().join(", "), .nearest.join(", "))]
+#[error("no criterion is called `{name}`{} (`ptsbench list criteria` shows all)", did_you_mean(.nearest))]
 pub struct UnknownCriterion {
     /// The name asked for.
     pub name: String,

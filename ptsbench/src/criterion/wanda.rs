@@ -110,7 +110,7 @@ pub enum WandaError {
     },
     /// A sum of squares below 0, or no finite number.
     #[error(
-        "the squares of input {column} of group {group} sum up to {sum}; check the network's activations on the \
+        "the squares of input {column} of group {group} add up to {sum}; check the network's activations on the \
          calibration images"
     )]
     BadSum {
@@ -273,7 +273,7 @@ mod tests {
         assert!(fail(&[], 0).contains("groups that divide"));
         let message = fail(&[1.0, 1.0, 1.0, 1.0, -0.5, 1.0], 2);
         assert!(
-            message.contains("input 1 of group 1 sum up to -0.5"),
+            message.contains("input 1 of group 1 add up to -0.5"),
             "{message}"
         );
         assert!(fail(&[1.0, f64::NAN, 1.0], 1).contains("input 1 of group 0"));

@@ -88,7 +88,7 @@ impl Part {
         for (what, labels, classes) in most {
             if let Some(record) = labels.iter().position(|&label| label >= classes) {
                 let problem = format!(
-                    "record {record} has {what} {}, outside 0..{}; the file is damaged or another set's",
+                    "record {record} has {what} {}, outside 0..{}; the file is damaged or belongs to another set",
                     labels[record],
                     classes - 1
                 );

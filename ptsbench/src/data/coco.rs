@@ -205,12 +205,14 @@ fn corners(found: Loose) -> Result<[f64; 4], String> {
     match found {
         Loose::List {
             other: Some(place), ..
-        } => Err(format!("bbox holds something at {place} that is no number")),
+        } => Err(format!(
+            "bbox holds something other than a number at {place}"
+        )),
         Loose::List {
             numbers, count: 4, ..
         } => Ok(numbers),
         Loose::List { count, .. } => Err(format!("bbox has {count} instead of 4 numbers")),
-        Loose::Number(_) | Loose::Other => Err("bbox is no list of 4 numbers".to_owned()),
+        Loose::Number(_) | Loose::Other => Err("bbox is not a list of 4 numbers".to_owned()),
     }
 }
 
@@ -235,7 +237,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
             height,
         } = row;
         if sizes.insert(id, (width, height)).is_some() {
-            return refuse(format!("image id {id} stands there twice; make ids unique"));
+            return refuse(format!("image id {id} appears twice; make ids unique"));
         }
         if !stays_inside(&file_name) {
             return refuse(format!(
@@ -271,7 +273,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
     let mut known = HashSet::new();
     for category in &categories {
         if !known.insert(category.id) {
-            return refuse(format!("category id {} stands there twice", category.id));
+            return refuse(format!("category id {} appears twice", category.id));
         }
     }
     let mut ids = HashSet::new();
@@ -279,9 +281,7 @@ pub fn read_instances(path: &Path, folder: &Path, depth: Depth) -> Result<Instan
     for row in file.annotations {
         let (id, image, category) = (row.id, row.image_id, row.category_id);
         if !ids.insert(id) {
-            return refuse(format!(
-                "annotation id {id} stands there twice; make ids unique"
-            ));
+            return refuse(format!("annotation id {id} appears twice; make ids unique"));
         }
         let Some(&(width, height)) = sizes.get(&image) else {
             return refuse(format!(

@@ -94,7 +94,7 @@ pub enum Unreadable {
     },
     /// Far more pixels than its length would let one expect.
     #[error(
-        "{pixels} pixels in {bytes} bytes: a picture that large and that empty is in no data set, so replace the file"
+        "{pixels} pixels in {bytes} bytes: no data set has a picture that large and that empty, so replace the file"
     )]
     Bomb {
         /// Pixels in all.
@@ -215,7 +215,7 @@ pub fn sniff(bytes: &[u8]) -> Result<Format, Unreadable> {
     }
 }
 
-/// A guess at what a file that is no image is, for a message.
+/// A guess, for a message, at what a file is that is not an image.
 fn guess(bytes: &[u8]) -> &'static str {
     let start = &bytes[..bytes.len().min(512)];
     let trimmed = start.trim_ascii_start();
@@ -233,7 +233,7 @@ fn guess(bytes: &[u8]) -> &'static str {
         {
             "it looks like text"
         }
-        _ => "its first bytes are of no known format",
+        _ => "its first bytes match no known format",
     }
 }
 

@@ -74,7 +74,7 @@ pub fn form(root: &Path) -> Option<Form> {
     if HELD_OUT.iter().chain(&[TRAIN]).any(split) {
         return Some(Form::Splits);
     }
-    // `train` is a class where others are that are no splits.
+    // `train` is a class if there are other folders that are not splits.
     let pictured = pictured(root);
     let class = |name: &String| name != TRAIN && !HELD_OUT.contains(&name.as_str());
     (pictured.len() > 1 && pictured.iter().any(class)).then_some(Form::Classes)
@@ -98,7 +98,7 @@ pub fn recognise(root: &Path) -> Option<Form> {
 /// What a folder lacks that holds pictures and yet no class folders, if it looks like that.
 pub fn lacking(root: &Path) -> Option<String> {
     if has_picture(root) {
-        return Some("pictures lie directly in it; sort them into one folder per class".to_owned());
+        return Some("pictures are directly in it; sort them into one folder per class".to_owned());
     }
     let pictured = pictured(root);
     if pictured.iter().any(|class| imagenet::is_wnid(class)) {
@@ -109,11 +109,11 @@ pub fn lacking(root: &Path) -> Option<String> {
     }
     match &pictured[..] {
         [class] => Some(format!(
-            "one folder of pictures is in it, `{class}`, and a classifier needs two classes at least; give the folder above, or add a class"
+            "it has one folder of pictures, `{class}`, and a classifier needs at least two classes; give the folder above, or add a class"
         )),
         [] => None,
         _ => Some(
-            "pictures lie directly in the folders of its splits; sort them into one folder per class, such as train/cat/ and val/cat/"
+            "pictures are directly in the folders of its splits; sort them into one folder per class, such as train/cat/ and val/cat/"
                 .to_owned(),
         ),
     }
@@ -158,7 +158,7 @@ fn read_splits(root: &Path, wanted: Wanted) -> Result<Folders, DataError> {
     let mut set = Folders::default();
     if let (Some(taken), Some(left)) = (&evaluation, held_out.next()) {
         set.warnings.push(format!(
-            "{}: {}/ is evaluated on, and {}/ is left alone",
+            "{}: evaluating on {}/; {}/ is left alone",
             root.display(),
             name(taken),
             name(&left)
@@ -187,7 +187,7 @@ fn read_classes(root: &Path) -> Result<Folders, DataError> {
     for (label, mut pictures) in list(root, root, &set.classes, &mut set.warnings)? {
         let class = &set.classes[label];
         if pictures.len() < 2 {
-            let problem = "one picture, and one each is needed to train and to evaluate on; add some, or make train/ and val/";
+            let problem = "only one picture, and training and evaluation need one each; add some, or make train/ and val/";
             return Err(DataError::new(&root.join(class), problem));
         }
         let mut stream = SEED.stream(&format!("evaluation split of class {class}"));
@@ -271,7 +271,7 @@ fn enough(path: &Path, classes: &[String]) -> Result<(), DataError> {
         _ => return Ok(()),
     };
     let problem = format!(
-        "{found}, and a classifier needs two at least; give the folder that holds a folder for each class, or add some"
+        "{found}, and a classifier needs at least two; give the folder that holds a folder for each class, or add some"
     );
     Err(DataError::new(path, problem))
 }
@@ -315,7 +315,7 @@ fn list(
         let class = name(&path);
         let Some(&label) = place.get(class.as_str()) else {
             let problem = format!(
-                "this folder is no class of {}, which lists {}; add a line, or remove the folder",
+                "this folder is not a class of {}, which lists {}; add a line, or remove the folder",
                 root.join(CLASSES).display(),
                 counted(classes.len(), "name")
             );
@@ -355,14 +355,14 @@ fn list(
     }
     if loose > 0 {
         warnings.push(format!(
-            "{}: {} in no class's folder, left out",
+            "{}: {} outside the class folders, left out",
             split.display(),
             counted(loose, "picture")
         ));
     }
     if let Some(first) = others.first() {
         warnings.push(format!(
-            "{}: {} in class folders that are no pictures by their names (the first is {}), left out",
+            "{}: {} in class folders without a picture's ending (the first is {}), left out",
             split.display(),
             counted(others.len(), "file"),
             first.display()
@@ -378,7 +378,7 @@ fn pictures(class: &Path, others: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>, Dat
         let refuse = |problem: &str| Err(DataError::new(&path, problem));
         let Ok(found) = fs::metadata(&path) else {
             return refuse(
-                "cannot be looked at; mend or remove it (a link to nothing, or no permission)",
+                "cannot be examined; repair or remove it (a link to nothing, or no permission)",
             );
         };
         if found.is_dir() {
@@ -548,7 +548,7 @@ mod tests {
         symlink(desk.path().join("elsewhere.png"), &link).unwrap();
         let set = read_all(&desk).unwrap();
         assert_eq!(set.train.len() + set.evaluation.len(), 4);
-        assert!(set.warnings[0].contains("1 picture in no class's folder"));
+        assert!(set.warnings[0].contains("1 picture outside the class folders"));
         fs::remove_file(desk.path().join("elsewhere.png")).unwrap();
         assert!(read_all(&desk).unwrap_err().contains("a link to nothing"));
         fs::remove_file(&link).unwrap();

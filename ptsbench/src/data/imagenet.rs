@@ -301,7 +301,7 @@ fn from_truth(
             .and_then(|wnid| place.get(wnid.as_str()));
         label.copied().ok_or_else(|| {
             let problem = format!(
-                "line {}: id {line} is no class of {} that the synset mapping lists",
+                "line {}: id {line} is not a class of {} that the synset mapping lists",
                 at + 1,
                 name(&meta)
             );

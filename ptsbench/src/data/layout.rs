@@ -85,7 +85,7 @@ pub fn find(
         .map(|(path, layout)| format!("  {}: {}", name(path), layout.name()))
         .collect();
     let problem = format!(
-        "no known data set by itself, and several one level below; give the folder of one:\n{}",
+        "no known data set here, but several one level below; give the folder of one:\n{}",
         lines.join("\n")
     );
     Err(DataError::new(folder, problem))

@@ -131,7 +131,7 @@ impl Database {
         };
         if !(256..=65_536).contains(&first.page_size) {
             return Err(refuse(format!(
-                "pages of {} bytes are no LMDB's",
+                "pages of {} bytes, which no LMDB file has",
                 first.page_size
             )));
         }
@@ -221,9 +221,7 @@ impl Walk<'_> {
     fn page(&mut self, index: u64, depth: usize) -> Result<(), String> {
         self.visited += 1;
         if depth == 0 || self.visited > self.pages {
-            return Err(format!(
-                "its tree of pages turns in a circle at page {index}"
-            ));
+            return Err(format!("its tree of pages loops at page {index}"));
         }
         let page = self.read(index, self.page_size)?;
         let broken = || format!("page {index} is broken");

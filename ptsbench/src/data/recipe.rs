@@ -123,9 +123,9 @@ const SHORTER: &str = "shorter side";
 /// How those begin that do not.
 const BOTH: &str = "both sides";
 
-/// A text that is no recipe.
+/// A text that is not a recipe.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a recipe as records hold it")]
+#[error("`{0}` is not a recipe as records write it")]
 pub struct NotARecipe(pub String);
 
 /// What [`Display`](fmt::Display) writes: a cell is measured as it says.

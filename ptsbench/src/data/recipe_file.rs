@@ -51,7 +51,7 @@ pub fn read(file: &Path) -> Result<Own, RecipeError> {
     let own = |(recipe, labels): Said| {
         if recipe.is_none() {
             return Err(
-                "it says nothing of size, mean and std; give timm's config.json, transformers' preprocessor_config.json, or our own form (docs/weights.md)"
+                "it says nothing about size, mean and std; give timm's config.json, transformers' preprocessor_config.json, or our own form (docs/weights.md)"
                     .to_owned(),
             );
         }
@@ -125,7 +125,7 @@ fn text(file: &Path) -> Result<String, RecipeError> {
 fn object(text: &str) -> Result<Map<String, Value>, String> {
     match serde_json::from_str(text) {
         Ok(Value::Object(config)) => Ok(config),
-        Ok(_) => Err("is JSON, but no object in braces".to_owned()),
+        Ok(_) => Err("is JSON, but not an object in braces".to_owned()),
         Err(error) => Err(format!("is not JSON ({error})")),
     }
 }
@@ -162,7 +162,7 @@ fn timm(config: &Map<String, Value>) -> Result<Recipe, String> {
         Some("squash") => true,
         Some(other) => {
             return Err(format!(
-                "crop_mode is `{other}`; the centre is cut out here (center), or all is squashed (squash)"
+                "crop_mode is `{other}`; only cutting out the centre (center) and squashing the whole picture (squash) are supported"
             ));
         }
     };
@@ -175,7 +175,7 @@ fn timm(config: &Map<String, Value>) -> Result<Recipe, String> {
         Some("bicubic") => Filter::Bicubic,
         other => {
             return Err(format!(
-                "interpolation is {}; bilinear and bicubic are computed here",
+                "interpolation is {}; only bilinear and bicubic are supported",
                 other.map_or("not given".to_owned(), |name| format!("`{name}`"))
             ));
         }
@@ -224,7 +224,7 @@ fn transformers(config: &Map<String, Value>) -> Result<Recipe, String> {
         Some(3) => Filter::Bicubic,
         other => {
             return Err(format!(
-                "resample is {}; 2 (bilinear) and 3 (bicubic) are computed here",
+                "resample is {}; only 2 (bilinear) and 3 (bicubic) are supported",
                 other.map_or("not given".to_owned(), |code| code.to_string())
             ));
         }
@@ -356,7 +356,9 @@ fn of_toml(text: &str) -> Result<Said, String> {
     let short = match (file.resize, file.crop_pct) {
         (Some(short), None) => short,
         (None, Some(part)) => before_crop(file.size, part)?,
-        (Some(_), Some(_)) => return Err("has resize and crop_pct; give one of them".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("has both resize and crop_pct; give one of them".to_owned());
+        }
         (None, None) => {
             return Err(
                 "has neither resize (the shorter side in pixels) nor crop_pct; give one of them"
@@ -427,7 +429,7 @@ fn list_of_labels(value: &Value) -> Result<Option<Vec<String>>, String> {
         .and_then(|all| all.iter().map(label).collect());
     match labels {
         Some(labels) => Ok(Some(labels)),
-        None => Err("label_names is no list of texts".to_owned()),
+        None => Err("label_names is not a list of texts".to_owned()),
     }
 }
 

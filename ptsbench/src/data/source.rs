@@ -93,7 +93,7 @@ impl Source {
 fn size(path: &PathBuf) -> Result<u64, DataError> {
     std::fs::metadata(path)
         .map(|file| file.len())
-        .map_err(|error| DataError::new(path, format!("cannot be looked at: {error}")))
+        .map_err(|error| DataError::new(path, format!("cannot be examined: {error}")))
 }
 
 #[cfg(test)]

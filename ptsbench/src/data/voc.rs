@@ -94,10 +94,10 @@ pub fn read_set(folder: &Path, set: &str) -> Result<Voc, DataError> {
             .chars()
             .all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
         {
-            return Err(DataError::new(&list, format!("{id:?} is no image id")));
+            return Err(DataError::new(&list, format!("{id:?} is not an image id")));
         }
         if !seen.insert(id.to_owned()) {
-            let problem = format!("image {id} stands twice in {list_name}; remove one line");
+            let problem = format!("image {id} is listed twice in {list_name}; remove one line");
             return Err(DataError::new(&list, problem));
         }
         let annotation = root.join("Annotations").join(format!("{id}.xml"));
@@ -204,7 +204,7 @@ fn read_annotation(
         for (low, name) in [(x0, "xmin"), (y0, "ymin")] {
             if low < 1.0 {
                 warnings.push(format!(
-                    "{}: object {index}: {name} {low} lies outside, for coordinates are 1-based",
+                    "{}: object {index}: {name} {low} lies outside, since coordinates are 1-based",
                     path.display()
                 ));
             }

@@ -137,7 +137,7 @@ impl<'a> Transfer<'a> {
         if said.file_size == 0 {
             return Err(FetchError::Server {
                 repository: self.wanted.repository.to_owned(),
-                reason: format!("{} is said to have no bytes", self.wanted.file),
+                reason: format!("the server says that {} is empty", self.wanted.file),
             });
         }
         Ok(Announced {
@@ -204,9 +204,9 @@ impl<'a> Transfer<'a> {
                     tries: idle,
                     reason,
                     advice: if way.parts {
-                        "what came is kept, the same command goes on from there"
+                        "what has arrived is kept; the same command goes on from there"
                     } else {
-                        "this server sends no parts, so that each try begins anew: try again on a better connection, set HF_ENDPOINT to another mirror, or download the file in a browser and give it with --weights"
+                        "this server cannot go on with a transfer, so each attempt starts again: try again on a better connection, set HF_ENDPOINT to another mirror, or download the file in a browser and give it with --weights"
                     },
                 });
             }

@@ -78,7 +78,7 @@ pub enum FetchError {
     Interrupted(#[from] Interrupted),
     /// Offline, and not here.
     #[error(
-        "{}: not there, and the network is not to be used; fetch it without --offline (and without HF_HUB_OFFLINE), or give a file with --weights", .0.display()
+        "{}: not there, and the network must not be used; fetch it without --offline (and without HF_HUB_OFFLINE), or give a file with --weights", .0.display()
     )]
     Offline(PathBuf),
     /// Built without downloads.
@@ -131,7 +131,7 @@ pub enum FetchError {
     },
     /// The server is busy.
     #[error(
-        "{repository}: the hub asks for patience ({status}); try again {when}, or set HF_TOKEN for a larger share"
+        "{repository}: the hub limits requests ({status}); try again {when}, or set HF_TOKEN for a higher limit"
     )]
     TooMany {
         /// The repository.
@@ -178,7 +178,7 @@ pub enum FetchError {
     },
     /// The hub has another file than the one the catalog knows.
     #[error(
-        "{repository}: the hub's {file} has SHA-256 {found}, and the catalog knows {expected}; it was replaced there, or HF_ENDPOINT is no faithful mirror"
+        "{repository}: the hub's {file} has SHA-256 {found}, and the catalog knows {expected}; it was replaced there, or HF_ENDPOINT is not a faithful mirror"
     )]
     Replaced {
         /// The repository.

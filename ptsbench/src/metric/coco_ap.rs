@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
+use crate::statistics::mean;
+
 /// One true object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Truth {
@@ -384,14 +386,8 @@ fn category_curves(scenes: &[Scene]) -> CategoryCurves {
     }
 }
 
-/// The mean of what is defined.
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let (mut sum, mut count) = (0.0, 0_u64);
-    for value in values.flatten() {
-        sum += value;
-        count += 1;
-    }
-    (count > 0).then(|| sum / count as f64)
+fn mean_of_defined(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    mean(&values.flatten().collect::<Vec<_>>())
 }
 
 fn precision_of(curve: &Curve) -> Option<f64> {
@@ -483,17 +479,17 @@ pub fn evaluate(
                 .iter()
                 .map(move |category| precision_of(&category.by_area[area][index]))
         };
-        mean(indices.flat_map(of))
+        mean_of_defined(indices.flat_map(of))
     };
     let recall_in_area = |area: usize| {
         let all = curves.iter().flat_map(|category| &category.by_area[area]);
-        mean(all.map(|curve| curve.as_ref().map(|(_, recall)| *recall)))
+        mean_of_defined(all.map(|curve| curve.as_ref().map(|(_, recall)| *recall)))
     };
     let recall_at = |limit: usize| {
         let all = curves
             .iter()
             .flat_map(|category| category.recall_by_limit[limit]);
-        mean(all)
+        mean_of_defined(all)
     };
     let stats = Stats {
         ap: average_precision(0, 0..THRESHOLDS),
@@ -513,7 +509,7 @@ pub fn evaluate(
         let ap_by_iou = std::array::from_fn(|index| precision_of(&curves.by_area[0][index]));
         CategoryAp {
             category,
-            ap: mean(ap_by_iou.into_iter()),
+            ap: mean_of_defined(ap_by_iou.into_iter()),
             ap_by_iou,
             recall_by_iou: curves.recall_by_limit[2],
         }

@@ -61,9 +61,9 @@ pub enum FidError {
         /// Which feature.
         feature: usize,
     },
-    /// A matrix that is no covariance.
+    /// A matrix that is not a covariance.
     #[error(
-        "the covariance of the {set} set has the eigenvalue {value:?}, and {largest:?} as its largest: it is no covariance; compute the statistics again"
+        "the covariance of the {set} set has the eigenvalue {value:?}, and {largest:?} as its largest: it is not a covariance; compute the statistics again"
     )]
     Negative {
         /// Which set.
@@ -231,7 +231,7 @@ impl Statistics {
 }
 
 /// The smallest square of the Cholesky factor's diagonal, over the largest, at which the factor is used. The squares
-/// are no eigenvalues but follow them, so this stays far from eigenvalues that are round-off.
+/// are not eigenvalues but follow them, so this stays far from eigenvalues that are round-off.
 const CLEARLY_REGULAR: f64 = 1e-10;
 
 /// The smallest eigenvalue below zero, over the largest, that no rounding explains: covariances of 2,048 features summed

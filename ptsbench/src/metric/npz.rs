@@ -65,7 +65,7 @@ enum Problem {
         index: Vec<usize>,
     },
     #[error(
-        "{name} holds {value:?} at {index:?}, and features of f32 have none beyond {MOST:e}; compute the statistics again"
+        "{name} holds {value:?} at {index:?}, and f32 features have none beyond {MOST:e}; compute the statistics again"
     )]
     TooLarge {
         name: &'static str,
@@ -73,11 +73,11 @@ enum Problem {
         index: Vec<usize>,
     },
     #[error(
-        "sigma has the negative variance {value:?} at ({at}, {at}); it is no covariance: compute it again"
+        "sigma has the negative variance {value:?} at ({at}, {at}); it is not a covariance: compute it again"
     )]
     Negative { at: usize, value: f64 },
     #[error(
-        "sigma is not symmetric: {above} at ({row}, {column}) but {below} opposite; it is no covariance"
+        "sigma is not symmetric: {above} at ({row}, {column}) but {below} opposite; it is not a covariance"
     )]
     NotSymmetric {
         row: usize,

@@ -120,7 +120,7 @@ impl Plan {
                 // Seeds are allowed: they reach a cell through its calibration only, so here they multiply nothing.
                 Some(_) if grid.granularity.is_empty() && axis != "seeds" => {
                     return Err(format!(
-                        "{axis} concerns reconstruction, which needs granularity; add it, or remove {axis}"
+                        "{axis} is for reconstruction, which needs granularity; add it, or remove {axis}"
                     ));
                 }
                 _ => {}
@@ -135,7 +135,7 @@ impl Plan {
             && self.batch_norm(grid).contains(&BatchNorm::Folded)
         {
             return Err(format!(
-                "repair `{}` measures batch norms, and folded ones are gone; use batch_norm = [\"kept\"]",
+                "repair `{}` measures batch norms again, and folding removes them; use batch_norm = [\"kept\"]",
                 repair.name
             ));
         }

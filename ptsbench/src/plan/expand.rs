@@ -190,7 +190,7 @@ impl Plan {
         }
         let Some(calibration) = &self.calibration else {
             return Err(self.invalid(format!(
-                "[[grid]] `{}`: something in it looks at calibration images; add [calibration] with images and batch",
+                "[[grid]] `{}`: part of it looks at calibration images; add [calibration] with images and batch",
                 grid.name
             )));
         };

@@ -20,7 +20,7 @@ use model_zoo::file::{self, Unread};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use self::text::{apply, did_you_mean, explain, located};
+use self::text::{apply, explain, located, suggestion};
 use crate::cell::{BatchNorm, Cell, Fit, Inputs, Key, Part, Pattern, Rule};
 use crate::options::Chosen;
 use model_zoo::Grain;
@@ -89,7 +89,7 @@ pub type Lookup<T> = Result<T, Box<dyn Error + Send + Sync>>;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// Neither a file nor a preset.
-    #[error("no plan `{name}`: there is no such file, and the presets are {presets}{hint}")]
+    #[error("no plan file or preset is called `{name}`{hint} (presets: {presets})")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -395,7 +395,7 @@ impl Plan {
             return Err(PlanError::Unknown {
                 name: name.into(),
                 presets: presets.join(", "),
-                hint: did_you_mean(name, &presets),
+                hint: suggestion(name, &presets),
             });
         }
         let unread = |reason| PlanError::Read {
@@ -496,8 +496,8 @@ impl Plan {
             Some(name) => self.fit.get(name).ok_or_else(|| {
                 let known: Vec<&str> = self.fit.keys().map(String::as_str).collect();
                 format!(
-                    "fit = \"{name}\" is no preset of this plan{}; add [fit.{name}]",
-                    did_you_mean(name, &known)
+                    "this plan has no [fit.{name}]{} (add it, or name another with fit)",
+                    suggestion(name, &known)
                 )
             })?,
             None => match self.fit.first() {

@@ -262,7 +262,7 @@ fn what_makes_no_sense_is_refused_with_the_remedy() {
         (with("0.5", "1.5"), "21:10: rate 1.5 is not between 0 and 1"),
         (with("0.5", "0"), "21:10: rate 0 is not between 0 and 1"),
         (with("0.5", "nan"), "rate NaN is not between 0 and 1"),
-        (with("2:4", "4:2"), "4:2 is no pattern"),
+        (with("2:4", "4:2"), "4:2 is not a pattern"),
         (with("0.5", "0.5, 0.5"), "twice"),
         (with("[0.5, \"2:4\"]", "[]"), "rates is empty"),
         (with("[\"micro_resnet8\"]", "[]"), "models is empty"),
@@ -344,7 +344,7 @@ fn every_empty_axis_is_refused_by_its_name() {
         said.contains("small.toml:2:") && said.contains("seeds is empty"),
         "{said}"
     );
-    // A pattern needs no allocators, and an empty list of them is no statement.
+    // A pattern needs no allocators, and an empty list of them says nothing.
     let said = error(
         &SMALL
             .replace("[0.5, \"2:4\"]", "[\"2:4\"]")
@@ -401,7 +401,7 @@ fn an_override_that_fits_nothing_is_refused_with_the_nearest() {
 fn an_unknown_plan_names_the_presets() {
     let message = Plan::load("mirco", &[]).unwrap_err().to_string();
     assert!(
-        message.contains("micro, smoke, did you mean `micro`?"),
+        message.contains("did you mean `micro`? (presets: micro, smoke)"),
         "{message}"
     );
     let message = Plan::load(".", &[]).unwrap_err().to_string();
@@ -485,5 +485,5 @@ fn what_looks_at_images_is_measured_once_for_each_seed() {
     assert!(error.contains("add [calibration]"), "{error}");
     let folded = text.replace("seeds =", "batch_norm = [\"folded\"]\nseeds =");
     let error = Plan::parse(&folded, "test", &[]).unwrap_err().to_string();
-    assert!(error.contains("folded ones are gone"), "{error}");
+    assert!(error.contains("folding removes them"), "{error}");
 }

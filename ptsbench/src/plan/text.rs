@@ -1,5 +1,7 @@
 //! A plan's text: where it is wrong and what was probably meant, and single values set over it.
 
+use model_zoo::misspelt::{did_you_mean, nearest};
+
 use super::PlanError;
 
 /// The error with its line and column.
@@ -26,10 +28,10 @@ pub(super) fn explain(message: &str) -> String {
             } else {
                 "value"
             };
-            let known_list = known.join(", ");
             format!(
-                "unknown {what} `{wrong}`{}; known here: {known_list}",
-                did_you_mean(wrong, known)
+                "unknown {what} `{wrong}`{} (known here: {})",
+                suggestion(wrong, known),
+                known.join(", ")
             )
         }
         _ => plain(message.trim_end()),
@@ -52,21 +54,9 @@ fn plain(message: &str) -> String {
     format!("{before}expected {words}")
 }
 
-/// `, did you mean ...?` for a name near enough, else nothing.
-pub(super) fn did_you_mean(wrong: &str, known: &[&str]) -> String {
-    // The first measure likes a common beginning; the second does justice to short names with two letters swapped.
-    let likeness = |name: &str| {
-        let swapped = strsim::normalized_damerau_levenshtein(wrong, name) + 0.1;
-        strsim::jaro_winkler(wrong, name).max(swapped)
-    };
-    let nearest = known
-        .iter()
-        .map(|name| (likeness(name), name))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, name)) if likeness >= 0.7 => format!(", did you mean `{name}`?"),
-        _ => String::new(),
-    }
+/// `, did you mean ...?` with the known names near to `wrong`, or nothing.
+pub(super) fn suggestion(wrong: &str, known: &[&str]) -> String {
+    did_you_mean(&nearest(wrong, known))
 }
 
 /// Applies `a.b=c` to a plan's table. Whether the key exists is judged by reading the table as a plan afterwards.
@@ -88,8 +78,8 @@ pub(super) fn apply(table: &mut toml::Table, set: &str) -> Result<(), String> {
         if walked == "fit" && !here.contains_key(segment) {
             let known: Vec<&str> = here.keys().map(String::as_str).collect();
             return Err(format!(
-                "the plan has no [fit.{segment}]{}; it has: {}",
-                did_you_mean(segment, &known),
+                "the plan has no [fit.{segment}]{} (it has {})",
+                suggestion(segment, &known),
                 if known.is_empty() {
                     "none".into()
                 } else {
@@ -129,8 +119,8 @@ pub(super) fn apply(table: &mut toml::Table, set: &str) -> Result<(), String> {
                     _ => {
                         let known: Vec<&str> = names.iter().map(String::as_str).collect();
                         return Err(format!(
-                            "`{walked}` has no entry `{item}`{}; use 0 to {}, or a name: {}",
-                            did_you_mean(item, &known),
+                            "`{walked}` has no entry `{item}`{} (use 0 to {}, or a name: {})",
+                            suggestion(item, &known),
                             known.len().saturating_sub(1),
                             known.join(", ")
                         ));
@@ -139,7 +129,7 @@ pub(super) fn apply(table: &mut toml::Table, set: &str) -> Result<(), String> {
             }
             other => {
                 return Err(format!(
-                    "`{walked}` is a {}, so nothing lies below it; set `{walked}` itself",
+                    "`{walked}` is a {}, so there is nothing below it; set `{walked}` itself",
                     other.type_str()
                 ));
             }

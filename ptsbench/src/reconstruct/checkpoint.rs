@@ -84,15 +84,15 @@ impl Checkpoint<'_> {
         let (Some(cell), Some(written), Some(outcome)) =
             (said("cell"), said("digest"), said("outcome"))
         else {
-            return Err("it is no checkpoint of this version");
+            return Err("it is not a checkpoint of this version");
         };
         if cell != self.key.as_str() {
-            return Err("it is of another cell");
+            return Err("it belongs to another cell");
         }
         // Before any value is read: a foreign file may be of any size.
         let fits = |(path, shape): (&String, &Vec<usize>)| file.shape(path).as_ref() == Some(shape);
         if file.keys().len() != shapes.len() || !shapes.iter().all(fits) {
-            return Err("it is of another unit");
+            return Err("it belongs to another unit");
         }
         let mut tensors = Vec::with_capacity(shapes.len());
         for (path, shape) in shapes {
@@ -103,12 +103,12 @@ impl Checkpoint<'_> {
             });
         }
         if digest(self.key, outcome, &tensors) != written {
-            return Err("its contents are not those of its digest");
+            return Err("its contents do not match its digest");
         }
         let outcome: UnitOutcome = serde_json::from_str(outcome)
             .ok()
             .filter(|outcome: &UnitOutcome| outcome.path == unit)
-            .ok_or("it is of another unit")?;
+            .ok_or("it belongs to another unit")?;
         let values = tensors
             .into_iter()
             .map(|tensor| (tensor.key, TensorData::new(tensor.values, tensor.shape)));

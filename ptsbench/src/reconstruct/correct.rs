@@ -10,11 +10,11 @@
 //! *not* restored in [`Mode::Table`]; [`Mode::Exact`] restores mean and variance on the survivors.
 
 use kernels::BitMask;
-use serde::{Deserialize, Serialize};
+
+use crate::statistics::{Deviation, deviation, mean, variance};
 
 /// How lambda and the shift are found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Eq. 1 as tabulated in section 3.1.
     #[default]
@@ -24,20 +24,8 @@ pub enum Mode {
     Exact,
 }
 
-/// The denominator of a variance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Deviation {
-    /// n; defined for a single weight.
-    #[default]
-    Biased,
-    /// n - 1, as the original release; NaN for a single weight.
-    Unbiased,
-}
-
 /// Settings of the weight correction.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Correction {
     /// How lambda and the shift are found.
     pub mode: Mode,
@@ -46,7 +34,7 @@ pub struct Correction {
     pub guard: bool,
     /// Added to sigma(W_s).
     pub epsilon: f64,
-    /// The denominator of sigma.
+    /// The divisor of sigma: n, or n - 1 as in the original release, where a single weight gives NaN.
     pub deviation: Deviation,
 }
 
@@ -56,7 +44,7 @@ impl Default for Correction {
             mode: Mode::Table,
             guard: true,
             epsilon: 1e-9,
-            deviation: Deviation::Biased,
+            deviation: Deviation::Population,
         }
     }
 }
@@ -138,8 +126,8 @@ fn table(dense: &[f64], keep: &[bool], settings: Correction) -> (f64, f64) {
         .zip(keep)
         .map(|(&w, &k)| if k { w } else { 0.0 })
         .collect();
-    let sigma_dense = deviation(dense, settings.deviation);
-    let sigma_sparse = deviation(&sparse, settings.deviation);
+    let sigma = |values: &[f64]| deviation(values, settings.deviation).unwrap_or(f64::NAN);
+    let (sigma_dense, sigma_sparse) = (sigma(dense), sigma(&sparse));
     if settings.guard {
         let survivors = keep.iter().filter(|&&k| k).count();
         if survivors < 2 || sigma_sparse <= 1e-6 * sigma_dense {
@@ -148,7 +136,8 @@ fn table(dense: &[f64], keep: &[bool], settings: Correction) -> (f64, f64) {
     }
     let lambda = sigma_dense / (sigma_sparse + settings.epsilon);
     let scaled: Vec<f64> = sparse.iter().map(|w| lambda * w).collect();
-    (lambda, mean(dense) - mean(&scaled))
+    let shift = mean(dense).zip(mean(&scaled)).map(|(d, s)| d - s);
+    (lambda, shift.unwrap_or(f64::NAN))
 }
 
 /// Lambda and shift with which the survivors, zeros beside them, have the dense channel's mean and variance.
@@ -162,16 +151,13 @@ fn exact(dense: &[f64], keep: &[bool]) -> Option<(f64, f64)> {
         .filter(|(_, k)| **k)
         .map(|(w, _)| *w)
         .collect();
-    if survivors.is_empty() {
-        return None;
-    }
     let ratio = dense.len() as f64 / survivors.len() as f64;
-    let (mu, variance) = (mean(dense), variance(dense));
-    let (m, v) = (mean(&survivors), self::variance(&survivors));
+    let moments = |values: &[f64]| mean(values).zip(variance(values, Deviation::Population));
+    let ((mu, sigma2), (m, v)) = (moments(dense)?, moments(&survivors)?);
     if v == 0.0 {
         return None;
     }
-    let radicand = ((variance + mu * mu) * ratio - (mu * ratio).powi(2)) / v;
+    let radicand = ((sigma2 + mu * mu) * ratio - (mu * ratio).powi(2)) / v;
     let lambda = radicand.sqrt(); // NaN below 0
     (radicand > 0.0 && (0.25..=4.0).contains(&lambda)).then_some((lambda, mu * ratio - lambda * m))
 }
@@ -194,29 +180,6 @@ pub fn correct_bias(
         .zip(means)
         .map(|(b, (d, s))| b + d - s)
         .collect())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Sum of squared distances from the mean, over n.
-fn variance(values: &[f64]) -> f64 {
-    squares(values) / values.len() as f64
-}
-
-fn deviation(values: &[f64], kind: Deviation) -> f64 {
-    let n = values.len() as f64;
-    let n = match kind {
-        Deviation::Biased => n,
-        Deviation::Unbiased => n - 1.0,
-    };
-    (squares(values) / n).sqrt()
-}
-
-fn squares(values: &[f64]) -> f64 {
-    let mean = mean(values);
-    values.iter().map(|x| (x - mean).powi(2)).sum()
 }
 
 #[cfg(test)]
@@ -243,7 +206,7 @@ mod tests {
         near(&got.lambda, &[1.283377889], 1e-8); // printed without epsilon: 1e-9 / 0.18 of it
         near(&got.shift, &[-0.074591131], 1e-8);
         near(&got.weight, &[0.438760025, 0.0, 0.0, 0.310422236], 1e-8);
-        near(&[mean(&got.weight)], &[0.187295565], 1e-8);
+        near(&[mean(&got.weight).unwrap()], &[0.187295565], 1e-8);
         // lambda = 4.898979486 > 4: the table's rule.
         let settings = Correction {
             mode: Mode::Exact,
@@ -303,8 +266,10 @@ mod tests {
             let mask = BitMask::from_keep(1, dense.len(), &keep).unwrap();
             let settings = Correction { mode: Mode::Exact, ..Correction::default() };
             let got = correct_weight(&dense, &mask, settings).unwrap();
-            prop_assert!((mean(&got.weight) - mean(&dense)).abs() < 1e-12);
-            prop_assert!((variance(&got.weight) - variance(&dense)).abs() < 1e-12);
+            let moments = |values: &[f64]| {
+                [mean(values).unwrap(), variance(values, Deviation::Population).unwrap()]
+            };
+            near(&moments(&got.weight), &moments(&dense), 1e-12);
         }
     }
 }

@@ -6,13 +6,15 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
+use kernels::Precision;
 use model_zoo::graft::Graft;
 use model_zoo::norm::freeze;
 use model_zoo::tap::{Bare, Path};
-use model_zoo::{Bundle, Tap, Unit};
+use model_zoo::{Bundle, Extents, Tap, Unit};
 
 use super::FitError;
-use super::loss::summed_square_error;
+use super::loss::error_within;
+use super::pairs::{Pairs, Room, SpillError};
 use crate::cell::{Fit, Optimizer};
 use crate::seed::Stream;
 
@@ -29,15 +31,28 @@ pub struct Fitted {
     pub loss_before: f64,
     /// And after.
     pub loss_after: f64,
+    /// Bytes of its inputs and outputs that memory had no room for.
+    pub spilled: u64,
 }
 
-/// Trains the unit at one path on cached batches.
+/// Where a unit's inputs and outputs come from, and where they may stay.
+pub struct Source<'a> {
+    /// Calibration batches.
+    pub batches: usize,
+    /// The calls of the unit in one forward pass over a batch (more than one where a module is shared), and what is no
+    /// padding in it.
+    pub calls: &'a dyn Fn(usize) -> Result<(Vec<Call>, Option<Extents>), FitError>,
+    /// Room for the calls of all batches.
+    pub room: Room<'a>,
+}
+
+/// Trains the unit at one path.
 pub struct FitTap<'a> {
     target: &'a str,
     path: Path,
-    /// Per batch the calls of the unit in one forward pass: more than one where a module is shared.
-    batches: Vec<Vec<Call>>,
+    source: Source<'a>,
     settings: &'a Fit,
+    precision: Precision,
     order: Stream,
     watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     /// What came of it; none until the forward pass reaches the unit.
@@ -48,16 +63,18 @@ impl<'a> FitTap<'a> {
     /// `watch` is told each step and its loss, and may end the work.
     pub fn new(
         target: &'a str,
-        batches: Vec<Vec<Call>>,
+        source: Source<'a>,
         settings: &'a Fit,
+        precision: Precision,
         order: Stream,
         watch: &'a mut dyn FnMut(usize, f64) -> Result<(), FitError>,
     ) -> Self {
         Self {
             target,
             path: Path::default(),
-            batches,
+            source,
             settings,
+            precision,
             order,
             watch,
             outcome: None,
@@ -65,33 +82,33 @@ impl<'a> FitTap<'a> {
     }
 
     fn fit<In: Bundle, U: Unit<In>>(&mut self, unit: &U) -> Result<Fitted, FitError> {
-        let batches: Vec<Vec<(In, U::Out)>> = std::mem::take(&mut self.batches)
-            .into_iter()
-            .map(|calls| {
-                calls
-                    .into_iter()
-                    .map(|(input, output)| {
-                        let input = input.downcast::<In>().expect("captured from this unit");
-                        let output = output
-                            .downcast::<U::Out>()
-                            .expect("captured from this unit");
-                        (*input, *output)
-                    })
-                    .collect()
-            })
-            .collect();
+        let spill = |source| FitError::Spill {
+            unit: self.target.to_owned(),
+            source,
+        };
+        let mut pairs = Pairs::within(self.source.room);
+        let mut extents = Vec::with_capacity(self.source.batches);
+        for batch in 0..self.source.batches {
+            let (calls, valid) = (self.source.calls)(batch)?;
+            extents.push(valid);
+            let calls = calls.into_iter().map(typed);
+            pairs
+                .push(calls.collect::<Vec<(In, U::Out)>>())
+                .map_err(spill)?;
+        }
 
-        let loss_before = mean_loss(unit, &batches);
+        let mut bare = Bare(self.precision);
+        let loss_before = mean_loss(unit, &pairs, &extents, bare).map_err(spill)?;
         let mut trained = freeze(unit.clone()).train();
         let mut rates = LearningRates::new(self.settings.optimizer, &trained);
         let mut steps = 0;
         while steps < self.settings.steps {
-            let calls = &batches[self.order.below(batches.len() as u64) as usize];
+            let batch = self.order.below(pairs.len() as u64) as usize;
+            let calls = pairs.get(batch).map_err(spill)?.into_iter();
             let loss = calls
-                .iter()
                 .map(|(input, output)| {
-                    let got = trained.run(input.clone().to_autodiff(), &mut Bare);
-                    summed_square_error(got, output.clone().to_autodiff())
+                    let got = trained.run(input.to_autodiff(), &mut bare);
+                    error_within(got, output.to_autodiff(), extents[batch].as_ref())
                 })
                 .reduce(|sum, loss| sum + loss)
                 .expect("a unit that is fitted runs at least once");
@@ -112,14 +129,19 @@ impl<'a> FitTap<'a> {
         let trained = trained.valid();
         Ok(Fitted {
             loss_before,
-            loss_after: mean_loss(&trained, &batches),
+            loss_after: mean_loss(&trained, &pairs, &extents, bare).map_err(spill)?,
             graft: Graft::cut(&trained),
             steps,
+            spilled: pairs.spilled(),
         })
     }
 }
 
 impl Tap for FitTap<'_> {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
     fn unit<In: Bundle, U: Unit<In>>(&mut self, name: &str, unit: &U, input: In) -> U::Out {
         self.path.push(name);
         if self.outcome.is_none() && self.path.join() == self.target {
@@ -131,13 +153,29 @@ impl Tap for FitTap<'_> {
     }
 }
 
-fn mean_loss<In: Bundle, U: Unit<In>>(unit: &U, batches: &[Vec<(In, U::Out)>]) -> f64 {
-    let losses = batches.iter().flatten().map(|(input, output)| {
-        let got = unit.run(input.clone(), &mut Bare);
-        let error = summed_square_error(got, output.clone());
-        f64::from(error.into_scalar::<f32>())
-    });
-    losses.sum::<f64>() / batches.len().max(1) as f64
+/// A call as its unit has it.
+fn typed<In: Bundle, Out: Bundle>((input, output): Call) -> (In, Out) {
+    let expected = "captured from this unit";
+    let input = input.downcast().expect(expected);
+    let output = output.downcast().expect(expected);
+    (*input, *output)
+}
+
+fn mean_loss<In: Bundle, U: Unit<In>>(
+    unit: &U,
+    pairs: &Pairs<'_, Vec<(In, U::Out)>>,
+    extents: &[Option<Extents>],
+    mut bare: Bare,
+) -> Result<f64, SpillError> {
+    let mut sum = 0.0;
+    for (batch, extents) in extents.iter().enumerate() {
+        for (input, output) in pairs.get(batch)? {
+            let got = unit.run(input, &mut bare);
+            let error = error_within(got, output, extents.as_ref());
+            sum += f64::from(error.into_scalar::<f32>());
+        }
+    }
+    Ok(sum / pairs.len().max(1) as f64)
 }
 
 /// One optimizer for weights and one for biases, since their rates differ; biases of rate 0 are frozen.

@@ -5,29 +5,36 @@ pub mod checkpoint;
 pub mod correct;
 pub mod fit;
 pub mod loss;
+pub mod pairs;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use burn::tensor::{Device, TensorData};
+use kernels::Precision;
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::norm::Scales;
 use model_zoo::tap::{Bare, Capture, Census, Row};
 use model_zoo::weights::WeightError;
-use model_zoo::{Bundle, Network};
+use model_zoo::{Bundle, Extents, Network};
 
+use crate::batches::Batches;
 use crate::cell::{Inputs, Reconstruction};
 use crate::interrupt::{self, Interrupted};
 use crate::inventory::Weights;
+use crate::memory::{Memory, size};
 use crate::progress::Progress;
 use crate::record::UnitOutcome;
 use crate::seed::Seed;
-use crate::seen::{Look, Need, SeenError};
+use crate::seen::{Need, Seen, SeenError, look};
 use crate::select::Masks;
 use crate::subject;
+use crate::task::TaskError;
 use checkpoint::{Checkpoint, Checkpoints, Values};
 use correct::{Correction, correct_bias, correct_weight};
-use fit::{Call, FitTap};
+use fit::{Call, FitTap, Fitted, Source};
 use loss::summed_square_error;
+use pairs::{Room, SpillError};
 
 /// Measurement version of this folder: raised whenever its numbers may change.
 pub const VERSION: u32 = 4;
@@ -48,12 +55,32 @@ pub enum FitError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// Calibration images cannot be read.
+    #[error(transparent)]
+    Inputs(Box<TaskError>),
     /// A layer's inputs cannot be measured.
     #[error(transparent)]
     Seen(#[from] SeenError),
+    /// What a unit is fitted on cannot be kept.
+    #[error("unit `{unit}`: {source}")]
+    Spill {
+        /// The unit.
+        unit: String,
+        /// Why.
+        source: SpillError,
+    },
     /// A checkpoint could not be written, or a bad one not removed.
     #[error(transparent)]
     Checkpoint(#[from] WeightError),
+}
+
+impl From<TaskError> for FitError {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            error => Self::Inputs(Box::new(error)),
+        }
+    }
 }
 
 /// What reconstruction works with.
@@ -64,10 +91,14 @@ pub struct Work<'a, N: Network> {
     pub census: &'a Census,
     /// The masks, by the checkpoint's layer names.
     pub masks: &'a Masks,
-    /// Batches of calibration inputs.
-    pub batches: &'a [N::Input],
-    /// Where everything lies.
+    /// Batches of calibration inputs, at least one.
+    pub batches: &'a Batches<'a, N::Input>,
+    /// What may stay in memory.
+    pub memory: Memory,
+    /// The device of all tensors.
     pub device: &'a Device,
+    /// Arithmetic of every pass.
+    pub precision: Precision,
     /// Where a checkpoint per fitted unit is kept; none where an interrupted run need not go on.
     pub checkpoints: Option<Checkpoints<'a>>,
     /// Told of units and steps.
@@ -85,6 +116,8 @@ impl<N: Network> Work<'_, N> {
             sparse = self.correct(sparse)?;
         }
         let units = self.census.units(settings.granularity);
+        let one = self.batches.get(0)?.first();
+        let mut told = false;
         let mut outcomes = Vec::with_capacity(units.len());
         for (place, unit) in units.iter().enumerate() {
             interrupt::check()?;
@@ -97,8 +130,23 @@ impl<N: Network> Work<'_, N> {
                 outcomes.push(outcome);
                 continue;
             }
-            let outcome;
-            (sparse, outcome) = self.fit(sparse, unit, settings)?;
+            let fitted = self.fit(&sparse, one.clone(), unit, settings)?;
+            if fitted.spilled > 0 && !told {
+                told = true;
+                self.progress.note(&format!(
+                    "unit `{}`: {} of its inputs and outputs are over the memory budget (PTSBENCH_MEMORY) and go to a temporary file; later units may do the same",
+                    unit.path,
+                    size(fitted.spilled),
+                ));
+            }
+            let outcome = UnitOutcome {
+                path: unit.path.clone(),
+                grain: unit.grain,
+                steps: fitted.steps,
+                loss_before: fitted.loss_before,
+                loss_after: fitted.loss_after,
+            };
+            sparse = fitted.graft.into(sparse);
             if let Some(checkpoint) = &checkpoint {
                 checkpoint.write(&outcome, unit_params(&sparse, &unit.path))?;
             }
@@ -110,16 +158,23 @@ impl<N: Network> Work<'_, N> {
     /// Eq. 1: weights first, then biases or the norms' shifts, every layer from the dense network's inputs, all its calls
     /// together.
     pub fn correct(&self, sparse: N) -> Result<N, FitError> {
-        let mut look = Look::for_need(Need::Moments);
-        for batch in self.batches {
-            interrupt::check()?;
-            self.dense.run(batch.clone(), &mut look);
-        }
-        let seen = look.finish()?;
+        let mut seen = HashMap::new();
+        let mut keep = |path: String, found: Seen| -> Result<(), FitError> {
+            seen.insert(path, found);
+            Ok(())
+        };
+        let room = self.memory.for_results();
+        let need = Need::Moments;
+        look(
+            self.dense,
+            self.batches,
+            need,
+            self.precision,
+            room,
+            &mut keep,
+        )?;
         let mut scales = Scales::default();
-        if let Some(one) = self.batches.first().cloned().map(Bundle::first) {
-            self.dense.run(one, &mut scales);
-        }
+        self.dense.run(self.batches.get(0)?.first(), &mut scales);
         let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
         let weights = subject::weights(self.dense, self.census);
         let (mut corrected, mut shifts) = (HashMap::new(), HashMap::new());
@@ -158,59 +213,75 @@ impl<N: Network> Work<'_, N> {
         Ok(write_params(sparse, shifts, self.device).0)
     }
 
+    /// Fits one unit; a forward pass over `one` input brings the tap to it.
     fn fit(
         &self,
-        sparse: N,
+        sparse: &N,
+        one: N::Input,
         unit: &Row,
         settings: &Reconstruction,
-    ) -> Result<(N, UnitOutcome), FitError> {
+    ) -> Result<Fitted, FitError> {
         let steps = settings.fit.steps;
         let mut watch = |step: usize, loss: f64| {
             self.progress.step(step, steps, loss);
             Ok(interrupt::check()?)
         };
-        let pairs = self.pairs(&sparse, &unit.path, settings.inputs);
         let order = Seed(settings.calibration.seed).stream(&format!("fit.{}", unit.path));
-        let mut tap = FitTap::new(&unit.path, pairs, &settings.fit, order, &mut watch);
-        let one = self
-            .batches
-            .first()
-            .cloned()
-            .map(Bundle::first)
-            .expect("calibration has a batch");
-        sparse.run(one, &mut tap);
-        let fitted = tap.outcome.expect("a unit of the census is reached")?;
-        let outcome = UnitOutcome {
-            path: unit.path.clone(),
-            grain: unit.grain,
-            steps: fitted.steps,
-            loss_before: fitted.loss_before,
-            loss_after: fitted.loss_after,
+        let folder = self.folder();
+        let source = Source {
+            batches: self.batches.len(),
+            calls: &|batch| self.calls(sparse, &unit.path, settings.inputs, batch),
+            room: Room {
+                bytes: self.memory.for_results(),
+                folder: &folder,
+            },
         };
-        Ok((fitted.graft.into(sparse), outcome))
+        let mut tap = FitTap::new(
+            &unit.path,
+            source,
+            &settings.fit,
+            self.precision,
+            order,
+            &mut watch,
+        );
+        sparse.run(one, &mut tap);
+        tap.outcome.expect("a unit of the census is reached")
     }
 
-    /// The unit's inputs in the dense or the sparse network, and its outputs in the dense one, batch by batch.
-    fn pairs(&self, sparse: &N, unit: &str, inputs: Inputs) -> Vec<Vec<Call>> {
-        let calls = |network: &N, batch: &N::Input| {
-            let mut capture = Capture::of(unit);
-            network.run(batch.clone(), &mut capture);
+    /// Where what memory has no room for goes: beside the checkpoints, on a disk that is meant for it.
+    fn folder(&self) -> PathBuf {
+        match &self.checkpoints {
+            Some(checkpoints) => checkpoints.folder.to_owned(),
+            None => std::env::temp_dir(),
+        }
+    }
+
+    /// The unit's inputs in the dense or the sparse network, and its outputs in the dense one, over one batch.
+    fn calls(
+        &self,
+        sparse: &N,
+        unit: &str,
+        inputs: Inputs,
+        batch: usize,
+    ) -> Result<(Vec<Call>, Option<Extents>), FitError> {
+        interrupt::check()?;
+        let batch = self.batches.get(batch)?;
+        let extents = batch.extents();
+        let calls = |network: &N, batch: N::Input| {
+            let mut capture = Capture::of(unit, self.precision);
+            network.run(batch, &mut capture);
             capture.into_calls()
         };
-        self.batches
-            .iter()
-            .map(|batch| {
-                let dense = calls(self.dense, batch);
-                match inputs {
-                    Inputs::Dense => dense,
-                    Inputs::Sparse => {
-                        let sparse = calls(sparse, batch);
-                        let pair = |((input, _), (_, output))| (input, output);
-                        sparse.into_iter().zip(dense).map(pair).collect()
-                    }
-                }
-            })
-            .collect()
+        let found = match inputs {
+            Inputs::Dense => calls(self.dense, batch),
+            Inputs::Sparse => {
+                let dense = calls(self.dense, batch.clone());
+                let sparse = calls(sparse, batch);
+                let pair = |((input, _), (_, output))| (input, output);
+                sparse.into_iter().zip(dense).map(pair).collect()
+            }
+        };
+        Ok((found, extents))
     }
 
     /// What a checkpoint of this unit holds for the network; a bad one is removed, with a remark.
@@ -246,12 +317,13 @@ fn unit_params<N: Network>(network: &N, unit: &str) -> impl Iterator<Item = (Str
         .filter(move |(path, _)| path.starts_with(&inside))
 }
 
-/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off.
+/// Mean squared error, summed over outputs, of a network's outputs on batches against another's: how far the whole is off,
+/// in f32.
 pub fn output_error<N: Network>(network: &N, reference: &N, batches: &[N::Input]) -> f64 {
     let errors = batches.iter().map(|batch| {
         let (got, expected) = (
-            network.run(batch.clone(), &mut Bare),
-            reference.run(batch.clone(), &mut Bare),
+            network.run(batch.clone(), &mut Bare::default()),
+            reference.run(batch.clone(), &mut Bare::default()),
         );
         f64::from(summed_square_error(got, expected).into_scalar::<f32>())
     });

@@ -5,8 +5,9 @@ use super::suite::{Model, Suite, level};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
 use super::{TRACK2, allocator_name};
-use crate::overall::{self, Deviation};
+use crate::overall;
 use crate::record::Record;
+use crate::statistics::Deviation;
 
 /// The rate at which the paper's Fig. 3 stands.
 const FIGURE3_RATE: f64 = 0.9;

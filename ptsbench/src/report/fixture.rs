@@ -124,6 +124,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
         budget: Budget::default(),
         layers,
         units,
+        search: None,
         timing: Timing::default(),
         environment: Environment::default(),
     }

@@ -10,8 +10,9 @@ use model_zoo::catalog;
 
 use super::published::percent;
 use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCell};
-use crate::overall::{self, Deviation};
+use crate::overall;
 use crate::record::Record;
+use crate::statistics::{self, Deviation};
 use model_zoo::Grain;
 
 /// A value, or the sentence that says why there is none.
@@ -44,8 +45,8 @@ impl Measured {
     /// Mean and spread of one value per run.
     pub fn over(values: &[f64]) -> Option<Self> {
         Some(Self {
-            value: overall::mean(values)?,
-            spread: overall::deviation(values, Deviation::Sample),
+            value: statistics::mean(values)?,
+            spread: statistics::deviation(values, Deviation::Sample),
             runs: values.len(),
         })
     }

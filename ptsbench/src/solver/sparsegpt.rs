@@ -18,7 +18,7 @@ use super::{Solution, Solver};
 use crate::cell::Inputs;
 use crate::criterion::wanda::row_zeros;
 use crate::inventory::Layer;
-use crate::options::{self, BadOptions, Options as Map};
+use crate::options::{self, BadOptions, Options};
 use crate::seen::Seen;
 
 /// The solver with its options.
@@ -27,7 +27,7 @@ use crate::seen::Seen;
 pub struct SparseGpt {
     /// The ridge over the mean of `X X^T`'s diagonal.
     pub damping: f64,
-    /// Columns to a block.
+    /// Columns to a block; rounded down to whole groups for N:M.
     pub block: usize,
     /// Where masks are decided.
     pub mask: MaskScope,
@@ -87,11 +87,6 @@ impl Solver for SparseGpt {
             }
             pattern => vec![pattern; groups],
         };
-        let settings = Options {
-            damping: self.damping,
-            block: self.block,
-            mask: self.mask,
-        };
         let mut solution = Solution {
             weight: Vec::with_capacity(weight.len()),
             mask: BitMask::full(rows, cols),
@@ -109,7 +104,7 @@ impl Solver for SparseGpt {
                     positions: gram.positions(),
                 },
                 ask,
-                &settings,
+                self,
             )?;
             solution.weight.extend(solved.weight);
             words.extend_from_slice(solved.mask.words());
@@ -119,18 +114,18 @@ impl Solver for SparseGpt {
         Ok(solution)
     }
 
-    fn with(&self, options: &Map) -> Result<Box<dyn Solver>, BadOptions> {
+    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
         Ok(Box::new(options::settings::<SparseGpt>(
             self.name(),
             options,
         )?))
     }
 
-    fn options(&self) -> Map {
+    fn options(&self) -> Options {
         options::differing(self)
     }
 
-    fn all_options(&self) -> Map {
+    fn all_options(&self) -> Options {
         options::all(self)
     }
 }
@@ -178,27 +173,6 @@ pub enum MaskScope {
     Blocks,
     /// The whole matrix, once, before any weight has moved: `w^2 / [H^-1]_ii`.
     Global,
-}
-
-/// What can be set.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Options {
-    /// The ridge over the mean of `X X^T`'s diagonal.
-    pub damping: f64,
-    /// Columns to a block; rounded down to whole groups for N:M.
-    pub block: usize,
-    /// Where masks are decided.
-    pub mask: MaskScope,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            damping: 0.01,
-            block: 128,
-            mask: MaskScope::Blocks,
-        }
-    }
 }
 
 /// A pruned matrix.
@@ -290,7 +264,7 @@ pub enum SparseGptError {
 ///
 /// Zeros in `weight` and weights of dead inputs (a zero on the Gram's diagonal; they become 0) go first, section 0.1. Ties
 /// keep the lowest flat index, for N:M the lowest channel.
-pub fn solve(problem: &Problem, ask: Ask, options: &Options) -> Result<Solved, SparseGptError> {
+pub fn solve(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Solved, SparseGptError> {
     let Swept {
         weight,
         keep,
@@ -316,7 +290,7 @@ struct Swept {
     squared_error: f64,
 }
 
-fn sweep(problem: &Problem, ask: Ask, options: &Options) -> Result<Swept, SparseGptError> {
+fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, SparseGptError> {
     check(problem, ask, options)?;
     let &Problem {
         rows, cols, area, ..
@@ -412,7 +386,7 @@ fn sweep(problem: &Problem, ask: Ask, options: &Options) -> Result<Swept, Sparse
     })
 }
 
-fn check(problem: &Problem, ask: Ask, options: &Options) -> Result<(), SparseGptError> {
+fn check(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<(), SparseGptError> {
     let &Problem {
         weight,
         rows,
@@ -486,7 +460,7 @@ fn check(problem: &Problem, ask: Ask, options: &Options) -> Result<(), SparseGpt
     Ok(())
 }
 
-/// The mean is that of live inputs: a dead one is no part of the scale.
+/// The mean is that of live inputs: a dead one does not count for the scale.
 fn ridge(problem: &Problem, damping: f64) -> f64 {
     let diagonal = problem.gram.iter().step_by(problem.cols + 1);
     let (sum, live) = diagonal
@@ -544,7 +518,7 @@ struct Sweep<'a> {
 
 impl Sweep<'_> {
     /// Prunes block after block; returns the loss under the damped `H`.
-    fn run(&mut self, ask: Ask, options: &Options) -> Result<f64, KernelError> {
+    fn run(&mut self, ask: Ask, options: &SparseGpt) -> Result<f64, KernelError> {
         let rows = self.keep.len().checked_div(self.cols).unwrap_or(0);
         if rows == 0 {
             return Ok(0.0);

@@ -10,19 +10,21 @@ use model_zoo::{Bundle, Network, TensorZip};
 use super::Dense;
 use crate::allocate::evopress::Generation;
 use crate::allocate::{Trial, TrialError};
+use crate::batches::Batches;
 use crate::interrupt;
 use crate::inventory::Weights;
 use crate::reconstruct::loss::summed_square_error;
 use crate::seed::{Seed, Stream};
 use crate::select::Masks;
 use crate::subject;
+use crate::task::TaskError;
 
 /// Prunes by magnitude, measures the batch norms again on the images it looks at, and compares outputs.
 pub(super) struct NetworkTrial<'a, N: Network> {
     dense: &'a Dense<'a, N>,
-    batches: &'a [N::Input],
-    /// The dense network's outputs, as far as they were needed.
-    wanted: Vec<N::Output>,
+    batches: &'a Batches<'a, N::Input>,
+    /// The dense network's outputs.
+    wanted: Batches<'a, N::Output>,
     scores: Vec<Vec<f32>>,
     seed: u64,
     /// Images sent through a network so far.
@@ -30,7 +32,11 @@ pub(super) struct NetworkTrial<'a, N: Network> {
 }
 
 impl<'a, N: Network> NetworkTrial<'a, N> {
-    pub(super) fn new(dense: &'a Dense<'a, N>, batches: &'a [N::Input], seed: u64) -> Self {
+    pub(super) fn new(
+        dense: &'a Dense<'a, N>,
+        batches: &'a Batches<'a, N::Input>,
+        seed: u64,
+    ) -> Self {
         let weights = (0..dense.weights.layers().len()).map(|at| {
             let weight = dense.weights.weight(at).unwrap_or_default();
             weight.iter().map(|w| w.abs()).collect()
@@ -38,7 +44,11 @@ impl<'a, N: Network> NetworkTrial<'a, N> {
         Self {
             dense,
             batches,
-            wanted: Vec::new(),
+            wanted: Batches::new(batches.len(), dense.memory.for_results(), move |at| {
+                Ok(dense
+                    .network
+                    .run(batches.get(at)?, &mut Bare(dense.precision)))
+            }),
             scores: weights.collect(),
             seed,
             passes: 0,
@@ -68,23 +78,24 @@ impl<N: Network> Trial for NetworkTrial<'_, N> {
         let dense = self.dense;
         let sparse = subject::attach(dense.network.clone(), dense.census, &masks, dense.device);
         let (mut sum, mut seen, mut used) = (0.0, 0, 0);
-        for batch in self.batches {
-            if seen >= images {
-                break;
-            }
-            seen += samples(batch);
-            used += 1;
-        }
-        let batches = &self.batches[..used];
-        let sparse = re_estimate(sparse.materialize(), batches.iter().cloned());
+        // As many batches as have that many images.
+        let looked = std::iter::from_fn(|| {
+            let wanted = seen < images && used < self.batches.len();
+            wanted.then(|| -> Result<N::Input, TaskError> {
+                let batch = self.batches.get(used)?;
+                used += 1;
+                seen += samples(&batch);
+                Ok(batch)
+            })
+        });
+        let sparse = re_estimate(sparse.materialize(), looked, dense.precision).map_err(unread)?;
         self.passes += 2 * seen as u64;
-        for (at, batch) in batches.iter().enumerate() {
-            if self.wanted.len() == at {
-                self.wanted
-                    .push(dense.network.run(batch.clone(), &mut Bare));
-            }
-            let found = sparse.run(batch.clone(), &mut Bare);
-            sum += divergence(self.wanted[at].clone(), found) * samples(batch) as f64;
+        let mut bare = Bare(dense.precision);
+        for at in 0..used {
+            let batch = self.batches.get(at).map_err(unread)?;
+            let weight = samples(&batch) as f64;
+            let found = sparse.run(batch, &mut bare);
+            sum += divergence(self.wanted.get(at).map_err(unread)?, found) * weight;
         }
         Ok(sum / seen.max(1) as f64)
     }
@@ -97,6 +108,14 @@ impl<N: Network> Trial for NetworkTrial<'_, N> {
         self.dense
             .progress
             .step(generation.index, of, generation.loss);
+    }
+}
+
+/// Images that cannot be looked at.
+fn unread(error: TaskError) -> TrialError {
+    match error {
+        TaskError::Interrupted(interrupted) => TrialError::Interrupted(interrupted),
+        error => TrialError::Failed(error.to_string()),
     }
 }
 

@@ -299,7 +299,7 @@ fn read(path: &Path) -> Result<Option<(Owner, SystemTime)>, StoreError> {
     file.take(LIMIT).read_to_end(&mut bytes).map_err(reading)?;
     let owner = serde_json::from_slice(&bytes).map_err(|error| StoreError::Broken {
         path: path.to_path_buf(),
-        why: format!("it is no claim of this version: {error}"),
+        why: format!("it is not a claim of this version: {error}"),
         remedy: REMEDY,
     })?;
     Ok(Some((owner, heartbeat)))

@@ -10,7 +10,7 @@ use crate::cell::Key;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The disk is full.
-    #[error("no space left writing {}; what is finished is kept; free space and run again", path.display())]
+    #[error("no space left while writing {}; what is finished is kept; free space and run again", path.display())]
     NoSpace {
         /// What was being written.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum StoreError {
         reason: io::Error,
     },
     /// A file cannot be read.
-    #[error("cannot read {}: {reason}; check the disk and the file's rights", path.display())]
+    #[error("cannot read {}: {reason}; check the disk and the file's permissions", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Somebody holds the store's lock and does not let go.
-    #[error("{} has been locked for {seconds} seconds; another run may hang: end it, then run again", path.display())]
+    #[error("{} has been locked for {seconds} seconds; another run may be stuck: end it, then run again", path.display())]
     Locked {
         /// The lock.
         path: PathBuf,

@@ -84,6 +84,7 @@ pub(crate) fn sample(seed: u64) -> Record {
             loss_before: 0.1,
             loss_after: 1e-300,
         }],
+        search: Some(Search(vec![Level::Number(0.5), Level::Number(0.25)])),
         budget: Budget {
             images: 32,
             labels: 0,
@@ -101,6 +102,7 @@ fn bare() -> Record {
     record.cell.sparsity = None;
     record.key = record.cell.key();
     record.units.clear();
+    record.search = None;
     record.layers[0].rate = None;
     record
 }
@@ -123,6 +125,25 @@ fn what_is_put_is_got_and_lies_where_it_should() {
         fs::read_to_string(store.root().join(&key[..2]).join(format!("{key}.json"))).unwrap();
     assert!(text.starts_with("{\n  \"schema\": 2,") && text.ends_with("}\n"));
     assert_eq!(store.state(&record.key), State::Done);
+}
+
+#[test]
+fn there_is_nothing_beside_the_records() {
+    let (_folder, store) = store();
+    let mut expected: Vec<PathBuf> = (0..3)
+        .map(|seed| {
+            store.put(&sample(seed)).unwrap();
+            store.path(&sample(seed).key)
+        })
+        .collect();
+    expected.sort();
+    let folders = fs::read_dir(store.root()).unwrap();
+    let mut found: Vec<PathBuf> = folders
+        .flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap())
+        .map(|file| file.unwrap().path())
+        .collect();
+    found.sort();
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -450,7 +471,7 @@ fn files_of_other_versions_are_left_to_their_programs() {
     let State::Broken(why) = store.state(&sample(2).key) else {
         panic!("{:?}", store.state(&sample(2).key))
     };
-    assert!(why.contains("no claim of this version"), "{why}");
+    assert!(why.contains("not a claim of this version"), "{why}");
     drop(held);
     assert!(claim.exists(), "what is not ours stays");
 }
@@ -635,7 +656,7 @@ fn a_store_that_cannot_be_written_is_refused_at_once() {
     assert!(!absent.root().exists());
 }
 
-/// A disk of which one step fails from the `after`-th call on.
+/// A disk on which one step fails from the `after`-th call on.
 struct Failing {
     step: &'static str,
     kind: ErrorKind,
@@ -709,7 +730,7 @@ fn a_full_disk_loses_nothing_and_leaves_no_half_file() {
             assert_eq!(
                 error,
                 format!(
-                    "no space left writing {}; what is finished is kept; free space and run again",
+                    "no space left while writing {}; what is finished is kept; free space and run again",
                     path.display()
                 )
             );

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use model_zoo::file::{self, Unread};
 use serde::{Deserialize, Serialize};
 
-use super::Tally;
+use super::judged::Tally;
 use crate::store::{StoreError, write_atomic};
 
 /// Time between two writes at least: a batch of small images takes less than the disk does.
@@ -67,10 +67,10 @@ impl Binding {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct Written<T> {
     schema: u32,
     of: Binding,
-    so_far: Tally,
+    so_far: T,
 }
 
 /// Why an evaluation cannot go on from a file, or be kept in it.
@@ -125,13 +125,13 @@ pub struct Journal {
 
 impl Journal {
     /// Opens a file, which need not exist yet, and says how far the evaluation is.
-    pub fn open(path: &Path, of: Binding) -> Result<(Self, Tally), JournalError> {
+    pub fn open<T: Tally>(path: &Path, of: Binding) -> Result<(Self, T), JournalError> {
         let form = |reason: String| JournalError::Form {
             path: path.to_owned(),
             reason,
         };
         let so_far = match file::read(path, LIMIT) {
-            Err(error) if error.is_missing() => Tally::default(),
+            Err(error) if error.is_missing() => T::default(),
             Err(reason) => {
                 return Err(JournalError::Read {
                     path: path.to_owned(),
@@ -139,7 +139,7 @@ impl Journal {
                 });
             }
             Ok(bytes) => {
-                let written: Written =
+                let written: Written<T> =
                     serde_json::from_slice(&bytes).map_err(|error| form(error.to_string()))?;
                 if written.schema != SCHEMA {
                     let found = written.schema;
@@ -154,11 +154,7 @@ impl Journal {
                     });
                 }
                 let tally = written.so_far;
-                let read = tally.images.checked_sub(tally.unreadable.len());
-                let counts = tally.top1 <= tally.top5
-                    && read.is_some_and(|read| tally.top5 <= read as u64)
-                    && tally.images <= of.samples;
-                if !counts {
+                if !tally.is_sound() || tally.samples() > of.samples {
                     return Err(form("its counts contradict each other".to_owned()));
                 }
                 tally
@@ -173,7 +169,7 @@ impl Journal {
     }
 
     /// Keeps the counts, unless the last ones were kept a moment ago.
-    pub fn keep(&mut self, so_far: &Tally) -> Result<(), JournalError> {
+    pub fn keep<T: Tally>(&mut self, so_far: &T) -> Result<(), JournalError> {
         if self.written.is_some_and(|at| at.elapsed() < PAUSE) {
             return Ok(());
         }
@@ -181,7 +177,7 @@ impl Journal {
     }
 
     /// Keeps the counts.
-    pub fn keep_now(&mut self, so_far: &Tally) -> Result<(), JournalError> {
+    pub fn keep_now<T: Tally>(&mut self, so_far: &T) -> Result<(), JournalError> {
         let written = Written {
             schema: SCHEMA,
             of: self.of.clone(),
@@ -202,6 +198,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::classify::Hits;
     use std::fs;
 
     fn binding() -> Binding {
@@ -220,9 +217,9 @@ mod tests {
     fn counts_come_back_to_their_own_evaluation_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kept/half.json");
-        let (mut journal, start) = Journal::open(&path, binding()).unwrap();
-        assert_eq!(start, Tally::default());
-        let half = Tally {
+        let (mut journal, start) = Journal::open::<Hits>(&path, binding()).unwrap();
+        assert_eq!(start, Hits::default());
+        let half = Hits {
             images: 50,
             top1: 20,
             top5: 40,
@@ -230,14 +227,14 @@ mod tests {
         };
         journal.keep(&half).unwrap();
         // A moment later nothing is written, unless it must be.
-        let more = Tally {
+        let more = Hits {
             images: 60,
             ..half.clone()
         };
         journal.keep(&more).unwrap();
-        assert_eq!(Journal::open(&path, binding()).unwrap().1, half);
+        assert_eq!(Journal::open::<Hits>(&path, binding()).unwrap().1, half);
         journal.keep_now(&more).unwrap();
-        assert_eq!(Journal::open(&path, binding()).unwrap().1, more);
+        assert_eq!(Journal::open::<Hits>(&path, binding()).unwrap().1, more);
 
         type Change = fn(&mut Binding);
         let changes: [(&str, Change); 7] = [
@@ -252,7 +249,7 @@ mod tests {
         for (what, change) in changes {
             let mut other = binding();
             change(&mut other);
-            let error = Journal::open(&path, other).unwrap_err().to_string();
+            let error = Journal::open::<Hits>(&path, other).unwrap_err().to_string();
             assert!(error.contains(&format!("its {what} is ")), "{error}");
             assert!(error.contains("--resume"), "{error}");
         }
@@ -262,9 +259,9 @@ mod tests {
     fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file.json");
-        let (mut journal, _) = Journal::open(&path, binding()).unwrap();
+        let (mut journal, _) = Journal::open::<Hits>(&path, binding()).unwrap();
         journal
-            .keep_now(&Tally {
+            .keep_now(&Hits {
                 images: 50,
                 top1: 20,
                 top5: 40,
@@ -282,7 +279,7 @@ mod tests {
         ] {
             assert!(good.contains(from), "{from}");
             fs::write(&path, good.replacen(from, to, 1)).unwrap();
-            let error = Journal::open(&path, binding()).unwrap_err();
+            let error = Journal::open::<Hits>(&path, binding()).unwrap_err();
             assert!(
                 matches!(error, JournalError::Form { .. }),
                 "{from}: {error}"
@@ -290,7 +287,7 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        let error = Journal::open(&path, binding()).unwrap_err();
+        let error = Journal::open::<Hits>(&path, binding()).unwrap_err();
         assert!(matches!(error, JournalError::Read { .. }), "{error}");
     }
 
@@ -304,7 +301,9 @@ mod tests {
         let endless = folder.path().join("endless");
         std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
         for (path, what) in [(pipe, "is a pipe"), (endless, "is a device")] {
-            let error = Journal::open(&path, binding()).unwrap_err().to_string();
+            let error = Journal::open::<Hits>(&path, binding())
+                .unwrap_err()
+                .to_string();
             assert!(
                 error.contains(what) && error.contains("--resume"),
                 "{error}"

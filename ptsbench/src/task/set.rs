@@ -86,7 +86,7 @@ fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
         let problem = format!("holds `{}`, not `{}`", holds.name, wanted.name);
         return DataError::new(folder, problem);
     }
-    let problem = "neither ImageNet, CIFAR nor pictures in one folder per class, which classifiers are judged by; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts";
+    let problem = "neither ImageNet, CIFAR nor pictures in one folder per class, the sets that classifiers are judged on; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts";
     DataError::new(folder, problem)
 }
 
@@ -129,7 +129,7 @@ impl Set {
         };
         let below = (root != folder).then(|| {
             format!(
-                "{}: {}/, one level below, is taken ({})",
+                "{}: using {}/, one level below ({})",
                 folder.display(),
                 name(&root),
                 layout.name()

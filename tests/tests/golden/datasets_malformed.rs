@@ -20,12 +20,20 @@ struct Malformed {
 }
 
 #[derive(Deserialize)]
-struct Case {
-    id: String,
-    reader: String,
-    outcome: String,
-    paths: Vec<String>,
-    should_say: Vec<String>,
+pub struct Case {
+    pub id: String,
+    pub reader: String,
+    pub outcome: String,
+    pub paths: Vec<String>,
+    pub should_say: Vec<String>,
+}
+
+/// All cases, with the folder that their paths are relative to.
+pub fn cases() -> (PathBuf, Vec<Case>) {
+    let topic = golden_topic("datasets");
+    let text = fs::read_to_string(topic.join("malformed.json")).expect("the list of cases");
+    let malformed: Malformed = serde_json::from_str(&text).expect("the list of cases");
+    (topic.join("malformed"), malformed.cases)
 }
 
 /// The warnings of a case that is read, or why it is refused.
@@ -92,13 +100,10 @@ fn says(message: &str, wanted: &str, case: &Case) -> bool {
 
 #[test]
 fn datasets_malformed_outcomes_and_words() {
-    let topic = golden_topic("datasets");
-    let text = fs::read_to_string(topic.join("malformed.json")).expect("the list of cases");
-    let malformed: Malformed = serde_json::from_str(&text).expect("the list of cases");
-    let folder: PathBuf = topic.join("malformed");
+    let (folder, cases) = cases();
     let mut wrong = Vec::new();
     let mut judged: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for case in &malformed.cases {
+    for case in &cases {
         let Some(outcome) = read(case, &folder) else {
             continue;
         };

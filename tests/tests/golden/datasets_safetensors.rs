@@ -4,46 +4,19 @@
 //! `tests/snapshots/weights_messages.txt`; set `PTSBENCH_UPDATE_SNAPSHOTS` to write it again.
 
 use std::fmt::Write;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use model_zoo::weights::{Container, Source, WeightError};
-use ptsbench_tests::{golden_topic, workspace_root};
-use serde::Deserialize;
+use ptsbench_tests::files::assert_snapshot;
 
-#[derive(Deserialize)]
-struct Malformed {
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    id: String,
-    reader: String,
-    outcome: String,
-    paths: Vec<String>,
-    should_say: Vec<String>,
-}
+use super::datasets_malformed::{Case, cases};
 
 /// The weight-file cases, with the folder that their paths are relative to.
-fn cases() -> (std::path::PathBuf, Vec<Case>) {
-    let topic = golden_topic("datasets");
-    let list = topic.join("malformed.json");
-    let text =
-        fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}", list.display()));
-    let malformed: Malformed =
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", list.display()));
-    let cases: Vec<Case> = malformed
-        .cases
-        .into_iter()
-        .filter(|case| case.reader == "safetensors")
-        .collect();
-    assert!(
-        !cases.is_empty(),
-        "{} holds no safetensors case",
-        list.display()
-    );
-    (topic.join("malformed"), cases)
+fn weight_files() -> (PathBuf, Vec<Case>) {
+    let (folder, mut cases) = cases();
+    cases.retain(|case| case.reader == "safetensors");
+    assert!(!cases.is_empty(), "no safetensors case");
+    (folder, cases)
 }
 
 /// What a loader does: open, then read every tensor as weights.
@@ -57,7 +30,7 @@ fn read_all(path: &Path) -> Result<Vec<(String, usize)>, WeightError> {
 
 #[test]
 fn datasets_safetensors_outcomes_and_words() {
-    let (folder, cases) = cases();
+    let (folder, cases) = weight_files();
     let mut wrong = Vec::new();
     for case in &cases {
         let path = folder.join(&case.paths[0]);
@@ -94,7 +67,7 @@ fn datasets_safetensors_outcomes_and_words() {
 
 #[test]
 fn datasets_safetensors_messages_are_the_snapshot() {
-    let (folder, cases) = cases();
+    let (folder, cases) = weight_files();
     let mut found = String::new();
     for case in &cases {
         let path = folder.join(&case.paths[0]);
@@ -106,19 +79,5 @@ fn datasets_safetensors_messages_are_the_snapshot() {
         };
         writeln!(found, "{}\n    {outcome}", case.id).unwrap();
     }
-    let snapshot = workspace_root().join("tests/snapshots/weights_messages.txt");
-    if std::env::var_os("PTSBENCH_UPDATE_SNAPSHOTS").is_some() {
-        fs::write(&snapshot, &found).unwrap();
-    }
-    let expected = fs::read_to_string(&snapshot).unwrap_or_default();
-    let place = found
-        .lines()
-        .zip(expected.lines())
-        .position(|(a, b)| a != b);
-    assert!(
-        found == expected,
-        "{} differs first at line {}; if the new messages are meant, run again with PTSBENCH_UPDATE_SNAPSHOTS=1 and look at the difference",
-        snapshot.display(),
-        place.unwrap_or(found.lines().count().min(expected.lines().count())) + 1
-    );
+    assert_snapshot("weights_messages", &found);
 }

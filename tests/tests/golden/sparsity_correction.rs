@@ -1,7 +1,8 @@
 //! Error correction, Eq. 1: lambda, literal and masked weights, biases; 1e-10 in f64.
 
 use kernels::BitMask;
-use ptsbench::reconstruct::correct::{Correction, Deviation, Mode, correct_bias, correct_weight};
+use ptsbench::reconstruct::correct::{Correction, Mode, correct_bias, correct_weight};
+use ptsbench::statistics::Deviation;
 use serde_json::Value;
 
 use crate::sparsity_data::{Array, count, fields, json, near, number, tensors};
@@ -104,7 +105,10 @@ fn sparsity_error_correction() {
             compared += near(got, &tensors[&key].values, TOLERANCE, &key);
         };
 
-        for (ddof, deviation) in [("ddof0", Deviation::Biased), ("ddof1", Deviation::Unbiased)] {
+        for (ddof, deviation) in [
+            ("ddof0", Deviation::Population),
+            ("ddof1", Deviation::Sample),
+        ] {
             let settings = Correction {
                 mode: Mode::Table,
                 guard: false, // the cases have channels with one survivor and with none

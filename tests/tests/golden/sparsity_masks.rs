@@ -75,6 +75,7 @@ fn sparsity_exact_masks() {
         let allocation = Allocation {
             rates: [(layer.path.clone(), rate)].into_iter().collect(),
             zeros: [(layer.path.clone(), zeros)].into_iter().collect(),
+            losses: Vec::new(),
         };
         let mask = select_one(
             layer,

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use ptsbench::overall::{self, Base, Deviation};
+use ptsbench::overall::{self, Base};
+use ptsbench::statistics::{Deviation, mean};
 use ptsbench_tests::golden_topic;
 use serde_json::Value;
 
@@ -85,7 +86,7 @@ fn sparsity_overall_no_simple_mean_over_rates_is_the_printed_ms() {
             for task in ["cls", "det"] {
                 let columns = numbers(&row[task]);
                 let what = format!("{table}, row {name}, {task}");
-                let mean = overall::mean(&columns);
+                let mean = mean(&columns);
                 assert_close(
                     &what,
                     mean,
@@ -133,12 +134,7 @@ fn sparsity_overall_table6_columns() {
     let golden = golden();
     for (name, row) in rows(&golden["paper"]["table6"]) {
         let columns = numbers(&row["rates"]);
-        assert_close(
-            name,
-            overall::mean(&columns),
-            &row["mean_over_rates"],
-            TOLERANCE,
-        );
+        assert_close(name, mean(&columns), &row["mean_over_rates"], TOLERANCE);
         assert_close(
             name,
             overall::quadratic_mean(&columns),

@@ -225,7 +225,7 @@ fn a_plan_is_not_done_while_others_hold_its_cells() {
         0,
     );
     assert!(
-        text.contains("1 of 3 cells of the plan `smoke` have no record (1 at work)"),
+        text.contains("1 of 3 cells of the plan `smoke` have no record (1 in progress)"),
         "{text}"
     );
     drop(claim);
@@ -324,7 +324,7 @@ fn kills_among_foreign_files_and_damaged_checkpoints_change_nothing() {
     assert_eq!(texts(), before, "what is foreign stays as it is");
     let doctor = told("doctor", &store, 1);
     assert!(
-        doctor.contains("3 sound records, 0 failed cells, 0 cells at work, 4 broken files"),
+        doctor.contains("3 sound records, 0 failed cells, 0 cells in progress, 4 broken files"),
         "{doctor}"
     );
     // So many kills cannot all miss the reconstruction.

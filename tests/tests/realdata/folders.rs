@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use model_zoo::weights::{Container, Source, Stored, write_stored};
+use model_zoo::weights::write_stored;
+use ptsbench_tests::files::tensors;
 
 use super::*;
 
@@ -16,7 +17,7 @@ impl Desk {
     fn sorted(&self, below: &str, set: MicroSet, count: usize, class: fn(usize) -> String) {
         for index in 0..count {
             let class = class(set.label(index).into());
-            png(
+            built_in(
                 &self.path(&format!("{below}/{class}/{index:05}.png")),
                 set,
                 index,
@@ -109,7 +110,7 @@ fn a_set_is_found_one_level_below() {
     let line = format!("evaluate {MODEL} --data data");
     let text = desk.says(&line);
     assert!(
-        text.contains("note: data: mine/, one level below, is taken"),
+        text.contains("note: data: using mine/, one level below"),
         "{text}"
     );
     let below = desk.evaluate(&format!("{MODEL} --data data")).0;
@@ -149,13 +150,13 @@ fn a_set_is_found_one_level_below() {
     .unwrap();
     random_weights(model, &desk.path("ten.safetensors"));
     let text = desk.says("run own.toml --store records --data-dir folder=data");
-    assert!(text.contains("mine/, one level below, is taken"), "{text}");
+    assert!(text.contains("using mine/, one level below"), "{text}");
     let ten = format!(
         "run ten.toml --store records --weights {model}=ten.safetensors --data-dir cifar10=data"
     );
     let text = desk.says(&ten);
     assert!(
-        text.contains("cifar-10-batches-bin/, one level below, is taken (CIFAR-10)"),
+        text.contains("using cifar-10-batches-bin/, one level below (CIFAR-10)"),
         "{text}"
     );
     copy("cifar-10-batches-py");
@@ -298,25 +299,14 @@ fn data_check_knows_class_folders_from_imagenet() {
 fn a_network_of_ones_own_classes_sees_pictures_at_its_own_size() {
     let desk = Desk::new(0);
     random_weights("resnet18", &desk.path("thousand.safetensors"));
-    let source = Container::open(&desk.path("thousand.safetensors")).unwrap();
-    let tensors: Vec<Stored> = source
-        .keys()
-        .into_iter()
-        .map(|key| {
-            let mut tensor = Stored {
-                dtype: source.dtype(&key).unwrap(),
-                shape: source.shape(&key).unwrap(),
-                bytes: source.raw(&key).unwrap(),
-                key,
-            };
-            if tensor.key.starts_with("fc.") {
-                let row = tensor.bytes.len() / tensor.shape[0];
-                tensor.shape[0] = 10;
-                tensor.bytes.truncate(10 * row);
-            }
-            tensor
-        })
-        .collect();
+    let mut tensors = tensors(&desk.path("thousand.safetensors"));
+    for tensor in &mut tensors {
+        if tensor.key.starts_with("fc.") {
+            let row = tensor.bytes.len() / tensor.shape[0];
+            tensor.shape[0] = 10;
+            tensor.bytes.truncate(10 * row);
+        }
+    }
     write_stored(&desk.path("ten.safetensors"), &tensors, &BTreeMap::new()).unwrap();
     let recipe = "size = 224\nresize = 256\ninterpolation = 'bilinear'\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25]\n";
     fs::write(desk.path("own.toml"), recipe).unwrap();

@@ -202,6 +202,20 @@ pub const ALL: &[Row] = &[
     ("picture", "JPEG: 16 million pixels in 5,000 scans", || {
         jpeg(4096, 4096, 5000)
     }),
+    (
+        "picture",
+        "JPEG: the header of 4 billion pixels in scans",
+        || {
+            let mut bytes = jpeg(65_535, 65_535, 2);
+            bytes.truncate(1000);
+            bytes
+        },
+    ),
+    (
+        "picture",
+        "JPEG: 88 million pixels in 90 scans, as long as it must be",
+        || padded(jpeg(9400, 9400, 90), 1_400_000),
+    ),
     ("picture", "WebP: 268 million pixels", || {
         webp(16_383, 16_383)
     }),

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::super::plane::{Layout, Sub, View};
 use super::super::work::{Scratch, Shared, output, parallel, split};
-use super::super::{Epilogue, Kernels, Mask};
+use super::super::{Kernels, Mask};
 use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, keep, pairs, pitch, zeroed};
 use super::tiles::{SIDE, TILE, Tiles};
 use crate::ConvShape;
@@ -26,7 +26,7 @@ pub struct Product<'a> {
     pub shape: &'a ConvShape,
     pub grad: bool,
     pub mask: Option<Mask<'a>>,
-    pub epilogue: Epilogue<'a>,
+    pub bias: Option<&'a [f32]>,
 }
 
 /// What follows from it.
@@ -392,11 +392,8 @@ impl<'a> Plan<'a> {
         for (i, row) in panel.clone().enumerate() {
             let channel = group * self.rows + row;
             let sums = &mut sums[i * ldc..][..self.run(rows)];
-            if let Some(bias) = self.of.epilogue.bias {
+            if let Some(bias) = self.of.bias {
                 sums.iter_mut().for_each(|sum| *sum += bias[channel]);
-            }
-            if self.of.epilogue.relu {
-                sums.iter_mut().for_each(|sum| *sum = sum.max(0.0));
             }
             for y in 0..rows {
                 let from = &sums[y * self.layout.width * lanes..][..columns * lanes];

@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::super::work::{Scratch, Shared, output, parallel, split};
-use super::super::{Epilogue, Kernels, Mask};
+use super::super::{Kernels, Mask};
 use super::block::{BLOCK, Block, DEPTH, Lines, Terms, Words, pairs, pitch};
 use super::tiles::{SIDE, TILE, Tiles};
 
@@ -99,7 +99,7 @@ pub struct Product<'a> {
     pub b: Matrix<'a>,
     pub kept: Kept<'a>,
     /// Bias per column of the result.
-    pub epilogue: Epilogue<'a>,
+    pub bias: Option<&'a [f32]>,
     /// Row i, column j of the result is 0 where row j, column i of the mask is.
     pub result_mask: Option<Mask<'a>>,
 }
@@ -186,13 +186,10 @@ impl Product<'_> {
         drop(tiles);
         for (i, row) in rows.clone().enumerate() {
             let sums = &mut sums[i * ldc..][..columns.len()];
-            if let Some(bias) = self.epilogue.bias {
+            if let Some(bias) = self.bias {
                 for (sum, bias) in sums.iter_mut().zip(&bias[columns.clone()]) {
                     *sum += bias;
                 }
-            }
-            if self.epilogue.relu {
-                sums.iter_mut().for_each(|sum| *sum = sum.max(0.0));
             }
             if let Some(mask) = self.result_mask {
                 for (sum, column) in sums.iter_mut().zip(columns.clone()) {

@@ -22,9 +22,8 @@ use block::Terms;
 use linear::{Kept, Matrix};
 use tiles::Emulated;
 
-use super::{Epilogue, Isa, Mask};
-use crate::LinearShape;
-use crate::{ConvShape, KernelError, Precision};
+use super::{Isa, Mask};
+use crate::{ConvShape, KernelError, LinearShape, Precision};
 
 pub use detect::{Missing, permission};
 
@@ -32,121 +31,6 @@ pub use detect::{Missing, permission};
 const FEW: usize = 8;
 /// Positions of an image below which most of a weight gradient's tile is padding.
 const SMALL: usize = 16;
-
-/// A result, and why it was computed in f32 if it was not asked to be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Computed {
-    /// The result.
-    pub values: Vec<f32>,
-    /// Why tiles were not used although they were asked for.
-    pub fallback: Option<&'static str>,
-}
-
-/// [`super::conv::forward`] in any precision.
-#[allow(clippy::too_many_arguments)]
-pub fn conv_forward(
-    precision: Precision,
-    isa: Isa,
-    shape: &ConvShape,
-    x: &[f32],
-    w: &[f32],
-    mask: Option<Mask>,
-    epilogue: Epilogue,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines(shape),
-        |amx| amx.conv_forward(isa, shape, x, w, mask, epilogue),
-        || super::conv::forward(isa, shape, x, w, mask, epilogue),
-    )
-}
-
-/// [`super::conv::input_grad`] in any precision.
-pub fn conv_input_grad(
-    precision: Precision,
-    isa: Isa,
-    shape: &ConvShape,
-    g: &[f32],
-    w: &[f32],
-    mask: Option<Mask>,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines(shape),
-        |amx| amx.conv_input_grad(isa, shape, g, w, mask),
-        || super::conv::input_grad(isa, shape, g, w, mask),
-    )
-}
-
-/// [`super::weight_grad::weight_grad`] in any precision.
-pub fn conv_weight_grad(
-    precision: Precision,
-    isa: Isa,
-    shape: &ConvShape,
-    x: &[f32],
-    g: &[f32],
-    mask: Option<Mask>,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines_weight_grad(shape),
-        |amx| amx.conv_weight_grad(isa, shape, x, g, mask),
-        || super::weight_grad::weight_grad(isa, shape, x, g, mask),
-    )
-}
-
-/// [`super::linear::forward`] in any precision.
-#[allow(clippy::too_many_arguments)]
-pub fn linear_forward(
-    precision: Precision,
-    isa: Isa,
-    shape: LinearShape,
-    x: &[f32],
-    w: &[f32],
-    mask: Option<Mask>,
-    epilogue: Epilogue,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines_linear(shape),
-        |amx| amx.linear_forward(isa, shape, x, w, mask, epilogue),
-        || super::linear::forward(isa, shape, x, w, mask, epilogue),
-    )
-}
-
-/// [`super::linear::input_grad`] in any precision.
-pub fn linear_input_grad(
-    precision: Precision,
-    isa: Isa,
-    shape: LinearShape,
-    g: &[f32],
-    w: &[f32],
-    mask: Option<Mask>,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines_linear(shape),
-        |amx| amx.linear_input_grad(isa, shape, g, w, mask),
-        || super::linear::input_grad(isa, shape, g, w, mask),
-    )
-}
-
-/// [`super::linear::weight_grad`] in any precision.
-pub fn linear_weight_grad(
-    precision: Precision,
-    isa: Isa,
-    shape: LinearShape,
-    x: &[f32],
-    g: &[f32],
-    mask: Option<Mask>,
-) -> Result<Computed, KernelError> {
-    Amx::choose(
-        precision,
-        Amx::declines_linear(shape),
-        |amx| amx.linear_weight_grad(isa, shape, x, g, mask),
-        || super::linear::weight_grad(isa, shape, x, g, mask),
-    )
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Engine {
@@ -199,21 +83,6 @@ impl Amx {
         Some(Self { engine, terms })
     }
 
-    fn choose(
-        precision: Precision,
-        declines: Option<&'static str>,
-        tiles: impl FnOnce(Self) -> Vec<f32>,
-        f32: impl FnOnce() -> Vec<f32>,
-    ) -> Result<Computed, KernelError> {
-        let amx = Self::new(precision)?;
-        let fallback = declines.filter(|_| amx.is_some());
-        let values = match amx {
-            Some(amx) if fallback.is_none() => tiles(amx),
-            _ => f32(),
-        };
-        Ok(Computed { values, fallback })
-    }
-
     /// Why a convolution's output and input gradient are better computed in f32; they are right on tiles all the same.
     pub fn declines(shape: &ConvShape) -> Option<&'static str> {
         let [rows, channels] = [shape.outputs, shape.inputs].map(|n| n / shape.groups);
@@ -242,17 +111,17 @@ impl Amx {
         x: &[f32],
         w: &[f32],
         mask: Option<Mask>,
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
     ) -> Vec<f32> {
         super::conv::check(shape, x.len(), shape.input_len(), w.len(), mask);
-        check_bias(epilogue, shape.outputs);
+        check_bias(bias, shape.outputs);
         let product = conv::Product {
             kernels: isa.kernels(),
             terms: self.terms,
             shape,
             grad: false,
             mask,
-            epilogue,
+            bias,
         };
         on!(self, product, x, w)
     }
@@ -273,7 +142,7 @@ impl Amx {
             shape,
             grad: true,
             mask,
-            epilogue: Epilogue::default(),
+            bias: None,
         };
         on!(self, product, g, w)
     }
@@ -309,7 +178,7 @@ impl Amx {
         x: &[f32],
         w: &[f32],
         mask: Option<Mask>,
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
     ) -> Vec<f32> {
         let LinearShape {
             positions,
@@ -324,7 +193,7 @@ impl Amx {
             ],
             mask,
         );
-        check_bias(epilogue, rows);
+        check_bias(bias, rows);
         let product = linear::Product {
             kernels: isa.kernels(),
             terms: self.terms,
@@ -332,7 +201,7 @@ impl Amx {
             a: Matrix::rows_of(x, cols),
             b: Matrix::rows_of(w, rows),
             kept: mask.map_or(Kept::All, Kept::Across),
-            epilogue,
+            bias,
             result_mask: None,
         };
         on!(self, product,)
@@ -370,7 +239,7 @@ impl Amx {
             a: Matrix::rows_of(g, rows),
             b: Matrix::rows_of(w, rows).transposed(),
             kept: mask.map_or(Kept::All, Kept::Along),
-            epilogue: Epilogue::default(),
+            bias: None,
             result_mask: None,
         };
         on!(self, product,)
@@ -408,7 +277,7 @@ impl Amx {
             a: Matrix::rows_of(x, cols).transposed(),
             b: Matrix::rows_of(g, rows),
             kept: Kept::All,
-            epilogue: Epilogue::default(),
+            bias: None,
             result_mask: mask,
         };
         on!(self, product,)
@@ -425,8 +294,8 @@ fn check_linear(shape: LinearShape, slices: [(&str, usize, usize); 2], mask: Opt
     }
 }
 
-fn check_bias(epilogue: Epilogue, rows: usize) {
-    if let Some(bias) = epilogue.bias {
+fn check_bias(bias: Option<&[f32]>, rows: usize) {
+    if let Some(bias) = bias {
         assert_eq!(bias.len(), rows, "one bias per output channel");
     }
 }

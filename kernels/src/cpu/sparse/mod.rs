@@ -16,7 +16,7 @@ pub use self::weight::SparseWeight;
 use self::weight::{Key, Packed, Role, pack};
 use super::plane::{Layout, Sub, View};
 use super::work::{Scratch, Shared, copy, output, parallel, split};
-use super::{Epilogue, Finish, Isa, Kernels};
+use super::{Finish, Isa, Kernels};
 use crate::ConvShape;
 
 /// Floats of planes that one panel's chunk of channels may touch: most of a first-level cache of 32 KiB.
@@ -29,25 +29,25 @@ const PLANES: usize = 256 * 1024;
 /// planes 8 to 16 wide.
 const TURNED: f64 = 150.0;
 
-/// A convolution's output from a sparse weight, with bias and ReLU.
+/// A convolution's output from a sparse weight, with its bias.
 pub fn forward(
     isa: Isa,
     shape: &ConvShape,
     x: &[f32],
     weight: &SparseWeight,
-    epilogue: Epilogue,
+    bias: Option<&[f32]>,
 ) -> Vec<f32> {
     check(shape, x.len(), shape.input_len(), weight);
-    if let Some(bias) = epilogue.bias {
+    if let Some(bias) = bias {
         assert_eq!(bias.len(), shape.outputs, "one bias per output channel");
     }
-    Product::new(isa, shape, Role::Forward, weight).run(x, weight, epilogue)
+    Product::new(isa, shape, Role::Forward, weight).run(x, weight, bias)
 }
 
 /// The gradient of a convolution's input from that of its output, `g`, with a sparse weight.
 pub fn input_grad(isa: Isa, shape: &ConvShape, g: &[f32], weight: &SparseWeight) -> Vec<f32> {
     check(shape, g.len(), shape.output_len(), weight);
-    Product::new(isa, shape, Role::InputGrad, weight).run(g, weight, Epilogue::default())
+    Product::new(isa, shape, Role::InputGrad, weight).run(g, weight, None)
 }
 
 /// The gradient of the kept weights alone, from a convolution's input and its output's gradient; zero elsewhere.
@@ -66,13 +66,13 @@ pub fn weight_grad(
 fn check(shape: &ConvShape, found: usize, expected: usize, weight: &SparseWeight) {
     assert_eq!(found, expected, "activations of {shape:?}");
     let size = (shape.outputs, shape.weight_cols());
-    assert_eq!((weight.rows, weight.cols), size, "weight of {shape:?}");
+    assert_eq!((weight.rows(), weight.cols()), size, "weight of {shape:?}");
 }
 
-/// A linear layer's output `[positions, rows]` from `x`, `[positions, cols]`, with bias and ReLU.
-pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) -> Vec<f32> {
-    let (rows, cols) = (weight.rows, weight.cols);
-    if let Some(bias) = epilogue.bias {
+/// A linear layer's output `[positions, rows]` from `x`, `[positions, cols]`, with its bias.
+pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, bias: Option<&[f32]>) -> Vec<f32> {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    if let Some(bias) = bias {
         assert_eq!(bias.len(), rows, "one bias per output");
     }
     assert!(
@@ -135,7 +135,7 @@ pub fn linear(isa: Isa, x: &[f32], weight: &SparseWeight, epilogue: Epilogue) ->
             for block in split(part.len(), SUM_ROWS) {
                 let first = part.start + block.start;
                 for chunk in 0..packed.chunks {
-                    let finish = finish(epilogue, first, chunk, packed.chunks);
+                    let finish = finish(bias, first, chunk);
                     (kernels.sparse[panels.vectors - 1])(
                         block.len(),
                         packed.ends(0, chunk)[first..].as_ptr(),
@@ -165,13 +165,10 @@ fn aligned(scratch: &mut Scratch) -> *mut f32 {
     first.wrapping_add(first.align_offset(64).min(LINE))
 }
 
-fn finish(epilogue: Epilogue, row: usize, chunk: usize, chunks: usize) -> Finish {
+fn finish(bias: Option<&[f32]>, row: usize, chunk: usize) -> Finish {
     Finish {
         resume: chunk > 0,
-        bias: epilogue
-            .bias
-            .map_or(std::ptr::null(), |bias| bias[row..].as_ptr()),
-        relu: epilogue.relu && chunk + 1 == chunks,
+        bias: bias.map_or(std::ptr::null(), |bias| bias[row..].as_ptr()),
     }
 }
 
@@ -338,7 +335,7 @@ impl Product {
         })
     }
 
-    fn run(&self, source: &[f32], weight: &SparseWeight, epilogue: Epilogue) -> Vec<f32> {
+    fn run(&self, source: &[f32], weight: &SparseWeight, bias: Option<&[f32]>) -> Vec<f32> {
         let [height, width] = self.view.result;
         let len = self.shape.batch * self.shape.groups * self.rows * height * width;
         let mut result = output(len);
@@ -351,7 +348,7 @@ impl Product {
             weight.nnz() as u64 * self.shape.output_len() as u64 / self.shape.outputs.max(1) as u64;
         for (sub, packed) in self.view.subs.iter().zip(packed.iter()) {
             if !sub.count.contains(&0) {
-                self.run_sub(sub, packed, source, epilogue, macs, to);
+                self.run_sub(sub, packed, source, bias, macs, to);
             }
         }
         // SAFETY: the phases cover the result, and each was written whole.
@@ -363,7 +360,7 @@ impl Product {
         sub: &Sub,
         packed: &Packed,
         source: &[f32],
-        epilogue: Epilogue,
+        bias: Option<&[f32]>,
         macs: u64,
         to: Shared,
     ) {
@@ -396,7 +393,7 @@ impl Product {
             let to = to.at(channel * result_plane);
             self.each_panel(sub, &layout, band, rows, |at, pieces| {
                 for chunk in 0..packed.chunks {
-                    let finish = finish(epilogue, first, chunk, packed.chunks);
+                    let finish = finish(bias, first, chunk);
                     // SAFETY: entries lie in the planes, the panel too or in their slack; `sums` has a panel per row.
                     unsafe {
                         (self.kernels.sparse[panels.vectors - 1])(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::super::Isa;
 use super::super::micro::Entry;
-use crate::format::{ColOrder, Csr, Nm};
+use crate::format::{ColOrder, Csr};
 use crate::{BitMask, ConvShape, KernelError};
 
 /// Packed forms that a weight remembers.
@@ -14,12 +14,8 @@ const REMEMBERED: usize = 4;
 /// The kept weights of a convolution or a linear layer. Built once; the caller keeps it between calls.
 #[derive(Debug)]
 pub struct SparseWeight {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) row_ptr: Vec<u32>,
-    /// Ascending in each row, (channel, ky, kx).
-    pub(super) col: Vec<u32>,
-    pub(super) val: Vec<f32>,
+    /// Columns (channel, ky, kx).
+    csr: Csr,
     packed: Mutex<Vec<(Key, Arc<Vec<Packed>>)>>,
 }
 
@@ -67,142 +63,53 @@ pub(super) struct Item {
 impl SparseWeight {
     /// The weights that a mask keeps, `[rows, cols]` in the order of a stored convolution (channel, ky, kx).
     pub fn from_dense(weights: &[f32], mask: &BitMask) -> Result<Self, KernelError> {
-        Self::from_csr(&Csr::from_dense(weights, mask, ColOrder::Oihw)?, 1)
-    }
-
-    /// From CSR. `taps` is kh * kw, and matters where the columns are in the order (ky, kx, channel).
-    pub fn from_csr(csr: &Csr, taps: usize) -> Result<Self, KernelError> {
-        let mut rows = vec![Vec::new(); csr.rows()];
-        for stored in 0..csr.rows() {
-            let entries = csr.row_cols(stored).iter().zip(csr.row_values(stored));
-            rows[csr.row(stored)] = entries.map(|(c, v)| (*c, *v)).collect();
-        }
-        Self::from_rows(rows, csr.cols(), taps, csr.order())
-    }
-
-    /// From N:M groups. Slots that hold 0 are left out: they are unused, or keep a weight that is zero.
-    pub fn from_nm(nm: &Nm, taps: usize) -> Result<Self, KernelError> {
-        let row = |row| {
-            let slots = nm.row_values(row).iter().enumerate();
-            let kept = slots.filter(|(_, v)| **v != 0.0);
-            kept.map(|(slot, v)| (nm.column(row, slot) as u32, *v))
-                .collect()
-        };
-        Self::from_rows(
-            (0..nm.rows()).map(row).collect(),
-            nm.cols(),
-            taps,
-            nm.order(),
-        )
-    }
-
-    fn from_rows(
-        mut rows: Vec<Vec<(u32, f32)>>,
-        cols: usize,
-        taps: usize,
-        order: ColOrder,
-    ) -> Result<Self, KernelError> {
-        if taps == 0 || !cols.is_multiple_of(taps) {
-            return Err(KernelError::Length {
-                what: "columns of a weight, a multiple of its taps",
-                expected: cols.next_multiple_of(taps.max(1)),
-                found: cols,
-            });
-        }
-        if u32::try_from(rows.len() * cols).is_err() {
+        if u32::try_from(mask.len()).is_err() {
             return Err(KernelError::Length {
                 what: "a sparse weight, which is indexed in 32 bits,",
                 expected: u32::MAX as usize,
-                found: rows.len() * cols,
+                found: mask.len(),
             });
         }
-        if order == ColOrder::Ohwi && taps > 1 {
-            let channels = (cols / taps) as u32;
-            for row in &mut rows {
-                for (col, _) in row.iter_mut() {
-                    *col = *col % channels * taps as u32 + *col / channels;
-                }
-                row.sort_unstable_by_key(|(col, _)| *col);
-            }
-        }
-        let mut weight = Self {
-            rows: rows.len(),
-            cols,
-            row_ptr: vec![0],
-            col: Vec::new(),
-            val: Vec::new(),
+        Ok(Self {
+            csr: Csr::from_dense(weights, mask, ColOrder::Oihw)?,
             packed: Mutex::new(Vec::new()),
-        };
-        for row in rows {
-            weight.col.extend(row.iter().map(|(col, _)| *col));
-            weight.val.extend(row.iter().map(|(_, val)| *val));
-            weight.row_ptr.push(weight.col.len() as u32);
-        }
-        Ok(weight)
-    }
-
-    /// Takes new values of the same pattern from a dense weight, in what is remembered too.
-    pub fn refresh(&mut self, weights: &[f32]) -> Result<(), KernelError> {
-        if weights.len() != self.rows * self.cols {
-            return Err(KernelError::Length {
-                what: "weights",
-                expected: self.rows * self.cols,
-                found: weights.len(),
-            });
-        }
-        for row in 0..self.rows {
-            for e in self.row_ptr[row] as usize..self.row_ptr[row + 1] as usize {
-                self.val[e] = weights[row * self.cols + self.col[e] as usize];
-            }
-        }
-        let kept = self.packed.get_mut().unwrap_or_else(|e| e.into_inner());
-        // A form that a product still holds is packed anew when it is needed again.
-        kept.retain_mut(|(_, packed)| match Arc::get_mut(packed) {
-            Some(packed) => {
-                for packed in packed {
-                    for (entry, &place) in packed.entries.iter_mut().zip(&packed.place) {
-                        entry.value = weights[place as usize];
-                    }
-                }
-                true
-            }
-            None => false,
-        });
-        Ok(())
+        })
     }
 
     /// Kept weights.
     pub fn nnz(&self) -> usize {
-        self.val.len()
+        self.csr.nnz()
     }
 
     /// Output channels.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.csr.rows()
     }
 
     /// Weights per output channel, kept or not.
     pub fn cols(&self) -> usize {
-        self.cols
+        self.csr.cols()
     }
 
     /// Kept weights over all.
     pub fn density(&self) -> f64 {
-        self.nnz() as f64 / (self.rows * self.cols).max(1) as f64
+        self.nnz() as f64 / (self.rows() * self.cols()).max(1) as f64
     }
 
     /// All elements with their places: as they are, or with rows and channels exchanged inside each group.
     pub(super) fn items(&self, role: Role, groups: usize, taps: usize) -> Vec<Vec<Item>> {
-        let channels = self.cols / taps;
-        let per_group = self.rows / groups;
+        let [rows, cols] = [self.rows(), self.cols()];
+        let channels = cols / taps;
+        let per_group = rows / groups;
         let count = match role {
-            Role::Forward => self.rows,
+            Role::Forward => rows,
             Role::InputGrad => groups * channels,
         };
         let mut lists = vec![Vec::new(); count];
-        for row in 0..self.rows {
-            for e in self.row_ptr[row] as usize..self.row_ptr[row + 1] as usize {
-                let col = self.col[e] as usize;
+        for row in 0..rows {
+            let entries = self.csr.row_cols(row).iter().zip(self.csr.row_values(row));
+            for (&col, &value) in entries {
+                let col = col as usize;
                 let (channel, tap) = (col / taps, col % taps);
                 let (list, channel) = match role {
                     Role::Forward => (row, channel),
@@ -211,8 +118,8 @@ impl SparseWeight {
                 lists[list].push(Item {
                     channel: channel as u32,
                     tap: tap as u32,
-                    value: self.val[e],
-                    place: (row * self.cols + col) as u32,
+                    value,
+                    place: (row * cols + col) as u32,
                 });
             }
         }

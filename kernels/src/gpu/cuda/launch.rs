@@ -214,18 +214,45 @@ impl Route {
     }
 }
 
+/// A weight `[rows, cols]`, and its mask `[rows, ceil(cols / 32)]` in words as [`crate::BitMask`] has them.
+#[derive(Clone)]
+pub struct Masked {
+    /// All weights.
+    pub weight: Handle,
+    /// Which of them exist.
+    pub mask: Handle,
+}
+
+/// The arrays of [`crate::Nm24Hw`], of the operand's type.
+#[derive(Clone)]
+pub struct Sparse24 {
+    /// Two of four.
+    pub values: Handle,
+    /// Which two.
+    pub metadata: Handle,
+}
+
+/// The arrays of [`crate::Bitmap`], of the operand's type.
+#[derive(Clone)]
+pub struct Tiles {
+    /// A bit per weight.
+    pub masks: Handle,
+    /// Where the values of each tile begin.
+    pub tile_ptr: Handle,
+    /// Kept weights.
+    pub values: Handle,
+}
+
 /// `Y = (W ⊙ M) X`. The route is [`Route::Masked`] or [`Route::MaskedWarpgroup`].
 ///
 /// # Shapes
-/// `weight`: `[rows, cols]`. `mask`: `[rows, ceil(cols / 32)]` words, as [`crate::BitMask`] has them. `x` and `y`: see
-/// [`Activations`]; `y` is f32.
+/// `x` and `y`: see [`Activations`]; `y` is f32.
 pub fn masked_product(
     client: &Client,
     route: Route,
     product: &Product,
-    weight: Handle,
-    mask: Handle,
     x: Handle,
+    Masked { weight, mask }: Masked,
     y: Handle,
 ) -> Result<(), KernelError> {
     applies(route, client.properties(), product)?;
@@ -306,14 +333,13 @@ pub fn masked_product(
 /// `Y = W X` with W two of four. The route is [`Route::Sparse24`] or [`Route::Sparse24Warpgroup`].
 ///
 /// # Shapes
-/// `values` and `metadata`: those of [`crate::Nm24Hw`], of the operand's type. `x` and `y`: see [`Activations`]; `y` is f32.
+/// As [`masked_product`].
 pub fn sparse_product(
     client: &Client,
     route: Route,
     product: &Product,
-    values: Handle,
-    metadata: Handle,
     x: Handle,
+    Sparse24 { values, metadata }: Sparse24,
     y: Handle,
 ) -> Result<(), KernelError> {
     applies(route, client.properties(), product)?;
@@ -379,22 +405,26 @@ pub fn sparse_product(
     Ok(())
 }
 
-/// `Y = W X` with W as a [`crate::Bitmap`], its depth divided into [`bitmap_parts`] parts.
+/// `Y = W X` with W as a [`crate::Bitmap`], its depth divided into [`bitmap_parts`] parts. The route is [`Route::Bitmap`].
 ///
 /// # Shapes
-/// `masks`, `tile_ptr` and `values`: the bitmap's, of the operand's type. `x` and `y`: see
-/// [`Activations`]; `y` is f32. Device memory for the parts' sums is taken from the client.
-#[allow(clippy::too_many_arguments)]
+/// As [`masked_product`]. Device memory for the parts' sums is taken from the client.
 pub fn bitmap_product(
     client: &Client,
+    route: Route,
     product: &Product,
-    masks: Handle,
-    tile_ptr: Handle,
-    values: Handle,
     x: Handle,
+    weight: Tiles,
     y: Handle,
 ) -> Result<(), KernelError> {
-    let route = Route::Bitmap;
+    let Tiles {
+        masks,
+        tile_ptr,
+        values,
+    } = weight;
+    if route != Route::Bitmap {
+        return Err(wrong(route));
+    }
     applies(route, client.properties(), product)?;
     let Product {
         rows,

@@ -22,19 +22,9 @@ pub struct Weight {
 /// What lies on the device.
 #[derive(Clone)]
 enum Stored {
-    Masked {
-        weight: Handle,
-        mask: Handle,
-    },
-    Sparse24 {
-        values: Handle,
-        metadata: Handle,
-    },
-    Bitmap {
-        masks: Handle,
-        tile_ptr: Handle,
-        values: Handle,
-    },
+    Masked(launch::Masked),
+    Sparse24(launch::Sparse24),
+    Bitmap(launch::Tiles),
 }
 
 impl Weight {
@@ -58,24 +48,24 @@ impl Weight {
         };
         let words = |words: &[u32]| upload(client, u32::as_bytes(words));
         let stored = match route {
-            Route::Masked | Route::MaskedWarpgroup => Stored::Masked {
+            Route::Masked | Route::MaskedWarpgroup => Stored::Masked(launch::Masked {
                 weight: upload_operand(client, operand, values),
                 mask: words(mask.words()),
-            },
+            }),
             Route::Sparse24 | Route::Sparse24Warpgroup => {
                 let packed = Nm24Hw::from_dense(values, mask, half()?, ColOrder::Oihw)?;
-                Stored::Sparse24 {
+                Stored::Sparse24(launch::Sparse24 {
                     values: words(packed.values()),
                     metadata: words(packed.metadata()),
-                }
+                })
             }
             Route::Bitmap => {
                 let packed = Bitmap::from_dense(values, mask, half()?, ColOrder::Oihw)?;
-                Stored::Bitmap {
+                Stored::Bitmap(launch::Tiles {
                     masks: words(packed.masks()),
                     tile_ptr: words(packed.tile_ptr()),
                     values: words(packed.values()),
-                }
+                })
             }
         };
         Ok(Self {
@@ -108,24 +98,22 @@ impl Weight {
         batch: u32,
         activations: Activations,
     ) -> Result<Handle, KernelError> {
-        let product = self.product(points, batch, activations);
-        launch::applies(self.route, client.properties(), &product)?;
+        let (route, product) = (self.route, self.product(points, batch, activations));
+        launch::applies(route, client.properties(), &product)?;
         let outputs = self.rows as usize * points as usize * batch as usize;
         let (x, y) = (x.clone(), client.empty(outputs * size_of::<f32>()));
         let into = y.clone();
         match self.stored.clone() {
-            Stored::Masked { weight, mask } => {
-                launch::masked_product(client, self.route, &product, weight, mask, x, into)?;
+            Stored::Masked(weight) => {
+                launch::masked_product(client, route, &product, x, weight, into)
             }
-            Stored::Sparse24 { values, metadata } => {
-                launch::sparse_product(client, self.route, &product, values, metadata, x, into)?;
+            Stored::Sparse24(weight) => {
+                launch::sparse_product(client, route, &product, x, weight, into)
             }
-            Stored::Bitmap {
-                masks,
-                tile_ptr,
-                values,
-            } => launch::bitmap_product(client, &product, masks, tile_ptr, values, x, into)?,
-        }
+            Stored::Bitmap(weight) => {
+                launch::bitmap_product(client, route, &product, x, weight, into)
+            }
+        }?;
         Ok(y)
     }
 }

@@ -58,16 +58,14 @@ pub enum TorchFault {
     },
     /// An archive without the pickle that describes tensors.
     #[error(
-        "is a zip archive without data.pkl, so no PyTorch checkpoint (or a TorchScript program); save the network's state dict with torch.save"
+        "is a zip archive without data.pkl, so it is not a PyTorch checkpoint (or it is a TorchScript program); save the network's state dict with torch.save"
     )]
     NoPickle,
     /// Values in another byte order.
     #[error("its values are big-endian; save it again on a little-endian machine")]
     BigEndian,
     /// A pickle longer than any checkpoint needs.
-    #[error(
-        "its pickle has {length} bytes, the most that is read is {limit}; save the state dict alone"
-    )]
+    #[error("its pickle has {length} bytes, over the limit of {limit}; save the state dict alone")]
     TooLong {
         /// Its length.
         length: u64,
@@ -113,7 +111,7 @@ pub enum TorchFault {
     },
     /// A call of an allowed function with arguments it does not take.
     #[error(
-        "its pickle makes something else than a tensor or a dictionary at byte {at}; nothing was executed; save the state dict alone"
+        "its pickle makes something other than a tensor or a dictionary at byte {at}; nothing was executed; save the state dict alone"
     )]
     Call {
         /// Where.
@@ -121,13 +119,13 @@ pub enum TorchFault {
     },
     /// A persistent identity that describes no storage.
     #[error(
-        "its pickle names a storage in a way that is not known, at byte {at}; save it again with PyTorch 1.6 or later"
+        "its pickle names a storage in an unknown way at byte {at}; save it again with PyTorch 1.6 or later"
     )]
     Storage {
         /// Where.
         at: usize,
     },
-    /// Attributes for something that is no dictionary.
+    /// Attributes for something that is not a dictionary.
     #[error(
         "its pickle sets attributes of an object at byte {at}; nothing was executed; save the state dict alone"
     )]
@@ -137,10 +135,10 @@ pub enum TorchFault {
     },
     /// The former format in another version.
     #[error(
-        "is of PyTorch's former format in an unknown version; save it again with PyTorch 1.6 or later"
+        "is in an unknown version of PyTorch's old format; save it again with PyTorch 1.6 or later"
     )]
     Version,
-    /// What the file holds is no dictionary of tensors.
+    /// What the file holds is not a dictionary of tensors.
     #[error(
         "holds no state dict: {found}; save the network's state dict alone (torch.save(model.state_dict(), FILE))"
     )]
@@ -160,7 +158,7 @@ pub enum TorchFault {
     },
     /// A tensor that does not lie in its storage.
     #[error(
-        "tensor {key:?} of shape {shape:?} does not lie within its storage; download the file again"
+        "tensor {key:?} of shape {shape:?} reaches outside its storage; download the file again"
     )]
     Outside {
         /// The tensor.
@@ -467,7 +465,7 @@ fn placed(
 fn state_dict<'a>(pickle: &'a Pickle<'_>) -> Result<Vec<(&'a str, &'a Strided)>, TorchFault> {
     let found = |found: String| TorchFault::NotAStateDict { found };
     let Value::Dict(entries) = pickle.get(pickle.root) else {
-        return Err(found("its pickle is no dictionary".to_owned()));
+        return Err(found("its pickle is not a dictionary".to_owned()));
     };
     let is_dict = |id: Id| matches!(pickle.get(id), Value::Dict(_));
     let inside = entries.iter().find(|&&(key, value)| {
@@ -482,13 +480,13 @@ fn state_dict<'a>(pickle: &'a Pickle<'_>) -> Result<Vec<(&'a str, &'a Strided)>,
     }
     let entry = |&(key, value): &(Id, Id)| {
         let Some(key) = pickle.text(key) else {
-            return Err(found("a key of its dictionary is no text".to_owned()));
+            return Err(found("a key of its dictionary is not text".to_owned()));
         };
         match pickle.get(value) {
             Value::Object(Torch::Tensor(tensor)) => Ok((key, tensor)),
             _ => {
                 let key: String = key.escape_debug().take(120).collect();
-                Err(found(format!("entry \"{key}\" is no tensor")))
+                Err(found(format!("entry \"{key}\" is not a tensor")))
             }
         }
     };

@@ -277,11 +277,11 @@ fn more_than_tensors_is_refused_with_its_name() {
     };
     assert_eq!(
         entry(dict().text("epoch").int(3)),
-        "entry \"epoch\" is no tensor"
+        "entry \"epoch\" is not a tensor"
     );
     assert_eq!(
         entry(dict().int(3).int(3)),
-        "a key of its dictionary is no text"
+        "a key of its dictionary is not text"
     );
     assert_eq!(entry(Writer::new().dict()), "its dictionary is empty");
     let twice = dict()

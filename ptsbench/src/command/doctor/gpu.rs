@@ -40,12 +40,12 @@ pub fn lines() -> Vec<(String, String)> {
         (
             "feature cuda",
             cfg!(feature = "cuda"),
-            "NVIDIA's tensor cores stay idle; build with `--features cuda`",
+            "NVIDIA's tensor cores are not used; build with `--features cuda`",
         ),
         (
             "feature wgpu",
             cfg!(feature = "wgpu"),
-            "no GPU of another vendor; build with `--features wgpu`",
+            "other vendors' GPUs cannot be used; build with `--features wgpu`",
         ),
         (
             "feature autotune",

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::{fraction, grouped, ruled};
 use crate::inventory::Weights;
-use crate::pipeline::classes;
 use crate::subject;
+use crate::task::classify::classes;
 use crate::zeros::Zeros;
 
 /// A file's network and its prunable weights.
@@ -21,6 +21,7 @@ pub(super) struct Found {
     model: Option<&'static str>,
     /// Other names of the same network.
     also: Vec<&'static str>,
+    /// How many classes it names; none where it names none.
     classes: Option<usize>,
     layers: Vec<Row>,
 }
@@ -67,7 +68,7 @@ impl Found {
     ) -> Result<Self, WeightError> {
         struct Layers<'a>(&'a dyn Source);
         impl<M: Modality> Visit<M> for Layers<'_> {
-            type Out = Result<(usize, Vec<Row>), WeightError>;
+            type Out = Result<(Option<usize>, Vec<Row>), WeightError>;
             fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
                 let network = load_network(network, self.0)?;
                 let census = subject::census(spec, &network, &Device::flex());
@@ -78,19 +79,20 @@ impl Found {
                     zeros: Zeros::of(&layer.shape, weights.weight(index).unwrap_or_default()),
                 };
                 let rows = weights.layers().iter().enumerate().map(row).collect();
-                Ok((classes(&census), rows))
+                let named = network.classifier().map(|_| classes(&census));
+                Ok((named, rows))
             }
         }
         let (classes, layers) = spec.open(&Device::flex(), Layers(source))?;
         Ok(Self {
             model: Some(spec.name),
             also,
-            classes: Some(classes),
+            classes,
             layers,
         })
     }
 
-    /// The matrices and kernels of a source that is no network of the catalog.
+    /// The matrices and kernels of a source that is not a network of the catalog.
     pub(super) fn of_tensors(source: &dyn Source) -> anyhow::Result<Self> {
         let mut layers = Vec::new();
         for key in source.keys() {
@@ -100,7 +102,7 @@ impl Found {
             }
             let values = match source.read(&key) {
                 Ok(values) => values,
-                // Whole numbers are no weights.
+                // Whole numbers are not weights.
                 Err(WeightError::WrongDtype { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
@@ -114,7 +116,7 @@ impl Found {
         let first = layers.first();
         first.with_context(|| {
             format!(
-                "{}: holds no tensor of two or four dimensions, so no layer's weights; give a network's weights",
+                "{}: holds no tensor of two or four dimensions, so it has no layer's weights; give a network's weights",
                 source.origin()
             )
         })?;
@@ -135,10 +137,11 @@ impl Found {
         let mut text = format!("{}: ", file.display());
         text += &match (self.model, self.classes) {
             (Some(model), Some(classes)) => format!("{model} with {classes} classes"),
-            _ => "no network of the catalog; its matrices and kernels".to_owned(),
+            (Some(model), None) => model.to_owned(),
+            (None, _) => "not a network of the catalog; its matrices and kernels".to_owned(),
         };
         if !self.also.is_empty() {
-            text += &format!(" (by its tensors also {})", self.also.join(", "));
+            text += &format!(" (its tensors also fit {})", self.also.join(", "));
         }
         text.push('\n');
         let mut rows = vec![

@@ -9,7 +9,6 @@ use super::{entry, rate_name};
 use crate::cell::{Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
-use model_zoo::Grain;
 
 /// Every cell.
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
@@ -71,6 +70,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
         }
     }
     table.notes.extend(left_dense_notes(suite));
+    table.notes.extend(search_notes(suite));
     table
 }
 
@@ -95,6 +95,21 @@ fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
     notes
 }
 
+/// How each search for an allocation went.
+fn search_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
+    let records = suite.models.iter().flat_map(|model| {
+        let records = model.records().iter();
+        records.map(move |record| (&model.label, record))
+    });
+    records.filter_map(|(model, record)| {
+        let search = record.search.as_ref()?;
+        let (rate, key) = (pattern(record), record.key.short());
+        Some(format!(
+            "{model}, {rate}, {key}: the search for the allocation had {search}."
+        ))
+    })
+}
+
 fn pattern(record: &Record) -> String {
     match record.cell.sparsity.as_ref().map(|s| s.pattern) {
         None => "dense".to_owned(),
@@ -105,11 +120,7 @@ fn pattern(record: &Record) -> String {
 }
 
 fn configuration(r: &Reconstruction) -> String {
-    let granularity = match r.granularity {
-        Grain::Single => "single",
-        Grain::Layer => "layer",
-        Grain::Block => "block",
-    };
+    let granularity = r.granularity.name();
     let inputs = match r.inputs {
         Inputs::Dense => "dense input",
         Inputs::Sparse => "sparse input",

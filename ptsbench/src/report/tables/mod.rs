@@ -7,7 +7,7 @@ use super::Words;
 use super::published::{MethodRow, Published, percent};
 use super::suite::{Found, Measured, Model, Suite};
 use super::table::{Column, Entry, Table};
-use crate::overall;
+use crate::statistics::mean;
 
 mod cells;
 mod track1;
@@ -127,7 +127,7 @@ fn runs(table: &mut Table, value: &Found<Measured>) -> Entry {
 /// The mean over `models`, missing where one of them is: a mean over fewer networks is another quantity.
 fn over_models(models: &[&Model<'_>], value: impl Fn(&Model<'_>) -> Found<f64>) -> Found<f64> {
     let values: Vec<f64> = models.iter().map(|m| value(m)).collect::<Found<_>>()?;
-    overall::mean(&values).ok_or_else(|| "No network.".to_owned())
+    mean(&values).ok_or_else(|| "No network.".to_owned())
 }
 
 /// A compared table in the paper's shape: a row of ours and one of the paper's per method, a column per rate.
@@ -196,7 +196,7 @@ mod tests {
     use super::super::{fixture, published::published, suite::suites};
     use super::track4::NO_UNIT;
     use super::*;
-    use crate::record::{Level, Record};
+    use crate::record::{Level, Record, Search};
 
     fn all(records: &[Record]) -> Vec<Table> {
         let published = published().expect("part of the program");
@@ -214,7 +214,7 @@ mod tests {
             .unwrap_or_else(|| panic!("no table {id}"))
     }
 
-    /// A pattern's name is no rate: layers that it does not fit stay dense.
+    /// A pattern's name is not a rate: layers that it does not fit stay dense.
     #[test]
     fn pattern_cells_show_the_rate_they_came_to_in_every_format() {
         use super::super::{csv, html, latex, markdown};
@@ -444,6 +444,27 @@ mod tests {
         };
         assert_eq!(reasons(cells), 1);
         assert!(reasons(table(&tables, "micro_table2_cls")) > 0);
+    }
+
+    #[test]
+    fn a_search_shows_below_the_cells() {
+        let mut records = fixture::records();
+        let noted = |records: &[Record]| {
+            let tables = all(records);
+            let cells = tables.iter().find(|t| t.id.ends_with("_cells")).unwrap();
+            let notes = cells.notes.iter().filter(|n| n.contains("search"));
+            notes.cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(noted(&records), [""; 0]);
+        let searched = records.iter_mut().find(|r| r.cell.sparsity.is_some());
+        let searched = searched.unwrap();
+        searched.search = Search::of(&[0.5, 0.25, 0.125]);
+        let key = searched.key.short().to_owned();
+        let notes = noted(&records);
+        assert_eq!(notes.len(), 1);
+        assert!(notes[0].contains(&key), "{notes:?}");
+        let curve = "loss 0.5000 at the start, 0.2500 after 1, 0.1250 after 2 generations";
+        assert!(notes[0].contains(curve), "{notes:?}");
     }
 
     #[test]

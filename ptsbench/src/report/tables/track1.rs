@@ -26,39 +26,36 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
     for (method, allocator) in METHODS {
         let paper = published.allocation(method);
         let absent = || format!("No record of {method} in the store.");
+        let ours = |relative: &dyn Fn() -> Found<f64>| {
+            if !known.iter().any(|name| name == allocator) {
+                return Err(absent());
+            }
+            relative().map(|v| Measured::once(100.0 * v))
+        };
         for (index, &rate) in overall::RATES.iter().enumerate() {
-            let ours = if known.iter().any(|name| name == allocator) {
-                over_models(&models, |m| m.relative(allocator, rate))
-                    .map(|v| Measured::once(100.0 * v))
-            } else {
-                Err(absent())
-            };
             compare(
                 &mut table,
                 Compared {
                     head: [method, &rate_name(rate)],
                     begins_group: index == 0,
-                    ours,
+                    ours: ours(&|| over_models(&models, |m| m.relative(allocator, rate))),
                     paper: printed_rate(paper, rate),
                     incomparable: None,
                     decimals: 2,
                 },
             );
         }
-        let ours = if known.iter().any(|name| name == allocator) {
+        let ms = || {
             let grid: Found<Vec<Vec<f64>>> =
                 models.iter().map(|m| m.relatives(allocator)).collect();
-            grid.and_then(|grid| overall::ms(&grid).ok_or_else(absent))
-                .map(|v| Measured::once(100.0 * v))
-        } else {
-            Err(absent())
+            overall::ms(&grid?).ok_or_else(absent)
         };
         compare(
             &mut table,
             Compared {
                 head: [method, "MS"],
                 begins_group: false,
-                ours,
+                ours: ours(&ms),
                 paper: printed_ms(paper),
                 incomparable: None,
                 decimals: 2,

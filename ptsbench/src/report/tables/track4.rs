@@ -5,7 +5,8 @@ use super::super::published::Published;
 use super::super::suite::{Found, Model, Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, networks, over_models, rate_name};
-use crate::overall::{self, Deviation};
+use crate::overall;
+use crate::statistics::Deviation;
 
 pub(super) const NO_UNIT: &str = "OM_arch is in percent, OM_robust in percentage points. The paper does not state the unit of its \
                                   OM_robust, which cannot be recomputed from print: compare the order of families only.";

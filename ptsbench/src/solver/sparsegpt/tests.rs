@@ -74,7 +74,7 @@ impl Case {
         }
     }
 
-    fn solve(&self, ask: Ask, options: &Options) -> Solved {
+    fn solve(&self, ask: Ask, options: &SparseGpt) -> Solved {
         solve(&self.problem(), ask, options).unwrap()
     }
 
@@ -107,11 +107,11 @@ impl Case {
     }
 }
 
-fn options(block: usize, mask: MaskScope) -> Options {
-    Options {
+fn options(block: usize, mask: MaskScope) -> SparseGpt {
+    SparseGpt {
         block,
         mask,
-        ..Options::default()
+        ..SparseGpt::default()
     }
 }
 
@@ -143,8 +143,8 @@ fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
 }
 
 /// SparseGPT by its definition, in the order of columns given: weights before the current column are settled, those from it
-/// on are the least squares solution given them, computed anew by elimination after each column; costs come from
-/// the inverse of what is left of `H`, inverted anew.
+/// on are the least squares solution given them, computed again by elimination after each column; costs come from
+/// the inverse of what is left of `H`, inverted again.
 struct Reference<'a> {
     case: &'a Case,
     h: Vec<Vec<f64>>,
@@ -380,8 +380,8 @@ fn patterns_hold_along_input_channels_at_each_kernel_position() {
             }
         }
     }
-    // 12 is no multiple of 8.
-    let dense = case.solve(Ask::NofM { n: 4, m: 8 }, &Options::default());
+    // 12 is not a multiple of 8.
+    let dense = case.solve(Ask::NofM { n: 4, m: 8 }, &SparseGpt::default());
     assert_eq!(dense.weight, case.weight);
     assert_eq!((dense.mask.zeros(), dense.squared_error), (0, 0.0));
 }
@@ -468,7 +468,7 @@ fn dead_inputs_and_zeros_go_first() {
         }
     }
     (0..20).for_each(|column| case.kill(column));
-    let solved = case.solve(Ask::Count(60), &Options::default());
+    let solved = case.solve(Ask::Count(60), &SparseGpt::default());
     assert_eq!(solved.weight, vec![0.0; 120]);
     assert_eq!(solved.mask.zeros(), 60);
 }
@@ -492,10 +492,10 @@ fn threads_change_no_bit() {
 #[test]
 fn what_cannot_be_solved_says_why() {
     let case = Case::new(1, 2, 6, 1);
-    let fail = |problem: Problem, ask, options: &Options| {
+    let fail = |problem: Problem, ask, options: &SparseGpt| {
         solve(&problem, ask, options).unwrap_err().to_string()
     };
-    let usual = Options::default();
+    let usual = SparseGpt::default();
     let half = Ask::Count(6);
 
     // Two equal inputs: singular unless damped.
@@ -506,7 +506,7 @@ fn what_cannot_be_solved_says_why() {
     for j in 0..6 {
         equal.gram[6 + j] = equal.gram[j];
     }
-    let undamped = Options {
+    let undamped = SparseGpt {
         damping: 0.0,
         ..usual
     };
@@ -515,15 +515,17 @@ fn what_cannot_be_solved_says_why() {
     assert!(solve(&equal.problem(), half, &usual).is_ok());
     assert!(solve(&case.problem(), half, &undamped).is_ok());
 
-    let damping = Options {
+    let damping = SparseGpt {
         damping: -1.0,
         ..usual
     };
     assert!(fail(case.problem(), half, &damping).contains("`damping` is -1"));
-    let block = Options { block: 0, ..usual };
+    let block = SparseGpt { block: 0, ..usual };
     assert!(fail(case.problem(), half, &block).contains("`block` is 0"));
     assert!(fail(case.problem(), Ask::Count(13), &usual).contains("13 zeros were asked of 12"));
-    assert!(fail(case.problem(), Ask::NofM { n: 4, m: 4 }, &usual).contains("4:4 is no pattern"));
+    assert!(
+        fail(case.problem(), Ask::NofM { n: 4, m: 4 }, &usual).contains("4:4 is not a pattern")
+    );
 
     let mut problem = case.problem();
     problem.positions = 0;

@@ -70,7 +70,7 @@ pub enum TrainError {
     /// The user asked to stop.
     #[error("training stopped")]
     Interrupted(#[from] Interrupted),
-    /// The logits are no numbers any more.
+    /// The logits are not numbers any more.
     #[error(transparent)]
     Score(#[from] TopKError),
     /// A checkpoint of another run.
@@ -323,7 +323,9 @@ impl<N: Classifier> Training<N> {
         let criterion = CrossEntropyLossConfig::new()
             .with_smoothing(smoothing.map(|s| s as f32))
             .init(&self.device);
-        let logits = self.network.run(images(pixels, &self.device), &mut Bare);
+        let logits = self
+            .network
+            .run(images(pixels, &self.device), &mut Bare::default());
         let answers = logits.clone().inner();
         let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
         let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
@@ -397,7 +399,7 @@ pub fn top1<N: Classifier>(network: &N, set: MicroSet, device: &Device) -> Resul
     let mut right = 0;
     for batch in indices.chunks(EVALUATION_BATCH) {
         interrupt::check()?;
-        let logits = network.run(images(set.normalized(batch), device), &mut Bare);
+        let logits = network.run(images(set.normalized(batch), device), &mut Bare::default());
         right += correct(logits, &set.labels(batch))?;
     }
     Ok(100.0 * right as f64 / set.len() as f64)

@@ -94,7 +94,6 @@ unsafe fn block<S: Simd, const MR: usize, const NV: usize>(
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
-                let v = if finish.relu { S::max(v, S::zero()) } else { v };
                 S::store(y.add(i * ldy + j * next), v);
             }
         }

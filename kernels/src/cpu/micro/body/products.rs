@@ -92,7 +92,6 @@ pub unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
-                let v = if finish.relu { S::max(v, S::zero()) } else { v };
                 S::store(c.add(i * ldc + j * S::LANES), v);
             }
         }
@@ -185,7 +184,6 @@ pub unsafe fn gemm<S: Simd, const MR: usize, const NV: usize>(
         }
         for (i, row) in sum.iter().enumerate() {
             for (j, &v) in row.iter().enumerate() {
-                let v = if finish.relu { S::max(v, S::zero()) } else { v };
                 S::store(c.add(i * ldc + j * S::LANES), v);
             }
         }
@@ -226,7 +224,6 @@ pub unsafe fn sparse<S: Simd, const NV: usize>(
                 entry = entry.add(1);
             }
             for (j, &v) in sum.iter().enumerate() {
-                let v = if finish.relu { S::max(v, S::zero()) } else { v };
                 S::store(c.add(j * S::LANES), v);
             }
         }
