@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::tap::Bare;
 use model_zoo::weights::{self, Container, Dtype};
 use model_zoo::{Classes, Classifier};
 
@@ -127,6 +128,9 @@ impl Visit<Classes> for Train<'_> {
             Training::start(name, network, recipe, &device)
         };
 
+        if recipe.transformer.is_some_and(|t| t.distilled) {
+            training = training.with_teacher(teacher(&self.args.out)?);
+        }
         while !training.is_done() {
             let start = Instant::now();
             training = training.epoch()?;
@@ -147,6 +151,32 @@ impl Visit<Classes> for Train<'_> {
         }
         store(&training, spec, &device, self.args)
     }
+}
+
+/// The trained network that teaches others.
+fn teacher(folder: &Path) -> anyhow::Result<train::Teacher> {
+    struct Open<'a>(&'a Path);
+    impl Visit<Classes> for Open<'_> {
+        type Out = anyhow::Result<train::Teacher>;
+
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
+            let file = self.0.join(format!("{}.safetensors", spec.name));
+            anyhow::ensure!(
+                file.is_file(),
+                "the teacher `{name}` is not in {}; train it first: ptsbench micro-zoo {name}",
+                self.0.display(),
+                name = spec.name
+            );
+            let network = weights::load_network(network, &Container::open(&file)?)?;
+            // A norm with its final statistics is a scale and a shift.
+            let network = network.fold();
+            Ok(Box::new(move |images| {
+                network.run(images, &mut Bare::default())
+            }))
+        }
+    }
+    let spec = catalog::find(train::TEACHER)?;
+    spec.open_classes(&Device::flex(), "the teacher classifies", Open(folder))?
 }
 
 /// Writes weights and log, and says whether they are what was there before.

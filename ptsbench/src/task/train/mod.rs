@@ -33,7 +33,7 @@ use crate::seed::Seed;
 use augment::{View, augmented};
 use step::{AdamW, Descent, State};
 
-pub use recipe::{Recipe, Transformer};
+pub use recipe::{Recipe, TEACHER, Transformer};
 
 /// Images in an evaluation batch; has no influence on any number.
 const EVALUATION_BATCH: usize = 500;
@@ -102,7 +102,6 @@ pub enum TrainError {
 }
 
 /// A network in training.
-#[derive(Debug)]
 pub struct Training<N> {
     /// The catalog's name of the network.
     name: String,
@@ -116,7 +115,11 @@ pub struct Training<N> {
     square: State,
     log: Vec<EpochLog>,
     block: Block,
+    teacher: Option<Teacher>,
 }
+
+/// A trained network: images to logits.
+pub type Teacher = Box<dyn Fn(Tensor<4>) -> Tensor<2> + Send>;
 
 impl<N: Classifier> Training<N> {
     /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
@@ -132,6 +135,7 @@ impl<N: Classifier> Training<N> {
             square: HashMap::new(),
             log: Vec::new(),
             block,
+            teacher: None,
         }
     }
 
@@ -207,8 +211,17 @@ impl<N: Classifier> Training<N> {
             velocity,
             square,
             block: Block::new(recipe, log.len() + 1),
+            teacher: None,
             log,
         })
+    }
+
+    /// With the network whose answers a distilled recipe asks for.
+    pub fn with_teacher(self, teacher: Teacher) -> Self {
+        Self {
+            teacher: Some(teacher),
+            ..self
+        }
     }
 
     /// Writes all that the next epoch depends on; the file changes at once or not at all.
@@ -323,13 +336,20 @@ impl<N: Classifier> Training<N> {
         let criterion = CrossEntropyLossConfig::new()
             .with_smoothing(smoothing.map(|s| s as f32))
             .init(&self.device);
-        let logits = self
-            .network
-            .run(images(pixels, &self.device), &mut Bare::default());
+        let pixels = images(pixels, &self.device);
+        let taught = self.teacher.as_ref().map(|teacher| {
+            let answers = teacher(pixels.clone().inner()).argmax(1).squeeze_dim(1);
+            Tensor::<1, Int>::from_inner(answers)
+        });
+        let logits = self.network.run(pixels, &mut Bare::default());
         let answers = logits.clone().inner();
         let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
         let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
-        let loss = criterion.forward(logits, targets);
+        let mut loss = criterion.forward(logits.clone(), targets);
+        if let Some(taught) = taught {
+            let hard = CrossEntropyLossConfig::new().init(&self.device);
+            loss = (loss + hard.forward(logits, taught)) * 0.5;
+        }
         let value: f32 = loss.clone().into_scalar();
         if !value.is_finite() {
             return Err(TrainError::Diverged {

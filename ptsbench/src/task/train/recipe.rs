@@ -14,6 +14,9 @@ pub(super) const EPOCHS: [(&str, usize); 6] = [
     ("micro_deit_small", 16),
 ];
 
+/// The built-in network that teaches.
+pub const TEACHER: &str = "micro_resnet20";
+
 /// All that decides the outcome of a training run, besides the network and the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,6 +58,10 @@ pub struct Transformer {
     pub smoothing: f64,
     /// Probability that a rectangle of a training image is erased (Zhong et al. 2017, arXiv 1708.04896).
     pub erasing: f64,
+    /// Whether [`TEACHER`]'s answers are half of the target (Touvron et al. 2021, arXiv 2012.12877, Eq. 3): hard labels, and
+    /// no token of their own. Absent for no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distilled: bool,
 }
 
 impl Recipe {
@@ -93,6 +100,7 @@ impl Recipe {
                 warm_up: 1,
                 smoothing: if deit { 0.1 } else { 0.0 },
                 erasing: if deit { 0.25 } else { 0.0 },
+                distilled: false,
             }),
             ..plain
         }
