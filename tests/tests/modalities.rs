@@ -40,7 +40,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const RATE: f64 = 0.6;
-const STEPS: usize = 20;
+/// Enough for the smallest of five levels, with a thousandth of the loss, to fall as well.
+const STEPS: usize = 60;
 const BATCHES: usize = 3;
 const GRANULARITIES: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
