@@ -278,7 +278,7 @@ struct StandIn<M: Modality> {
 }
 
 /// The most by which an output may be off, as a part of its own square.
-const NEAR: f64 = 1e-6;
+const NEAR: f64 = 1e-10;
 const SAMPLES: usize = 5;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
