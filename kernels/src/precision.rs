@@ -87,7 +87,7 @@ mod tests {
             assert_eq!(precision.to_string().parse(), Ok(precision));
         }
         let error = "tf32".parse::<Precision>().unwrap_err().to_string();
-        assert_eq!(error, "`tf32` is no precision; use f32, bf16x3 or bf16");
+        assert_eq!(error, "`tf32` is not a precision; use f32, bf16x3 or bf16");
         assert_eq!(Precision::default(), Precision::F32);
         assert_eq!(Precision::F32.check(), Ok(()));
     }

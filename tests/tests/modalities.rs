@@ -40,7 +40,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 const RATE: f64 = 0.6;
-const STEPS: usize = 20;
+/// Enough for the smallest of five levels, with a thousandth of the loss, to fall as well.
+const STEPS: usize = 60;
 const BATCHES: usize = 3;
 const GRANULARITIES: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
@@ -277,7 +278,7 @@ struct StandIn<M: Modality> {
 }
 
 /// The most by which an output may be off, as a part of its own square.
-const NEAR: f64 = 1e-6;
+const NEAR: f64 = 1e-10;
 const SAMPLES: usize = 5;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -258,7 +258,7 @@ fn class_folders_that_cannot_be_used_are_refused() {
     desk.sorted("only", MicroSet::TEST, 3, |_| "cat".to_owned());
     desk.refused(
         &format!("{evaluate} only"),
-        &["one folder of pictures is in it, `cat`"],
+        &["it has one folder of pictures, `cat`"],
     );
     desk.refused(
         &format!("{evaluate} only/cat"),
