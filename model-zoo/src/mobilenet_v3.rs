@@ -133,13 +133,12 @@ const MICRO: &[&[Row]] = {
     &[
         &[row(3, 16.0, 16.0, false, Relu, 1)],
         &[
-            row(3, 96.0, 48.0, false, Relu, 2),
-            row(3, 144.0, 48.0, false, Relu, 1),
+            row(3, 64.0, 24.0, false, Relu, 2),
+            row(3, 72.0, 24.0, false, Relu, 1),
         ],
         &[
-            row(5, 192.0, 80.0, true, HardSwish, 2),
-            row(5, 320.0, 80.0, true, HardSwish, 1),
-            row(5, 320.0, 80.0, true, HardSwish, 1),
+            row(5, 72.0, 40.0, true, HardSwish, 2),
+            row(5, 120.0, 40.0, true, HardSwish, 1),
         ],
     ]
 };
@@ -156,7 +155,7 @@ impl Table {
     pub const MICRO: Self = Self {
         stride: 2,
         stages: MICRO,
-        head: 192.0,
+        head: 128.0,
     };
 }
 

@@ -430,3 +430,52 @@ kernels!(avx2, AVX2, super::super::simd::Avx2, [1 2 3 4 5 6], #[target_feature(e
 #[cfg(target_arch = "x86_64")]
 kernels!(avx512, AVX512, super::super::simd::Avx512, [1 2 3 4 5 6 7 8 9 10 11 12 13 14],
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2")]);
+
+#[cfg(test)]
+mod tests {
+    use crate::cpu::Isa;
+
+    #[test]
+    fn rows_become_columns_at_every_size() {
+        for isa in Isa::available() {
+            for (rows, columns) in [
+                (1, 1),
+                (3, 40),
+                (8, 8),
+                (9, 15),
+                (16, 16),
+                (17, 16),
+                (16, 33),
+                (40, 23),
+            ] {
+                // Rows lie further apart than they are long, on both sides.
+                let (lds, ldd) = (columns + 3, rows + 5);
+                let from: Vec<f32> = (0..rows * lds).map(|at| at as f32).collect();
+                let mut to = vec![-1.0; columns * ldd];
+                // SAFETY: the set is available, and both sides have room for rows and columns at these distances.
+                unsafe {
+                    (isa.kernels().transpose)(
+                        from.as_ptr(),
+                        lds,
+                        rows,
+                        columns,
+                        to.as_mut_ptr(),
+                        ldd,
+                    );
+                }
+                for (at, &value) in to.iter().enumerate() {
+                    let (column, row) = (at / ldd, at % ldd);
+                    let wanted = if row < rows {
+                        from[row * lds + column]
+                    } else {
+                        -1.0
+                    };
+                    assert_eq!(
+                        value, wanted,
+                        "{isa:?}, {rows} x {columns}: {row}, {column}"
+                    );
+                }
+            }
+        }
+    }
+}

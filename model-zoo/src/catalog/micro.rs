@@ -87,45 +87,32 @@ const fn vit(name: &'static str, family: &'static str, [width, depth]: [usize; 2
     row(name, family, Size::Vit(size))
 }
 
-const fn vgg(name: &'static str, groups: &'static [&'static [usize]], hidden: usize) -> Spec {
-    let size = vgg::Size {
-        groups,
-        batch_norm: true,
-        side: 1,
-        hidden,
-        classes: CLASSES,
-    };
-    row(name, "VGG", Size::Vgg(size))
-}
+const VGG9: vgg::Size = vgg::Size {
+    groups: &[&[16], &[32], &[48, 48], &[64, 64]],
+    batch_norm: true,
+    side: 1,
+    hidden: 128,
+    classes: CLASSES,
+};
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 24] = [
-    resnet("micro_resnet8", &[1, 1, 1], 20),
-    resnet("micro_resnet14", &[2, 2, 2], 32),
-    resnet("micro_resnet20", &[3, 3, 3], 40),
-    regnetx("micro_regnetx_s", 16, [1, 1, 1, 1], [24, 48, 96, 168]),
-    regnetx("micro_regnetx_m", 24, [1, 1, 2, 1], [32, 80, 160, 304]),
-    regnetx("micro_regnetx_l", 32, [1, 2, 4, 1], [56, 112, 224, 448]),
+pub(super) const ROWS: [Spec; 22] = [
+    resnet("micro_resnet8", &[1, 1, 1], 10),
+    resnet("micro_resnet14", &[2, 2, 2], 14),
+    resnet("micro_resnet20", &[3, 3, 3], 16),
+    regnetx("micro_regnetx_s", 16, [1, 1, 1, 1], [16, 24, 40, 80]),
+    regnetx("micro_regnetx_m", 16, [1, 1, 2, 1], [16, 32, 64, 128]),
+    regnetx("micro_regnetx_l", 16, [1, 2, 3, 1], [24, 48, 96, 160]),
     mobilenet_v2("micro_mobilenetv2_050", 0.5),
     mobilenet_v2("micro_mobilenetv2_100", 1.0),
     mobilenet_v2("micro_mobilenetv2_150", 1.5),
     mobilenet_v3("micro_mobilenetv3_050", 0.5),
     mobilenet_v3("micro_mobilenetv3_100", 1.0),
     mobilenet_v3("micro_mobilenetv3_150", 1.5),
-    shufflenet_v2("micro_shufflenet_v2_x0_5", 16, 48),
-    shufflenet_v2("micro_shufflenet_v2_x1_0", 24, 96),
-    shufflenet_v2("micro_shufflenet_v2_x1_5", 32, 144),
-    vgg("micro_vgg7_bn", &[&[16], &[32], &[48], &[72]], 128),
-    vgg(
-        "micro_vgg9_bn",
-        &[&[16], &[32], &[64, 64], &[128, 128]],
-        256,
-    ),
-    vgg(
-        "micro_vgg12_bn",
-        &[&[24, 24], &[48, 48], &[96, 96], &[160, 160, 160]],
-        320,
-    ),
+    shufflenet_v2("micro_shufflenet_v2_x0_5", 8, 16),
+    shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
+    shufflenet_v2("micro_shufflenet_v2_x1_5", 16, 48),
+    row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
     vit("micro_vit_nano", "ViT", [48, 3]),
     vit("micro_vit_tiny", "ViT", [64, 3]),
     vit("micro_vit_small", "ViT", [64, 4]),

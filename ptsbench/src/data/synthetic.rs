@@ -537,6 +537,18 @@ mod tests {
     }
 
     #[test]
+    fn the_stream_begins_with_the_training_split_and_goes_on() {
+        let last = MicroSet::TRAIN.len() - 1;
+        let stream = MicroSet::stream_bytes(last..last + 3);
+        let mut images = stream.chunks(PIXELS);
+        assert!(images.next() == Some(&MicroSet::TRAIN.image(last).pixels[..]));
+        let [next, one_more] = [(); 2].map(|()| images.next().unwrap());
+        assert!(next != one_more && next != MicroSet::TRAIN.image(0).pixels);
+        let other = MicroSet::VALIDATION.image(last % 4000).pixels;
+        assert!(other != MicroSet::TEST.image(last % 4000).pixels);
+    }
+
+    #[test]
     fn neither_order_nor_threads_change_an_image() {
         let forwards: Vec<usize> = (0..100).collect();
         let backwards: Vec<usize> = (0..100).rev().collect();

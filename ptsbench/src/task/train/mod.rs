@@ -457,6 +457,55 @@ mod tests {
 
     use super::*;
 
+    /// Half of a distilled step's loss is against the teacher's answers.
+    struct Distil;
+
+    impl Visit<Classes> for Distil {
+        type Out = ();
+
+        fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
+            let device = Device::flex();
+            let recipe = Recipe {
+                images: 40,
+                batch: 20,
+                ..Recipe::MICRO
+            };
+            let pixels = MicroSet::TRAIN.normalized(&(0..20).collect::<Vec<_>>());
+            let loss = |labels: &[u8], teacher: Option<u8>| {
+                let mut training = Training::start(spec.name, network.clone(), recipe, &device);
+                if let Some(answer) = teacher {
+                    let answers = move |images: Tensor<4>| {
+                        let answers = [usize::from(answer)].repeat(images.dims()[0]);
+                        let answers = Tensor::<1, Int>::from_data(
+                            answers
+                                .iter()
+                                .map(|&a| a as i32)
+                                .collect::<Vec<_>>()
+                                .as_slice(),
+                            &images.device(),
+                        );
+                        answers.one_hot::<2>(synthetic::CLASSES).float()
+                    };
+                    training = training.with_teacher(Box::new(answers));
+                }
+                let (_, loss, _) = training.step(pixels.clone(), labels, 0).unwrap();
+                loss
+            };
+            let own = MicroSet::TRAIN.labels(&(0..20).collect::<Vec<_>>());
+            let taught = [7; 20];
+            let mean = (loss(&own, None) + loss(&taught, None)) / 2.0;
+            assert!((loss(&own, Some(7)) - mean).abs() < 1e-5 * mean);
+            assert!((loss(&own, None) - mean).abs() > 1e-3 * mean);
+        }
+    }
+
+    #[test]
+    fn a_teacher_is_half_of_the_target() {
+        let spec = catalog::find("micro_resnet8").unwrap();
+        spec.open_classes(&Device::flex(), "it is trained", Distil)
+            .unwrap();
+    }
+
     /// Resuming: one epoch, checkpoint, a new process's worth of nothing but the file, one more epoch.
     struct Resume(Recipe);
 

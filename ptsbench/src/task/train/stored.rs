@@ -10,8 +10,9 @@ use model_zoo::{Classes, Classifier};
 use super::{EpochLog, Recipe, json, top1};
 use crate::data::synthetic::MicroSet;
 
-/// Built-in networks below 90 %, convolutional, or 85 %, transformers: `docs/micro-zoo.md` has the reasons.
+/// Built-in networks below 85 %: `docs/micro-zoo.md` has the reasons.
 const BELOW: &[&str] = &[
+    "micro_mobilenetv3_050",
     "micro_vit_nano",
     "micro_vit_tiny",
     "micro_vit_small",
@@ -59,9 +60,12 @@ impl Visit<Classes> for Check<'_> {
             .collect();
         assert_eq!(log.len(), Recipe::micro(spec.name).epochs);
         let last = log.last().unwrap();
-        // The validation split has as many images, and nothing but the length of training looked at it.
-        let seen = last.validation_top1.or(last.test_top1).unwrap();
-        assert!((seen - said).abs() <= 2.0, "{}: {seen}, {said}", spec.name);
+        match (last.test_top1, last.validation_top1) {
+            (Some(top1), _) => assert_eq!(top1, said),
+            // As many images, which training did not see either.
+            (None, Some(top1)) => assert!((top1 - said).abs() <= 2.0, "{top1}, not {said}"),
+            (None, None) => panic!("{}: the log has no score", spec.name),
+        }
         let bytes = std::fs::metadata(file).unwrap().len();
         let weights: usize = crate::pipeline::layers_of(spec.name)
             .unwrap()
@@ -115,16 +119,11 @@ fn stored_networks_score_what_their_files_say() {
         .filter(|spec| spec.weights == catalog::Weights::BuiltIn);
     let mut stored = Vec::new();
     for spec in built_in {
-        let floor = if matches!(spec.family, "ViT" | "DeiT") {
-            85.0
-        } else {
-            90.0
-        };
         let one = spec
             .open_classes(&Device::flex(), "they are trained", Check(&folder))
             .unwrap();
         assert_eq!(
-            one.top1 < floor,
+            one.top1 < 85.0,
             BELOW.contains(&spec.name),
             "{}: {} %",
             spec.name,
@@ -132,6 +131,6 @@ fn stored_networks_score_what_their_files_say() {
         );
         stored.push(one);
     }
-    assert!(stored.iter().map(|one| one.bytes).sum::<u64>() < 40_000_000);
+    assert!(stored.iter().map(|one| one.bytes).sum::<u64>() < 20_000_000);
     check_table(&stored);
 }
