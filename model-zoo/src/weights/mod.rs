@@ -20,6 +20,6 @@ pub use dtype::{Dtype, from_f32};
 pub use error::{Fault, Foreign, NotFinite, WeightError, WrongShape};
 pub use layout::{Slot, fits, load_network, other_classes, parameters, recognise};
 pub use packed::{PACKED, PackedFile, pack};
-pub use source::{Source, load, open, save};
+pub use source::{Source, load, open, save, save_with};
 pub use torch::{TorchFault, TorchFile};
 pub use write::{Named, Stored, write, write_stored};

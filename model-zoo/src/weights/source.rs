@@ -161,10 +161,18 @@ pub fn load<M: Module>(
     Ok(model)
 }
 
-/// Writes a module in the checkpoint's keys and layout; `key_of` as in [`load`]. The same weights give the same bytes.
-///
-/// Tensors of two and more dimensions are stored as `matrices`, biases and norms as f32.
+/// Writes a module in f32, in the checkpoint's keys and layout; `key_of` as in [`load`]. The same weights give the same bytes.
 pub fn save<M: Module>(
+    model: &M,
+    key_of: impl Fn(&str) -> String,
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightError> {
+    save_with(model, key_of, Dtype::F32, path, metadata)
+}
+
+/// As [`save`], with tensors of two and more dimensions in a dtype of floats; biases and norms stay in f32.
+pub fn save_with<M: Module>(
     model: &M,
     key_of: impl Fn(&str) -> String,
     matrices: Dtype,
@@ -604,6 +612,21 @@ mod tests {
     }
 
     #[test]
+    fn matrices_alone_are_saved_in_another_dtype() {
+        let model = load(Small::new(), key_of, &Counted::new()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("half.safetensors");
+        save_with(&model, key_of, Dtype::F16, &path, &BTreeMap::new()).unwrap();
+        let file = Container::open(&path).unwrap();
+        for key in file.keys() {
+            let rank = file.shape(&key).unwrap().len();
+            let wanted = if rank > 1 { Dtype::F16 } else { Dtype::F32 };
+            assert_eq!(file.dtype(&key), Some(wanted), "{key}");
+        }
+        load(Small::new(), key_of, &file).unwrap();
+    }
+
+    #[test]
     fn what_is_saved_is_loaded_again() {
         let source = Counted::new();
         let model = load(Small::new(), key_of, &source).unwrap();
@@ -613,7 +636,7 @@ mod tests {
             ("seed".to_string(), "1".to_string()),
             ("a".to_string(), "b".to_string()),
         ]);
-        save(&model, key_of, Dtype::F32, &path, &metadata).unwrap();
+        save(&model, key_of, &path, &metadata).unwrap();
 
         let file = Container::open(&path).unwrap();
         assert_eq!(file.metadata(), &metadata);
@@ -641,20 +664,13 @@ mod tests {
         let model = Small::new().apply_reparameterization(Attach::new(masks, &device));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.safetensors");
-        let error = save(&model, key_of, Dtype::F32, &path, &BTreeMap::new()).unwrap_err();
+        let error = save(&model, key_of, &path, &BTreeMap::new()).unwrap_err();
         assert!(
             matches!(&error, WeightError::NotMaterialized { path, .. } if path == "conv.weight"),
             "{error}"
         );
         assert!(!path.exists());
-        save(
-            &model.materialize(),
-            key_of,
-            Dtype::F32,
-            &path,
-            &BTreeMap::new(),
-        )
-        .unwrap();
+        save(&model.materialize(), key_of, &path, &BTreeMap::new()).unwrap();
         let weights = Container::open(&path).unwrap().read("conv.weight").unwrap();
         assert!(
             weights

@@ -194,7 +194,7 @@ fn store<N: Classifier>(
     let before = file.exists().then(|| weights::sha256(&file)).transpose()?;
     let network = training.network();
     let save = |file: &Path, metadata: &BTreeMap<String, String>| {
-        weights::save(
+        weights::save_with(
             &network,
             |path| network.key(path),
             Dtype::F16,

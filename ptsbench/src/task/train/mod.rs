@@ -531,7 +531,8 @@ mod tests {
             assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap());
 
             let changed = Recipe { seed: 1, ..short };
-            let error = Training::resume(spec.name, network, changed, &device, &first).unwrap_err();
+            let resumed = Training::resume(spec.name, network, changed, &device, &first);
+            let error = resumed.err().unwrap();
             assert!(error.to_string().contains("its recipe is"), "{error}");
         }
     }
