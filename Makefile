@@ -6,6 +6,7 @@ OUT ?= out
 PLAN ?= micro
 DEVICE ?= wgpu
 PYTHON ?= python3
+WHOLE = $(if $(filter 1,$(FULL)),--full)
 # The whole workspace is always built together: one set of features for every crate, so nothing is compiled twice.
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
@@ -25,14 +26,14 @@ rust:
 build: rust ## compile everything (about 10 minutes the first time)
 	$(CARGO) build --release --workspace
 
-bench-all: build ## run the micro suite and write out/report.html, out/tables and out/figures
-	$(PTSBENCH) run $(PLAN) --store $(OUT)/records
-	$(PTSBENCH) report --plan $(PLAN) --store $(OUT)/records --out $(OUT)
-	$(PTSBENCH) figures --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+bench-all: build ## run the micro suite and write out/report.html, out/tables and out/figures; FULL=1 runs all of it
+	$(PTSBENCH) run $(PLAN) $(WHOLE) --store $(OUT)/records
+	$(PTSBENCH) report --plan $(PLAN) $(WHOLE) --store $(OUT)/records --out $(OUT)
+	$(PTSBENCH) figures --plan $(PLAN) $(WHOLE) --store $(OUT)/records --out $(OUT)
 
 figures: rust ## draw all tables and figures again, from the records alone
-	$(PTSBENCH) report --plan $(PLAN) --store $(OUT)/records --out $(OUT)
-	$(PTSBENCH) figures --plan $(PLAN) --store $(OUT)/records --out $(OUT)
+	$(PTSBENCH) report --plan $(PLAN) $(WHOLE) --store $(OUT)/records --out $(OUT)
+	$(PTSBENCH) figures --plan $(PLAN) $(WHOLE) --store $(OUT)/records --out $(OUT)
 
 test: rust ## format, lints, and every test
 	@scripts/test

@@ -34,6 +34,20 @@ pub struct Spec {
     size: Size,
 }
 
+/// A network that differs from another in one respect: what the two lose tells what that respect is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variant {
+    /// The catalog's name of it.
+    pub name: &'static str,
+    /// The network that it is compared with.
+    pub of: &'static str,
+    /// What differs.
+    pub by: &'static str,
+}
+
+/// All of them.
+pub const VARIANTS: &[Variant] = &micro::VARIANTS;
+
 /// What a network has to prune.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
@@ -119,6 +133,13 @@ impl Spec {
             weights: next(),
             macs: next(),
         }
+    }
+
+    /// Whether it stands beside its family for a comparison, and is none of its sizes.
+    pub fn stands_aside(&self) -> bool {
+        let of = VARIANTS.iter().find(|variant| variant.name == self.name);
+        of.and_then(|variant| CATALOG.iter().find(|spec| spec.name == variant.of))
+            .is_some_and(|base| base.family == self.family)
     }
 
     /// Where public weights are, and what belongs to them.

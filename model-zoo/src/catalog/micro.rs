@@ -2,7 +2,7 @@
 //!
 //! They go through their families' ordinary constructors; what is small is the stem, the depths and the widths.
 
-use super::{SMALL, Size, Spec, Weights};
+use super::{SMALL, Size, Spec, Variant, Weights};
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
@@ -120,3 +120,18 @@ pub(super) const ROWS: [Spec; 22] = [
     vit("micro_deit_tiny", "DeiT", [64, 3]),
     vit("micro_deit_small", "DeiT", [64, 4]),
 ];
+
+/// Networks that differ from another one in a single respect.
+pub(super) const VARIANTS: [Variant; 3] = [
+    variant("micro_deit_nano", "micro_vit_nano"),
+    variant("micro_deit_tiny", "micro_vit_tiny"),
+    variant("micro_deit_small", "micro_vit_small"),
+];
+
+const fn variant(name: &'static str, of: &'static str) -> Variant {
+    Variant {
+        name,
+        of,
+        by: "smoothed targets, erased rectangles",
+    }
+}

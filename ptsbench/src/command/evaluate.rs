@@ -90,8 +90,10 @@ pub(super) fn weight_file(
 /// The images that `--data` names: a task's own, or a folder's.
 fn open_set(data: &Path) -> anyhow::Result<Set> {
     let kind = data.to_str().and_then(|name| task::find(name).ok());
+    if let Some(set) = kind.and_then(Set::of_kind) {
+        return Ok(set);
+    }
     match kind {
-        Some(kind) if kind.built_in() => Ok(Set::micro()),
         Some(kind) if !data.is_dir() => Err(OpenError::NoFolder {
             task: kind.name,
             hint: "--data DIR".to_owned(),

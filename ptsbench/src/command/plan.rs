@@ -23,6 +23,9 @@ pub struct Args {
     /// Override one value of the plan, such as task.samples=200 or grid.0.rates=[0.5]
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The whole plan, with the grids that it marks `full`
+    #[arg(long)]
+    pub full: bool,
     /// Folder of the records
     #[arg(long, value_name = "DIR", default_value = "out/records")]
     pub store: PathBuf,
@@ -42,7 +45,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Prints the plan's cells.
 pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyhow::Result<()> {
-    let plan = Plan::load(&args.plan, &args.set)?;
+    let mut plan = Plan::load(&args.plan, &args.set)?;
+    plan.full |= args.full;
     let cells = plan.expand(registry)?;
     let store = Store::view(&args.store)?;
     let contents = store.read()?;
@@ -191,6 +195,7 @@ mod tests {
         let args = Args {
             plan: "smoke".into(),
             set: vec!["fit.few.steps=10".into()],
+            full: false,
             store: store.into(),
             weights: Weights {
                 files: Vec::new(),

@@ -48,6 +48,9 @@ pub struct Selection {
     /// Override one value of the plan, as `run` was told to
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "plan")]
     set: Vec<String>,
+    /// The whole plan, with the grids that it marks `full`
+    #[arg(long, requires = "plan")]
+    full: bool,
 }
 
 /// What was read.
@@ -96,18 +99,24 @@ impl Selection {
                 broken: broken.len() + unlisted.len(),
             });
         };
-        let plan = Plan::load(name, &self.set)?;
+        let mut plan = Plan::load(name, &self.set)?;
+        plan.full |= self.full;
         let keys: BTreeSet<_> = plan
             .expand(&Recorded::new(&records)?)?
             .into_iter()
             .map(|planned| planned.key)
             .collect();
+        let named = if self.full {
+            format!("{name} --full")
+        } else {
+            name.clone()
+        };
         let words = Words {
-            plan: Some(name.clone()),
+            plan: Some(named.clone()),
             notes: plan.footnotes(),
         };
         let records = report::of_plan(records, name, &keys)?;
-        if let Some(line) = absent(&store, name, &keys) {
+        if let Some(line) = absent(&store, &named, &keys) {
             note!("{line}");
         }
         Ok(Selected {

@@ -32,6 +32,9 @@ pub struct Args {
     /// Override one value of the plan, such as task.samples=200 or grid.0.rates=[0.5]
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The whole plan, with the grids that it marks `full`
+    #[arg(long)]
+    pub full: bool,
     /// Folder of the records
     #[arg(long, value_name = "DIR", default_value = "out/records")]
     pub store: PathBuf,
@@ -114,6 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let registry = args.weights.registry()?;
     let mut plan = Plan::load(&args.plan, &args.set)?;
+    plan.full |= args.full;
     plan.precision = args.precision.unwrap_or(plan.precision);
     plan.precision.check()?;
     // Kernels read their instruction set from this variable themselves; what it says of paths is followed here.

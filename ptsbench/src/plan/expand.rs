@@ -40,7 +40,7 @@ impl Plan {
         let mut digests: HashMap<String, String> = HashMap::new();
         let mut dense = Vec::new();
         let mut sparse = Vec::new();
-        for grid in &self.grid {
+        for grid in self.grids() {
             let place = || format!("[[grid]] `{}`", grid.name);
             let member = Member {
                 grid: grid.name.clone(),
@@ -99,6 +99,11 @@ impl Plan {
             }
         }
         Ok(cells.into_values().collect())
+    }
+
+    /// The grids that count.
+    fn grids(&self) -> impl Iterator<Item = &Grid> {
+        self.grid.iter().filter(|grid| self.full || !grid.full)
     }
 
     /// The sparse halves of a grid's cells, equal for all its models.
@@ -212,7 +217,7 @@ impl Plan {
         let Some(calibration) = &self.calibration else {
             return Ok(lists);
         };
-        for grid in &self.grid {
+        for grid in self.grids() {
             for &seed in self.seeds(grid) {
                 if !self.looks_at_images(grid, registry) || lists.contains_key(&seed) {
                     continue;

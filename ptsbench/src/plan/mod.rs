@@ -171,6 +171,9 @@ pub struct Plan {
     /// Arithmetic of the products; f32 unless it says otherwise.
     #[serde(default, deserialize_with = "crate::cell::precision_name::deserialize")]
     pub precision: kernels::Precision,
+    /// Whether the grids marked `full` count too, as `--full` says.
+    #[serde(default)]
+    pub full: bool,
     /// Calibration images; needed by grids that reconstruct.
     pub calibration: Option<CalibrationPlan>,
     /// Named ways of fitting a unit.
@@ -273,6 +276,9 @@ pub struct Grid {
     /// The dense networks alone: no rates, no allocators. Other grids bring their dense references with them.
     #[serde(default)]
     pub dense: bool,
+    /// Left out unless the whole plan is asked for.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// Lists that may be absent and must not be empty: an empty one would drop cells, or be taken for an absent one.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cell::Sparsity;
 
-/// A registry of three networks and one task.
+/// A registry of three networks and one task. It knows the other networks of the micro preset by their names alone.
 pub(crate) struct Fake;
 
 impl Registry for Fake {
@@ -14,12 +14,14 @@ impl Registry for Fake {
     }
     fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
         let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
+        let others = ["micro_mobilenetv2_100", "micro_regnetx_m", "micro_vit_tiny"];
         let found: Vec<String> = all
             .iter()
             .filter(|name| match glob.strip_suffix('*') {
                 Some(start) => name.starts_with(start),
                 None => **name == glob,
             })
+            .chain(others.iter().filter(|name| **name == glob))
             .map(|name| name.to_string())
             .collect();
         if found.is_empty() {
@@ -170,10 +172,12 @@ fn the_micro_preset_has_the_tables_cells_once() {
         let sparsity = planned.cell.sparsity.as_ref();
         sparsity.is_some_and(|s| s.reconstruction.is_some())
     });
-    // Five distinct configurations of Table 4's seven rows, two rates, two seeds.
-    assert_eq!(reconstructed.count(), 5 * 2 * 2);
-    // Three networks: dense, and three allocators at five rates.
-    assert_eq!(cells.len(), 3 + 3 * 3 * 5 + 20);
+    // Four networks, five distinct configurations of Table 4's seven rows, one rate, two draws.
+    assert_eq!(reconstructed.count(), 4 * 5 * 2);
+    // Three networks under six allocators at four rates, under three at 90 %, and with folded norms; a search with two draws.
+    let allocated = 3 * (6 * 4 + 3 + 3 * 4) + 2;
+    // The networks that are known by name alone, with the cells their reconstructions begin with.
+    assert_eq!(cells.len(), 3 + allocated + 40 + 3 * 2);
     // (layer, sparse, corrected) stands in all three comparisons.
     let shared = cells.iter().filter(|planned| {
         let of_track_2 = |m: &&Member| m.track == Track::Reconstruction;
@@ -183,12 +187,27 @@ fn the_micro_preset_has_the_tables_cells_once() {
             .contains("layer sparse-input corrected")
             && planned.grids.iter().filter(of_track_2).count() == 3
     });
-    assert_eq!(shared.count(), 4);
+    assert_eq!(shared.count(), 4 * 2);
     assert!(
         cells
             .iter()
             .all(|planned| planned.key == planned.cell.key())
     );
+}
+
+#[test]
+fn the_whole_plan_has_more_cells_and_all_of_the_usual_ones() {
+    let mut plan = Plan::load("micro", &[]).unwrap();
+    let keys = |plan: &Plan| -> std::collections::BTreeSet<Key> {
+        let cells = plan.expand(&Fake).unwrap();
+        cells.into_iter().map(|planned| planned.key).collect()
+    };
+    let usual = keys(&plan);
+    plan.full = true;
+    let whole = keys(&plan);
+    assert!(whole.is_superset(&usual) && whole.len() > 2 * usual.len());
+    let by_key = Plan::load("micro", &["full=true".to_owned()]).unwrap();
+    assert_eq!(keys(&by_key), whole);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The figures of a suite: what each shows, from records to positions and words.
 
 use super::figure::{Axis, Bar, BarRow, Bars, Body, Figure, Line, Lines, Panel, Reference};
-use super::suite::{Model, Suite, level};
+use super::suite::{Found, Model, Suite, level};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
 use super::{TRACK2, allocator_name};
@@ -48,9 +48,9 @@ fn middle<'a>(
         let complete: Vec<_> = models
             .into_iter()
             .filter_map(|model| {
-                let records: Result<Vec<&Record>, _> = allocators
+                let records: Found<Vec<&Record>> = allocators
                     .iter()
-                    .map(|a| model.pruned(a, FIGURE3_RATE))
+                    .map(|a| Ok(model.pruned(a, FIGURE3_RATE)?[0]))
                     .collect();
                 Some((model, records.ok()?))
             })
@@ -335,12 +335,7 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
             let points: Vec<(f64, f64)> = suite
                 .rates(allocator, false)
                 .into_iter()
-                .filter_map(|rate| {
-                    Some((
-                        100.0 * rate,
-                        model.pruned(allocator, rate).and_then(level).ok()?,
-                    ))
-                })
+                .filter_map(|rate| Some((100.0 * rate, model.pruned_level(allocator, rate).ok()?)))
                 .collect();
             ticks.extend(points.iter().map(|p| p.0));
             if !points.is_empty() {
@@ -406,7 +401,7 @@ fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
     let dense = model.dense().and_then(level).ok()?;
     let mut panels = Vec::new();
     for rate in suite.rates(allocator, true) {
-        let Ok(before) = model.pruned(allocator, rate).and_then(level) else {
+        let Ok(before) = model.pruned_level(allocator, rate) else {
             continue;
         };
         let mut rows = vec![BarRow {

@@ -95,6 +95,8 @@ pub fn allocator_name(name: &str) -> String {
         (Some((method, _)), _) => (*method).to_owned(),
         (None, "l1norm") => "L1Norm".to_owned(),
         (None, "magnitude") => "Magnitude".to_owned(),
+        (None, "erk_dense_last") => "ERK, last layer dense".to_owned(),
+        (None, "evopress") => "EvoPress".to_owned(),
         (None, other) => other.to_owned(),
     }
 }

@@ -13,6 +13,7 @@ use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCe
 use crate::overall;
 use crate::record::Record;
 use crate::statistics::{self, Deviation};
+use crate::task;
 use model_zoo::Grain;
 
 /// A value, or the sentence that says why there is none.
@@ -83,6 +84,8 @@ pub struct Model<'a> {
     pub family: &'a str,
     /// Prunable weights.
     pub weights: u64,
+    /// Whether it is no size of its family ([`catalog::Spec::stands_aside`]).
+    pub aside: bool,
     records: Vec<&'a Record>,
 }
 
@@ -97,6 +100,8 @@ pub struct Suite<'a> {
     pub batch_norm: BatchNorm,
     /// Its networks, the smallest first.
     pub models: Vec<Model<'a>>,
+    /// Some of them with folded batch norms, where the suite keeps them and folds these few for comparison.
+    pub folded: Vec<Model<'a>>,
 }
 
 /// What all records of a suite share.
@@ -173,6 +178,7 @@ pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
             groups.entry(group).or_default().push(record);
         }
     }
+    let mut beside = fold_asides(&mut groups);
     let all: Vec<Group<'_>> = groups.keys().copied().collect();
     groups
         .iter()
@@ -181,8 +187,46 @@ pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
             task: &records[0].cell.task,
             batch_norm: group.batch_norm,
             models: models(records),
+            folded: models(&beside.remove(group).unwrap_or_default()),
         })
         .collect()
+}
+
+/// Takes out the groups of folded norms whose networks are a part of those with norms kept: they belong beside that suite
+/// and are none of their own.
+fn fold_asides<'a>(
+    groups: &mut BTreeMap<Group<'a>, Vec<&'a Record>>,
+) -> BTreeMap<Group<'a>, Vec<&'a Record>> {
+    let pruned = |records: &[&'a Record]| -> BTreeSet<(&'a str, &'a str)> {
+        let pruned = records.iter().filter(|r| r.cell.sparsity.is_some());
+        pruned
+            .map(|r| (r.cell.model.as_str(), r.cell.weights.as_str()))
+            .collect()
+    };
+    let kept_of = |group: &Group<'a>| Group {
+        batch_norm: BatchNorm::Kept,
+        ..*group
+    };
+    let aside: Vec<Group<'a>> = groups
+        .iter()
+        .filter(|(group, _)| group.batch_norm == BatchNorm::Folded)
+        .filter(|(group, records)| {
+            let (folded, kept) = (pruned(records), groups.get(&kept_of(group)));
+            kept.is_some_and(|kept| {
+                let kept = pruned(kept);
+                folded.is_subset(&kept) && folded != kept
+            })
+        })
+        .map(|(group, _)| *group)
+        .collect();
+    let taken = aside.into_iter().filter_map(|group| {
+        let mut records = groups.remove(&group)?;
+        // Dense references came to every group, whoever was pruned in it.
+        let networks = pruned(&records);
+        records.retain(|r| networks.contains(&(r.cell.model.as_str(), r.cell.weights.as_str())));
+        Some((kept_of(&group), records))
+    });
+    taken.collect()
 }
 
 fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
@@ -205,6 +249,7 @@ fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
                     format!("{name}@{}", digest.get(..8).unwrap_or(digest))
                 },
                 family: catalog::find(name).map_or(name, |spec| spec.family),
+                aside: catalog::find(name).is_ok_and(|spec| spec.stands_aside()),
                 weights: records[0].cost.weights,
                 records,
             }
@@ -214,7 +259,7 @@ fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
     models
 }
 
-/// Allocator and rate of a record that the paper's tables are about: unstructured, by magnitude, exact counts.
+/// Allocator and rate of a record that the paper's tables are about: unstructured, by magnitude, exact counts, no repair.
 pub fn allocation(record: &Record) -> Option<(&str, f64)> {
     let sparsity = record.cell.sparsity.as_ref()?;
     let (Pattern::Unstructured { rate }, Some(allocator)) =
@@ -222,7 +267,9 @@ pub fn allocation(record: &Record) -> Option<(&str, f64)> {
     else {
         return None;
     };
-    let plain = sparsity.criterion.name == "magnitude" && sparsity.rule == Rule::Exact;
+    let plain = sparsity.criterion.name == "magnitude"
+        && sparsity.rule == Rule::Exact
+        && sparsity.repair.is_none();
     plain.then_some((allocator.name.as_str(), rate))
 }
 
@@ -234,7 +281,6 @@ fn same(a: f64, b: f64) -> bool {
     (a - b).abs() < SAME_RATE
 }
 
-/// The one record of `found`, or why it cannot be told.
 /// The number of a record's score; a collapsed network has none.
 pub fn level(record: &Record) -> Found<f64> {
     record.score.value.number().ok_or_else(|| {
@@ -245,6 +291,17 @@ pub fn level(record: &Record) -> Found<f64> {
     })
 }
 
+/// Whether a score is not two standard errors above what a guess among the task's classes gives; none where the task does
+/// not say how many there are.
+pub fn is_near_guessing(record: &Record) -> Option<bool> {
+    let classes = task::find(&record.cell.task.name).ok()?.classes?;
+    let (chance, images) = (1.0 / classes as f64, record.score.counts.total() as f64);
+    let error = (chance * (1.0 - chance) / images).sqrt();
+    let right = record.score.counts.correct() as f64 / images;
+    Some(right <= chance + 2.0 * error)
+}
+
+/// The one record of `found`, or why it cannot be told.
 fn only<'a>(found: &[&'a Record], what: &str) -> Found<&'a Record> {
     match found {
         [] => Err(format!("No record: {what}.")),
@@ -277,16 +334,60 @@ impl<'a> Model<'a> {
         only(&found, &format!("{}, dense", self.label))
     }
 
-    /// Pruned and not reconstructed.
-    pub fn pruned(&self, allocator: &str, rate: f64) -> Found<&'a Record> {
-        let found: Vec<&Record> = self
-            .allocated(allocator, rate)
-            .filter(|r| reconstruction(r).is_none())
-            .collect();
-        only(
-            &found,
-            &format!("{}, {allocator} at {} %", self.label, percent(rate)),
-        )
+    /// Pruned and not reconstructed: one record, or one for each draw of the images that the allocator looked at.
+    pub fn pruned(&self, allocator: &str, rate: f64) -> Found<Vec<&'a Record>> {
+        let mut by_draw: BTreeMap<Option<u64>, Vec<&'a Record>> = BTreeMap::new();
+        for record in self.allocated(allocator, rate) {
+            if reconstruction(record).is_none() {
+                let sparsity = record.cell.sparsity.as_ref();
+                let seed = sparsity
+                    .and_then(|s| s.calibration.as_ref())
+                    .map(|c| c.seed);
+                by_draw.entry(seed).or_default().push(record);
+            }
+        }
+        let what = format!("{}, {allocator} at {} %", self.label, percent(rate));
+        if by_draw.is_empty() {
+            return Err(format!("No record: {what}."));
+        }
+        by_draw.values().map(|found| only(found, &what)).collect()
+    }
+
+    /// Relative accuracies `A^s / A` of those over `rates`, by draw.
+    pub fn draws(&self, allocator: &str, rates: &[f64]) -> Found<BTreeMap<Option<u64>, Vec<f64>>> {
+        let dense = level(self.dense()?)?;
+        let mut by_draw: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
+        for &rate in rates {
+            for record in self.pruned(allocator, rate)? {
+                let sparsity = record.cell.sparsity.as_ref();
+                let seed = sparsity
+                    .and_then(|s| s.calibration.as_ref())
+                    .map(|c| c.seed);
+                let relative = overall::relative_accuracy(level(record)?, dense)
+                    .ok_or_else(|| self.guesses_nothing())?;
+                by_draw.entry(seed).or_default().push(relative);
+            }
+        }
+        by_draw.retain(|_, relatives| relatives.len() == rates.len());
+        Ok(by_draw)
+    }
+
+    fn guesses_nothing(&self) -> String {
+        format!("{} has a dense accuracy of 0.", self.label)
+    }
+
+    /// Whether it was pruned by this allocator and not reconstructed.
+    pub fn has(&self, allocator: &str) -> bool {
+        self.records.iter().any(|r| {
+            reconstruction(r).is_none() && allocation(r).is_some_and(|(name, _)| name == allocator)
+        })
+    }
+
+    /// The mean score over those.
+    pub fn pruned_level(&self, allocator: &str, rate: f64) -> Found<f64> {
+        let levels = self.pruned(allocator, rate)?.into_iter().map(level);
+        let levels: Vec<f64> = levels.collect::<Found<_>>()?;
+        statistics::mean(&levels).ok_or_else(|| format!("No record of {}.", self.label))
     }
 
     /// Pruned and reconstructed, by seed.
@@ -324,11 +425,11 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Relative accuracy `A^s / A` of the pruned network.
+    /// Relative accuracy `A^s / A` of the pruned network, its mean over draws.
     pub fn relative(&self, allocator: &str, rate: f64) -> Found<f64> {
-        let (dense, pruned) = (self.dense()?, self.pruned(allocator, rate)?);
-        overall::relative_accuracy(level(pruned)?, level(dense)?)
-            .ok_or_else(|| format!("{} has a dense accuracy of 0.", self.label))
+        let dense = level(self.dense()?)?;
+        overall::relative_accuracy(self.pruned_level(allocator, rate)?, dense)
+            .ok_or_else(|| self.guesses_nothing())
     }
 
     /// Relative accuracies over the rates of the overall metrics.
@@ -341,10 +442,11 @@ impl<'a> Model<'a> {
 }
 
 impl Suite<'_> {
-    /// Models with a record pruned by this allocator and not reconstructed.
+    /// The sizes of families that have a record pruned and not reconstructed.
     pub fn pruned_models(&self) -> Vec<&Model<'_>> {
         self.models
             .iter()
+            .filter(|m| !m.aside)
             .filter(|m| {
                 m.records
                     .iter()

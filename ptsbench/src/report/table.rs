@@ -183,6 +183,21 @@ impl Table {
         }))
     }
 
+    /// The table with some of its rows, and the footnotes that these need.
+    pub fn with_rows(&self, keep: impl Fn(&Row) -> bool) -> Self {
+        let mut table = Self::new(&self.id, &self.title, self.columns.clone());
+        table.notes.clone_from(&self.notes);
+        for row in self.rows.iter().filter(|row| keep(row)) {
+            let entry = |entry: &Entry| match entry {
+                Entry::Missing(index) => table.missing(&self.footnotes[*index]),
+                present => present.clone(),
+            };
+            let entries = row.entries.iter().map(entry).collect();
+            table.push(row.begins_group, entries);
+        }
+        table
+    }
+
     /// The reasons of missing entries; the first is footnote 1.
     pub fn footnotes(&self) -> &[String] {
         &self.footnotes
@@ -260,6 +275,16 @@ pub(super) mod tests {
         assert_eq!(table.footnotes().len(), 2);
         assert_eq!(table.rows[1].entries[1], table.rows[1].entries[3]);
         assert_eq!(table.rows[1].entries[1].plain(), "-");
+    }
+
+    #[test]
+    fn some_rows_bring_their_footnotes_alone() {
+        let table = sample().with_rows(|row| row.entries[0].plain() != "a_b|<c>");
+        assert_eq!(table.rows.len(), 2);
+        assert_eq!(table.footnotes(), sample().footnotes());
+        let table = table.with_rows(|row| row.entries[0].plain() == "y");
+        assert!(table.footnotes().is_empty());
+        assert_eq!(table.notes, sample().notes);
     }
 
     #[test]

@@ -52,12 +52,21 @@ pub struct Kind {
 impl Kind {
     /// Whether its images need no folder.
     pub fn built_in(&self) -> bool {
-        std::ptr::eq(self, MICRO)
+        self.split().is_some()
+    }
+
+    /// The part of the built-in images that it judges by, if they are built in.
+    fn split(&self) -> Option<MicroSet> {
+        match self.name {
+            "micro" => Some(MicroSet::TEST),
+            "micro_validation" => Some(MicroSet::VALIDATION),
+            _ => None,
+        }
     }
 }
 
 /// Every task.
-pub static TASKS: [Kind; 5] = [
+pub static TASKS: [Kind; 6] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -65,6 +74,14 @@ pub static TASKS: [Kind; 5] = [
         classes: Some(synthetic::CLASSES),
         images: Some(MicroSet::TEST.len()),
         about: "procedural 20-class images, 32x32, built in",
+    },
+    Kind {
+        name: "micro_validation",
+        version: synthetic::VERSION,
+        judges: Classes::DOES,
+        classes: Some(synthetic::CLASSES),
+        images: Some(MicroSet::VALIDATION.len()),
+        about: "other images of that kind, for choices that the test split must not decide",
     },
     Kind {
         name: "imagenet",
@@ -101,10 +118,10 @@ pub static TASKS: [Kind; 5] = [
 ];
 
 static MICRO: &Kind = &TASKS[0];
-static IMAGENET: &Kind = &TASKS[1];
-static CIFAR10: &Kind = &TASKS[2];
-static CIFAR100: &Kind = &TASKS[3];
-static FOLDER: &Kind = &TASKS[4];
+static IMAGENET: &Kind = &TASKS[2];
+static CIFAR10: &Kind = &TASKS[3];
+static CIFAR100: &Kind = &TASKS[4];
+static FOLDER: &Kind = &TASKS[5];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

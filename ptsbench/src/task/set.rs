@@ -91,17 +91,26 @@ fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
 }
 
 impl Set {
-    /// The built-in images.
+    /// The built-in images of the test split.
     pub fn micro() -> Self {
+        Self::built_in(MICRO, MicroSet::TEST)
+    }
+
+    /// The images of a kind that needs no folder.
+    pub fn of_kind(kind: &'static Kind) -> Option<Self> {
+        kind.split().map(|split| Self::built_in(kind, split))
+    }
+
+    fn built_in(kind: &'static Kind, split: MicroSet) -> Self {
         Self {
-            kind: MICRO,
+            kind,
             classes: synthetic::CLASSES,
             folder: None,
             sha256: None,
             split: None,
             notes: Vec::new(),
             warnings: Vec::new(),
-            evaluation: Source::Micro(MicroSet::TEST),
+            evaluation: Source::Micro(split),
             order: Vec::new(),
             training: OnceLock::from(Source::Micro(MicroSet::TRAIN)),
             form: None,
@@ -329,8 +338,8 @@ impl Sets {
         if let Some(set) = open.get(kind.name) {
             return Ok(Arc::clone(set));
         }
-        let set = if kind.built_in() {
-            Set::micro()
+        let set = if let Some(set) = Set::of_kind(kind) {
+            set
         } else {
             let folder = self.folders.get(kind.name).ok_or(OpenError::NoFolder {
                 task: kind.name,

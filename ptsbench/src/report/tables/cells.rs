@@ -32,8 +32,11 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
             Column::words("Key"),
         ],
     );
-    for model in &suite.models {
+    let folded = suite.folded.iter().map(|model| (model, ", norms folded"));
+    for (model, mark) in suite.models.iter().map(|model| (model, "")).chain(folded) {
         let mut records = model.records().to_vec();
+        // The dense network is in its own row already.
+        records.retain(|record| mark.is_empty() || record.cell.sparsity.is_some());
         records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
         for (index, record) in records.into_iter().enumerate() {
             let sparsity = record.cell.sparsity.as_ref();
@@ -49,7 +52,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
             table.push(
                 index == 0,
                 vec![
-                    Entry::text(&model.label),
+                    Entry::text(format!("{}{mark}", model.label)),
                     Entry::text(pattern(record)),
                     Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
                     Entry::text(criterion),

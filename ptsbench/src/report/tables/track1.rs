@@ -1,16 +1,19 @@
 //! Track 1, sparsity allocation: Table 2 of the paper.
 
-use super::super::METHODS;
+use std::collections::BTreeMap;
+
 use super::super::published::Published;
-use super::super::suite::{Found, Measured, Suite};
+use super::super::suite::{Found, Measured, Model, Suite, is_near_guessing};
 use super::super::table::Table;
+use super::super::{METHODS, allocator_name};
+use super::track4::sizes_id;
 use super::{
-    Compared, SPREAD, compare, compared_columns, networks, over_models, plural, printed_ms,
-    printed_rate, rate_name,
+    Compared, SPREAD, compare, compared_columns, networks, plural, printed_ms, printed_rate,
+    rate_name,
 };
 use crate::overall;
 
-/// Table 2, classification block.
+/// Table 2, classification block, and allocators that it lacks.
 pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
     let models = suite.pruned_models();
     let mut table = Table::new(
@@ -23,44 +26,32 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
         compared_columns("Method"),
     );
     let known = suite.allocators(false);
-    for (method, allocator) in METHODS {
-        let paper = published.allocation(method);
-        let absent = || format!("No record of {method} in the store.");
-        let ours = |relative: &dyn Fn() -> Found<f64>| {
-            if !known.iter().any(|name| name == allocator) {
-                return Err(absent());
-            }
-            relative().map(|v| Measured::once(100.0 * v))
-        };
-        for (index, &rate) in overall::RATES.iter().enumerate() {
-            compare(
-                &mut table,
-                Compared {
-                    head: [method, &rate_name(rate)],
-                    begins_group: index == 0,
-                    ours: ours(&|| over_models(&models, |m| m.relative(allocator, rate))),
-                    paper: printed_rate(paper, rate),
-                    incomparable: None,
-                    decimals: 2,
-                },
-            );
+    for (method, allocator) in methods(&known, &models) {
+        let paper = published.allocation(&method);
+        let mut row =
+            |name: &str, rates: &[f64], of: &dyn Fn(&[Vec<f64>]) -> Option<f64>, paper| {
+                let ours = if known.contains(&allocator) {
+                    over_draws(&models, &allocator, rates, of)
+                } else {
+                    Err(format!("No record of {method} in the store."))
+                };
+                compare(
+                    &mut table,
+                    Compared {
+                        head: [&method, name],
+                        begins_group: rates == &overall::RATES[..1],
+                        ours,
+                        paper,
+                        incomparable: None,
+                        decimals: 2,
+                    },
+                );
+            };
+        for rate in overall::RATES {
+            let paper = printed_rate(paper, rate);
+            row(&rate_name(rate), &[rate], &overall::expectation, paper);
         }
-        let ms = || {
-            let grid: Found<Vec<Vec<f64>>> =
-                models.iter().map(|m| m.relatives(allocator)).collect();
-            overall::ms(&grid?).ok_or_else(absent)
-        };
-        compare(
-            &mut table,
-            Compared {
-                head: [method, "MS"],
-                begins_group: false,
-                ours: ours(&ms),
-                paper: printed_ms(paper),
-                incomparable: None,
-                decimals: 2,
-            },
-        );
+        row("MS", &overall::RATES, &overall::ms, printed_ms(paper));
     }
     table.notes.push(format!("{} {SPREAD}", networks(&models)));
     table.notes.push(
@@ -68,5 +59,58 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
          the printed tables. OM_alloc needs detection and generation as well and is not given."
             .to_owned(),
     );
+    table.notes.extend(guesses(suite));
     table
+}
+
+/// The paper's methods, whether there are records of them or not, and then other allocators that all networks have records
+/// of.
+fn methods(known: &[String], models: &[&Model<'_>]) -> Vec<(String, String)> {
+    let of_paper = METHODS.map(|(method, allocator)| (method.to_owned(), allocator.to_owned()));
+    let others = known.iter().filter(|name| {
+        METHODS.iter().all(|(_, of_paper)| of_paper != name) && models.iter().all(|m| m.has(name))
+    });
+    let others = others.map(|name| (allocator_name(name), name.clone()));
+    of_paper.into_iter().chain(others).collect()
+}
+
+/// A value of the grid of networks and rates, in percent: one for each draw of which all networks have a record.
+pub(super) fn over_draws(
+    models: &[&Model<'_>],
+    allocator: &str,
+    rates: &[f64],
+    of: &dyn Fn(&[Vec<f64>]) -> Option<f64>,
+) -> Found<Measured> {
+    let draws = models.iter().map(|m| m.draws(allocator, rates));
+    let draws: Vec<BTreeMap<Option<u64>, Vec<f64>>> = draws.collect::<Found<_>>()?;
+    let seeds = draws.first().into_iter().flat_map(BTreeMap::keys);
+    let grids = seeds.filter_map(|seed| {
+        let grid = draws.iter().map(|by_draw| by_draw.get(seed).cloned());
+        grid.collect::<Option<Vec<Vec<f64>>>>()
+    });
+    let values: Vec<f64> = grids
+        .filter_map(|grid| of(&grid))
+        .map(|value| 100.0 * value)
+        .collect();
+    Measured::over(&values)
+        .ok_or_else(|| "No draw of images has a record of every network and rate.".to_owned())
+}
+
+/// How many cells at the rates of the overall metrics tell nothing.
+fn guesses(suite: &Suite<'_>) -> Option<String> {
+    let (mut near, mut all) = (0, 0);
+    for model in suite.pruned_models() {
+        for allocator in suite.allocators(false) {
+            for rate in overall::RATES {
+                for record in model.pruned(&allocator, rate).unwrap_or_default() {
+                    near += usize::from(is_near_guessing(record)?);
+                    all += 1;
+                }
+            }
+        }
+    }
+    Some(format!(
+        "{near} of {all} cells at 50-80 % are not two standard errors above guessing; `{}` names them.",
+        sizes_id(suite)
+    ))
 }

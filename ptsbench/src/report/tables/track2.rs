@@ -33,7 +33,7 @@ fn recoveries(
     configuration: Configuration,
 ) -> Found<BTreeMap<u64, Recovery>> {
     let dense = level(model.dense()?)?;
-    let before = level(model.pruned(allocator, rate)?)?;
+    let before = model.pruned_level(allocator, rate)?;
     let after = model.reconstructed(allocator, rate, configuration)?;
     let recovery = |record: &Record| -> Found<Recovery> {
         Ok(Recovery {
@@ -186,6 +186,21 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
     table
 }
 
+/// The mean over networks and rates of the gains that Table 4 shows.
+pub(super) fn mean_gain(
+    suite: &Suite<'_>,
+    allocator: &str,
+    rates: &[f64],
+    configuration: Configuration,
+) -> Found<f64> {
+    let models = suite.reconstructed_models(allocator);
+    let mean = |run: &[Vec<Recovery>]| {
+        overall::expectation(&gains(run, Base::Sparse, true)?).map(|v| 100.0 * v)
+    };
+    let gain = over_runs(&models, rates, allocator, configuration, mean, ZERO_BASE)?;
+    Ok(gain.value)
+}
+
 fn base_note() -> String {
     "One base configuration (layer-wise, sparse input, with correction) is varied in one respect at a time, so \
      `w/ Correction`, `Sparse Input` and `Layer-wise` are the same cells; the paper's differ in ways it does not state."
@@ -297,7 +312,7 @@ pub(super) fn table4_top1(suite: &Suite<'_>, allocator: &str) -> Table {
         for rate in suite.rates(allocator, true) {
             for (index, (name, configuration)) in TRACK2.into_iter().enumerate() {
                 let dense = model.dense().and_then(level);
-                let before = model.pruned(allocator, rate).and_then(level);
+                let before = model.pruned_level(allocator, rate);
                 let after = top1_after(model, allocator, rate, configuration);
                 let gain = match (&before, &after) {
                     (Ok(before), Ok(after)) => Entry::difference(after.value - before, 2),

@@ -1,8 +1,8 @@
 //! Tracks 3 and 4, architectures and sizes: relative accuracy by size and the overall metrics of Table 5.
 
 use super::super::allocator_name;
-use super::super::published::Published;
-use super::super::suite::{Found, Model, Suite, level};
+use super::super::published::{Published, percent};
+use super::super::suite::{Found, Model, Suite, is_near_guessing, level};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, networks, over_models, rate_name};
 use crate::overall;
@@ -26,14 +26,16 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
             .map(|&rate| Column::numbers(rate_name(rate))),
     );
     columns.push(Column::numbers("Mean loss"));
+    columns.push(Column::words("Near guessing at"));
     let mut table = Table::new(
-        format!("{}_track4_sizes", suite.id),
+        sizes_id(suite),
         "Track 4: relative accuracy by size without reconstruction, 100 × sparse/dense, and its mean loss over 50-80 %",
         columns,
     );
     for allocator in suite.allocators(false) {
         let families = suite.pruned_families().into_iter();
         let models = families.flat_map(|(_, models)| models);
+        let models = models.filter(|model| model.has(&allocator));
         for (index, model) in models.enumerate() {
             let dense = model.dense().and_then(level);
             let mut entries = vec![
@@ -49,13 +51,38 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
             }
             let loss = mean_loss(model, &allocator);
             entries.push(entry(&mut table, loss, 2));
+            entries.push(Entry::text(near_guessing(model, &allocator)));
             table.push(index == 0, entries);
         }
     }
+    table.notes.extend([
+        "The paper shows these losses in Fig. 4 without numbers.".to_owned(),
+        "Near guessing: not two standard errors above the accuracy of a guess among the classes."
+            .to_owned(),
+    ]);
     table
-        .notes
-        .push("The paper shows these losses in Fig. 4 without numbers.".to_owned());
-    table
+}
+
+/// The table's name.
+pub(super) fn sizes_id(suite: &Suite<'_>) -> String {
+    format!("{}_track4_sizes", suite.id)
+}
+
+/// The rates at which a network does no better, or worse, than a guess.
+fn near_guessing(model: &Model<'_>, allocator: &str) -> String {
+    let near = |rate: &&f64| {
+        let found = model.pruned(allocator, **rate).unwrap_or_default();
+        found.iter().any(|r| is_near_guessing(r) == Some(true))
+    };
+    let rates: Vec<String> = overall::RATES
+        .iter()
+        .filter(near)
+        .map(|r| percent(*r))
+        .collect();
+    match rates.is_empty() {
+        true => String::new(),
+        false => format!("{} %", rates.join(", ")),
+    }
 }
 
 /// Mean relative accuracy loss over 50-80 % (Fig. 4), in percent.
@@ -94,7 +121,10 @@ pub(super) fn table5(suite: &Suite<'_>, published: &Published) -> Table {
         columns,
     );
     for allocator in suite.allocators(false) {
-        for (index, (family, models)) in families.iter().enumerate() {
+        let of_allocator = families
+            .iter()
+            .filter(|(_, models)| models.iter().any(|model| model.has(&allocator)));
+        for (index, (family, models)) in of_allocator.enumerate() {
             let grid: Found<Vec<Vec<f64>>> =
                 models.iter().map(|m| m.relatives(&allocator)).collect();
             let of_grid = |value: &dyn Fn(&[Vec<f64>]) -> Found<f64>| {
