@@ -24,10 +24,38 @@ pub enum StoreError {
         reason: io::Error,
     },
     /// There is something else where the store should be.
-    #[error("{} is not a folder, so it cannot be a store; choose another with --store", path.display())]
+    #[error(
+        "{} is not a folder, and a store of cells is one; choose another with --store (a file that `ptsbench pack` wrote \
+         is read by report, figures and doctor)",
+        path.display()
+    )]
     NotAFolder {
         /// What is there.
         path: PathBuf,
+    },
+    /// A file that should hold packed records does not.
+    #[error(
+        "{} is not a folder of records, nor a file that `ptsbench pack` wrote: {why}; choose another with --store",
+        path.display()
+    )]
+    NotPacked {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// More records than one file may hold.
+    #[error(
+        "the records for {} have {bytes} bytes, and a packed file holds {limit} at most; choose fewer with --plan",
+        path.display()
+    )]
+    TooMuch {
+        /// The file.
+        path: PathBuf,
+        /// Their bytes.
+        bytes: usize,
+        /// The bytes of a file.
+        limit: usize,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {reason}; what is finished is kept; run again once the cause is gone", path.display())]
@@ -96,6 +124,8 @@ impl StoreError {
             StoreError::NoSpace { .. }
             | StoreError::Unwritable { .. }
             | StoreError::NotAFolder { .. }
+            | StoreError::NotPacked { .. }
+            | StoreError::TooMuch { .. }
             | StoreError::Write { .. }
             | StoreError::Locked { .. } => false,
         }
