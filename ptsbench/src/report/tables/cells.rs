@@ -2,7 +2,7 @@
 
 use indexmap::IndexSet;
 
-use super::super::suite::{Configuration, Suite, allocation, level};
+use super::super::suite::{Configuration, Model, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
 use super::{entry, rate_name};
@@ -12,66 +12,78 @@ use crate::record::Record;
 
 /// Every cell.
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
-    let mut table = Table::new(
-        format!("{}_cells", suite.id),
-        "All cells",
-        vec![
-            Column::words("Network"),
-            Column::words("Pattern"),
-            Column::words("Allocation"),
-            Column::words("Criterion"),
-            Column::words("Reconstruction"),
-            Column::words("Seed"),
-            Column::numbers("Top-1, %"),
-            Column::numbers("Correct"),
-            Column::numbers("Images"),
-            Column::numbers("Prunable weights"),
-            Column::numbers("Zeros"),
-            Column::numbers("Zeros, %"),
-            Column::numbers("Multiply-adds left, %"),
-            Column::words("Key"),
-        ],
-    );
+    let mut columns = describing_columns();
+    columns.extend([
+        Column::numbers("Top-1, %"),
+        Column::numbers("Correct"),
+        Column::numbers("Images"),
+        Column::numbers("Prunable weights"),
+        Column::numbers("Zeros"),
+        Column::numbers("Zeros, %"),
+        Column::numbers("Multiply-adds left, %"),
+        Column::words("Key"),
+    ]);
+    let mut table = Table::new(format!("{}_cells", suite.id), "All cells", columns);
     for model in &suite.models {
-        let mut records = model.records().to_vec();
-        records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
-        for (index, record) in records.into_iter().enumerate() {
-            let sparsity = record.cell.sparsity.as_ref();
-            let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
-            let none = || "none".to_owned();
-            let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
-            if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
-                criterion.push_str(", released counting");
-            }
-            let allocator = sparsity.and_then(|s| s.allocation.as_ref());
+        for (index, record) in in_order(model).into_iter().enumerate() {
             let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-            let score = entry(&mut table, level(record), 2);
-            table.push(
-                index == 0,
-                vec![
-                    Entry::text(&model.label),
-                    Entry::text(pattern(record)),
-                    Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
-                    Entry::text(criterion),
-                    Entry::text(reconstruction.map_or_else(none, configuration)),
-                    Entry::text(
-                        reconstruction.map_or_else(none, |r| r.calibration.seed.to_string()),
-                    ),
-                    score,
-                    Entry::Count(record.score.counts.correct()),
-                    Entry::Count(record.score.counts.total()),
-                    Entry::Count(record.cost.weights),
-                    Entry::Count(record.cost.zeros),
-                    Entry::number(share(record.cost.zeros, record.cost.weights), 3),
-                    Entry::number(share(record.cost.sparse_macs, record.cost.macs), 2),
-                    Entry::text(record.key.short()),
-                ],
-            );
+            let mut entries = describing(model, record);
+            entries.extend([
+                entry(&mut table, level(record), 2),
+                Entry::Count(record.score.counts.correct()),
+                Entry::Count(record.score.counts.total()),
+                Entry::Count(record.cost.weights),
+                Entry::Count(record.cost.zeros),
+                Entry::number(share(record.cost.zeros, record.cost.weights), 3),
+                Entry::number(share(record.cost.sparse_macs, record.cost.macs), 2),
+                Entry::text(record.key.short()),
+            ]);
+            table.push(index == 0, entries);
         }
     }
     table.notes.extend(left_dense_notes(suite));
     table.notes.extend(search_notes(suite));
     table
+}
+
+/// The columns of what [`describing`] says.
+pub(super) fn describing_columns() -> Vec<Column> {
+    let names = [
+        "Network",
+        "Pattern",
+        "Allocation",
+        "Criterion",
+        "Reconstruction",
+        "Seed",
+    ];
+    names.map(Column::words).to_vec()
+}
+
+/// What was measured, in words.
+pub(super) fn describing(model: &Model<'_>, record: &Record) -> Vec<Entry> {
+    let sparsity = record.cell.sparsity.as_ref();
+    let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
+    let none = || "none".to_owned();
+    let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
+    if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
+        criterion.push_str(", released counting");
+    }
+    let allocator = sparsity.and_then(|s| s.allocation.as_ref());
+    vec![
+        Entry::text(&model.label),
+        Entry::text(pattern(record)),
+        Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
+        Entry::text(criterion),
+        Entry::text(reconstruction.map_or_else(none, configuration)),
+        Entry::text(reconstruction.map_or_else(none, |r| r.calibration.seed.to_string())),
+    ]
+}
+
+/// A network's records in reading order.
+pub(super) fn in_order<'a>(model: &Model<'a>) -> Vec<&'a Record> {
+    let mut records = model.records().to_vec();
+    records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
+    records
 }
 
 /// Why an N:M pattern came to fewer zeros than its numbers say, once for each network and pattern.
