@@ -27,7 +27,7 @@ pub struct Args {
     /// The folder to write `report.html` and `tables/` into
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
-    /// Folder of what comes with the program: its records (`results/`) are what these are compared with
+    /// Folder of what comes with the program; records in its `results/` are compared with these
     #[arg(long, value_name = "DIR", default_value = "assets")]
     assets: PathBuf,
 }

@@ -25,8 +25,8 @@ pub enum StoreError {
     },
     /// There is something else where the store should be.
     #[error(
-        "{} is not a folder, and a store of cells is one; choose another with --store (a file that `ptsbench pack` wrote \
-         is read by report, figures and doctor)",
+        "{} is not a folder, so it cannot be a store (report, figures and doctor also read a file that `ptsbench pack` \
+         wrote); choose another with --store",
         path.display()
     )]
     NotAFolder {
@@ -44,18 +44,13 @@ pub enum StoreError {
         /// What was found.
         why: String,
     },
-    /// More records than one file may hold.
-    #[error(
-        "the records for {} have {bytes} bytes, and a packed file holds {limit} at most; choose fewer with --plan",
-        path.display()
-    )]
+    /// More than a packed file may hold.
+    #[error("cannot write {}: {why}; choose fewer records with --plan", path.display())]
     TooMuch {
         /// The file.
         path: PathBuf,
-        /// Their bytes.
-        bytes: usize,
-        /// The bytes of a file.
-        limit: usize,
+        /// How much it would be.
+        why: String,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {reason}; what is finished is kept; run again once the cause is gone", path.display())]

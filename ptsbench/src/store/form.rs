@@ -14,7 +14,7 @@ use crate::cell::Key;
 use crate::record::{OLDEST, Record, SCHEMA, migrate};
 
 /// Bytes of a record or failure at most: a network of a thousand layers needs a tenth of it.
-pub(super) const LIMIT: u64 = 16 << 20;
+const LIMIT: u64 = 16 << 20;
 
 const MOVE: &str = "move it away to have the cell measured again, or bring back a sound copy";
 const REMOVE: &str = "remove it to have the cell tried again";

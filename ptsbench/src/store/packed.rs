@@ -24,8 +24,11 @@ pub const ENDING: &str = ".jsonl.gz";
 /// networks, and little enough to be held in memory, whoever made the file.
 const LIMIT: usize = 128 << 20;
 
+/// Bytes of a line at most: parsed, it takes up to seventy times the memory. A network of a thousand layers needs less than half.
+const LINE: usize = 4 << 20;
+
 /// Lines without a sound record at most: a file with more of them is not worth a message for each. Together they may be
-/// as long as one record, so that no time is lost on a file of anything else.
+/// as long as one, so that no time is lost on a file of anything else.
 const MOST_BROKEN: usize = 100;
 
 const AGAIN: &str = "pack the records again, or bring back a sound copy";
@@ -111,12 +114,17 @@ pub fn write(path: &Path, lines: &[String]) -> Result<usize, StoreError> {
         .iter()
         .flat_map(|line| [line.as_str(), "\n"])
         .collect();
-    if text.len() > LIMIT {
-        return Err(StoreError::TooMuch {
-            path: path.to_path_buf(),
-            bytes: text.len(),
-            limit: LIMIT,
-        });
+    let longest = lines.iter().map(String::len).max().unwrap_or(0);
+    for (what, bytes, limit) in [
+        ("a record", longest, LINE),
+        ("all records", text.len(), LIMIT),
+    ] {
+        if bytes > limit {
+            return Err(StoreError::TooMuch {
+                path: path.to_path_buf(),
+                why: format!("{what} would take {bytes} bytes, and may take {limit}"),
+            });
+        }
     }
     let bytes = pack(text.as_bytes());
     write_atomic(path, &bytes)?;
@@ -190,8 +198,8 @@ impl<'a> Lines<'a> {
                 Some(key) => lines.broken.push((key, error)),
                 None => lines.nameless.push(error),
             }
-            wasted += bytes.len() as u64;
-            if lines.broken.len() + lines.nameless.len() > MOST_BROKEN || wasted > form::LIMIT {
+            wasted += bytes.len();
+            if lines.broken.len() + lines.nameless.len() > MOST_BROKEN || wasted > LINE {
                 return Err(match lines.are_foreign() {
                     true => foreign(path, first.clone()),
                     false => broken(
@@ -217,8 +225,8 @@ impl<'a> Lines<'a> {
     /// Takes a line in, or says what is wrong with it, and whose it is.
     fn take(&mut self, number: usize, bytes: &'a [u8]) -> Result<(), (Option<Key>, Fault)> {
         let fault = |why| Fault { why, remedy: AGAIN };
-        if bytes.len() as u64 > form::LIMIT {
-            let why = format!("it has more than {} bytes", form::LIMIT);
+        if bytes.len() > LINE {
+            let why = format!("it has more than {LINE} bytes");
             return Err((None, fault(why)));
         }
         let text = std::str::from_utf8(bytes)
@@ -669,10 +677,15 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("large.jsonl.gz");
-        let line = "x".repeat(LIMIT / 8);
-        let error = write(&path, &vec![line; 8]).unwrap_err().to_string();
+        let line = "x".repeat(LINE);
+        let error = write(&path, &[format!("{line}x")]).unwrap_err().to_string();
         assert!(
-            error.contains("134217736 bytes") && error.contains("--plan"),
+            error.contains("a record would take 4194305 bytes"),
+            "{error}"
+        );
+        let error = write(&path, &vec![line; 32]).unwrap_err().to_string();
+        assert!(
+            error.contains("134217760 bytes") && error.contains("--plan"),
             "{error}"
         );
         assert!(!path.exists());
