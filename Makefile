@@ -11,7 +11,7 @@ WHOLE = $(if $(filter 1,$(FULL)),--full)
 PROGRAMS = $$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release
 PTSBENCH = $(CARGO) build --release --workspace --quiet && "$(PROGRAMS)/ptsbench"
 
-.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-data bench-metrics micro-zoo check-gpu clean
+.PHONY: help rust build bench-all figures test check test-kernels fuzz test-gpu test-gpu-setup gpu-check test-cuda-text bench-kernels bench-data bench-metrics readme-results ship-results micro-zoo check-gpu clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,13 @@ bench-data: rust ## time reading, decoding and resizing of pictures; PEER=python
 bench-metrics: rust ## time COCO AP and the Frechet distance beside pycocotools and scipy; PYTHON=a python that has them
 	$(CARGO) build --release --workspace --examples
 	$(PYTHON) tests/peers/metric_peer.py --ours "$(PROGRAMS)/examples/metric_times" $(ARGS)
+
+readme-results: rust ## write the results in README and docs again, from the shipped records
+	PTSBENCH_UPDATE_SNAPSHOTS=1 $(CARGO) test --release --workspace --test results
+
+ship-results: build ## run the micro suite and ship its records
+	$(PTSBENCH) run micro --store $(OUT)/shipped
+	$(PTSBENCH) pack assets/results/micro.jsonl.gz --store $(OUT)/shipped --plan micro
 
 micro-zoo: rust ## train the built-in networks again (several hours; an interrupted run goes on)
 	$(PTSBENCH) micro-zoo

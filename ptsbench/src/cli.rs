@@ -7,7 +7,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{
     compare, completions, data, doctor, evaluate, export, fetch, fid, figures, infer, inspect,
-    latency, list, micro_zoo, plan, report, run,
+    latency, list, micro_zoo, pack, plan, report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -54,6 +54,8 @@ pub enum Command {
     Report(report::Args),
     /// Draw figures from records.
     Figures(figures::Args),
+    /// Write records into one file, which `report` and `figures` read as they do a folder.
+    Pack(pack::Args),
     /// Check a folder with a data set.
     Data(data::Args),
     /// Check this machine and every record in the store.
@@ -97,6 +99,7 @@ impl Cli {
             Command::Fid(args) => return fid::run(args),
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,
+            Command::Pack(args) => pack::run(args)?,
             Command::Data(args) => data::run(args)?,
             Command::Doctor(args) => doctor::run(args)?,
             Command::MicroZoo(args) => micro_zoo::run(args)?,

@@ -8,12 +8,14 @@
 //! ```
 //!
 //! There is no index: the folder is the truth. A record is never overwritten. To its fields the store adds `digest`, the
-//! SHA-256 of all of it but `timing` and `environment`, so that damage shows and two runs can be compared.
+//! SHA-256 of all of it but `timing` and `environment`, so that damage shows and two runs can be compared. Records that are
+//! handed on can be packed into one file (`packed`), which is only read.
 
 mod claim;
 mod disk;
 mod error;
 mod form;
+pub mod packed;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
@@ -74,7 +76,7 @@ pub struct Contents {
     pub records: Vec<Record>,
     /// The others, with the cell that each is named after.
     pub broken: Vec<(Key, StoreError)>,
-    /// Folders that cannot be listed.
+    /// What does not say whose it is: folders that cannot be listed, lines of a packed file.
     pub unlisted: Vec<StoreError>,
 }
 
@@ -174,6 +176,13 @@ impl Store {
     pub fn get(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let found = form::record(&self.path(key), key)?;
         Ok(found.map(|(record, _)| record))
+    }
+
+    /// The record of a cell as it was written, verified and in one line; an error where there is none.
+    fn line(&self, key: &Key) -> Result<String, StoreError> {
+        let path = self.path(key);
+        form::line(&path, key)?
+            .ok_or_else(|| StoreError::reading(&path, ErrorKind::NotFound.into()))
     }
 
     /// Writes the record of a cell, once. A number that is not finite makes the cell a failure instead.

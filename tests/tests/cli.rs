@@ -564,6 +564,7 @@ fn bad_stores_are_explained() {
         "plan plan.toml",
         "report",
         "figures",
+        "pack packed.jsonl.gz",
         "doctor",
     ] {
         said.bad(

@@ -18,6 +18,7 @@ use ptsbench::data::lmdb::Database;
 use ptsbench::data::{matlab, pickle, voc};
 use ptsbench::metric::npz;
 use ptsbench::seed::{Seed, Stream};
+use ptsbench::store;
 use ptsbench_tests::golden_topic;
 
 /// Inputs that failed once, tried first: parser and number.
@@ -239,7 +240,26 @@ fn parsers(desk: &Path) -> Vec<Parser> {
                 }
             }),
         ),
+        disk(
+            "records",
+            vec![packed_records(desk)],
+            Box::new(|_, path| {
+                let _ = store::packed::read(path);
+            }),
+        ),
     ]
+}
+
+/// Two lines in a packed file of records: one that is none, and one that is nearly one.
+fn packed_records(desk: &Path) -> Vec<u8> {
+    let path = desk.join("records.jsonl.gz");
+    let key = "ab".repeat(32);
+    let lines = [
+        "{}".to_owned(),
+        format!(r#"{{"schema":2,"key":"{key}","digest":"{key}","cell":{{"model":"a"}}}}"#),
+    ];
+    store::packed::write(&path, &lines).expect("room on the disk");
+    fs::read(path).expect("a file")
 }
 
 /// A small file of sparse tensors.

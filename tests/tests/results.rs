@@ -30,7 +30,7 @@ fn shipped() -> Vec<Record> {
 }
 
 fn tables(records: &[Record]) -> BTreeMap<String, Table> {
-    let tables = report::tables(records, &Words::default()).unwrap();
+    let tables = report::tables(records, &[], &Words::default()).unwrap();
     tables.into_iter().map(|t| (t.id.clone(), t)).collect()
 }
 

@@ -14,6 +14,7 @@ use ptsbench::data::decode::{self, Rotation};
 use ptsbench::data::lmdb::Database;
 use ptsbench::data::{imagenet, matlab, pickle, voc};
 use ptsbench::metric::npz;
+use ptsbench::store::packed;
 
 #[path = "worst/files.rs"]
 mod files;
@@ -90,6 +91,7 @@ fn readers() -> Vec<(&'static str, Read)> {
             "picture",
             Box::new(|path: &Path| said(decode::read(path, Rotation::Apply))),
         ),
+        ("records", Box::new(|path: &Path| said(packed::read(path)))),
     ]
 }
 
@@ -223,7 +225,8 @@ fn pipes_and_devices_are_refused_by_every_reader() {
     std::os::unix::fs::symlink("/dev/zero", place("device")).expect("a link");
     std::os::unix::fs::symlink("/dev/full", place("full")).expect("a link");
     type Open = fn(&Path) -> Result<(), String>;
-    let readers: [(&str, Open); 12] = [
+    let readers: [(&str, Open); 13] = [
+        ("records", |path| said(packed::read(path))),
         ("weights", |path| said(weights::open(path))),
         ("container", |path| said(Container::open(path))),
         ("torch", |path| said(TorchFile::open(path))),

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use crate::machine;
 use crate::record::SCHEMA;
-use crate::store::Store;
+use crate::store::packed::Source;
 use crate::terminal;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of the records
-    #[arg(long, value_name = "DIR", default_value = "out/records")]
+    /// Folder of the records, or a file that `pack` wrote
+    #[arg(long, value_name = "DIR|FILE", default_value = "out/records")]
     pub store: PathBuf,
 }
 
@@ -50,20 +50,28 @@ pub fn examine(
         writeln!(out, "{name:<width$}  {finding}")?;
     }
 
-    let store = Store::view(&args.store)?;
-    let found = store.verify()?;
-    let existence = if store.root().exists() {
-        ""
-    } else {
-        " (no such folder yet)"
+    let source = Source::view(&args.store)?;
+    let found = source.verify()?;
+    let store = args.store.display();
+    let existence = match args.store.exists() {
+        true => "",
+        false => " (no such folder yet)",
+    };
+    let (what, others, broken) = match source {
+        Source::Folder(_) => (
+            "store",
+            format!(
+                ", {} failed cells, {} cells in progress",
+                found.failures, found.claimed
+            ),
+            "broken files",
+        ),
+        Source::Packed(_) => ("packed records", String::new(), "broken lines"),
     };
     writeln!(
         out,
-        "\nstore {}{existence}: {} sound records, {} failed cells, {} cells in progress, {} broken files",
-        store.root().display(),
+        "\n{what} {store}{existence}: {} sound records{others}, {} {broken}",
         found.records,
-        found.failures,
-        found.claimed,
         found.broken.len()
     )?;
     if found.older > 0 {
@@ -81,9 +89,8 @@ pub fn examine(
     }
     anyhow::ensure!(
         found.broken.is_empty(),
-        "{} broken files in {}; each is named above with what to do",
-        found.broken.len(),
-        store.root().display()
+        "{} {broken} in {store}; each is named above with what to do",
+        found.broken.len()
     );
     Ok(())
 }
@@ -102,6 +109,7 @@ fn features() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Store;
     use crate::store::tests::sample;
 
     #[test]

@@ -20,6 +20,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let selected = args.records.read()?;
+    selected.tell_absent();
     for path in report::write_figures(&selected.records, &args.out)? {
         outln!("{}", path.display())?;
     }

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod latency;
 pub mod list;
 pub mod micro_zoo;
+pub mod pack;
 pub mod plan;
 pub mod report;
 pub mod run;

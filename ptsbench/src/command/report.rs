@@ -1,18 +1,20 @@
 //! `ptsbench report`: tables and one page, from records alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use model_zoo::catalog;
 
-use super::tell_broken;
+use super::{target, tell_broken};
 use crate::cell::{Key, Pattern};
 use crate::options::Chosen;
 use crate::plan::{Lookup, PartFacts, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
 use crate::report::{self, ReportError, Words};
-use crate::store::{Contents, State, Store};
+use crate::store::packed::{self, Source};
+use crate::store::{Contents, State};
 use crate::task;
 use crate::{note, outln};
 
@@ -25,22 +27,52 @@ pub struct Args {
     /// The folder to write `report.html` and `tables/` into
     #[arg(long, default_value = "out", value_name = "DIR")]
     out: PathBuf,
+    /// Folder of what comes with the program; records in its `results/` are compared with these
+    #[arg(long, value_name = "DIR", default_value = "assets")]
+    assets: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<()> {
     let selected = args.records.read()?;
-    for path in report::write_report(&selected.records, &selected.words, &args.out)? {
+    selected.tell_absent();
+    let shipped = shipped(&args.assets, args.records.store());
+    let Selected { records, words, .. } = &selected;
+    for path in report::write_report(records, &shipped, words, &args.out)? {
         outln!("{}", path.display())?;
     }
     selected.complete()
 }
 
+/// The records that come with the program; none where there are none, and where they are the store itself.
+fn shipped(assets: &Path, store: &Path) -> Vec<Record> {
+    let file = assets.join("results").join("micro.jsonl.gz");
+    if !file.exists() || target::same(&file, store) {
+        return Vec::new();
+    }
+    match packed::read(&file) {
+        Ok(contents) => {
+            let mut broken = contents.broken.iter().map(|(_, error)| error);
+            if let Some(first) = broken.next().or(contents.unlisted.first()) {
+                note!(
+                    "{first} (broken lines in all: {}; nothing is compared with them)",
+                    contents.broken.len() + contents.unlisted.len()
+                );
+            }
+            contents.records
+        }
+        Err(error) => {
+            note!("{error}; until then nothing is compared with the shipped records");
+            Vec::new()
+        }
+    }
+}
+
 /// The records that a report is made of.
 #[derive(Debug, clap::Args)]
 pub struct Selection {
-    /// The folder of records
-    #[arg(long, default_value = "out/records", value_name = "DIR")]
+    /// The folder of records, or a file that `pack` wrote
+    #[arg(long, default_value = "out/records", value_name = "DIR|FILE")]
     store: PathBuf,
     /// Only the records of this plan, a file or the name of a preset [default: all records]
     #[arg(long, value_name = "PLAN")]
@@ -59,11 +91,25 @@ pub struct Selected {
     pub records: Vec<Record>,
     /// The plan's words.
     pub words: Words,
+    /// Where they were read from.
+    pub source: Source,
     /// Records that were asked for and are broken.
-    broken: usize,
+    pub broken: usize,
+    /// Cells of the plan that have no record.
+    pub absent: Option<Absent>,
 }
 
 impl Selected {
+    /// Says which cells of the plan what is drawn lacks.
+    pub fn tell_absent(&self) {
+        if let Some(absent) = &self.absent {
+            note!(
+                "{absent}; the output shows the others, and `ptsbench plan {}` lists them all",
+                absent.plan
+            );
+        }
+    }
+
     /// An error where records were asked for that cannot be read: what was drawn lacks them.
     pub fn complete(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
@@ -76,17 +122,23 @@ impl Selected {
 }
 
 impl Selection {
-    /// Reads them, and the plan's words; needs neither weights nor data. Says what is broken and what is not there.
+    /// Where they lie.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// Reads them, and the plan's words; needs neither weights nor data. Says what is broken.
     pub fn read(&self) -> anyhow::Result<Selected> {
-        let store = Store::view(&self.store)?;
-        let contents = store.read()?;
+        let source = Source::view(&self.store)?;
+        let contents = source.read()?;
         tell_broken(&contents, |_| true);
-        let Contents {
-            records,
-            broken,
-            unlisted,
-        } = contents;
-        if records.is_empty() {
+        if contents.records.is_empty() {
+            if let Source::Packed(path) = source {
+                anyhow::bail!(
+                    "no record in {} is sound; each is named above with what to do",
+                    path.display()
+                );
+            }
             return Err(ReportError::Empty {
                 store: self.store.clone(),
             }
@@ -94,15 +146,17 @@ impl Selection {
         }
         let Some(name) = &self.plan else {
             return Ok(Selected {
-                records,
+                source,
                 words: Words::default(),
-                broken: broken.len() + unlisted.len(),
+                broken: contents.broken.len() + contents.unlisted.len(),
+                absent: None,
+                records: contents.records,
             });
         };
         let mut plan = Plan::load(name, &self.set)?;
         plan.full |= self.full;
         let keys: BTreeSet<_> = plan
-            .expand(&Recorded::new(&records)?)?
+            .expand(&Recorded::new(&contents.records)?)?
             .into_iter()
             .map(|planned| planned.key)
             .collect();
@@ -111,56 +165,81 @@ impl Selection {
         } else {
             name.clone()
         };
-        let words = Words {
-            plan: Some(named.clone()),
-            notes: plan.footnotes(),
-        };
-        let records = report::of_plan(records, name, &keys)?;
-        if let Some(line) = absent(&store, &named, &keys) {
-            note!("{line}");
-        }
+        let absent = Absent::of(&named, &keys, |key| source.state(key, &contents));
+        let Contents {
+            records, broken, ..
+        } = contents;
         Ok(Selected {
-            records,
-            words,
+            records: report::of_plan(records, name, &keys)?,
+            words: Words {
+                plan: Some(named),
+                notes: plan.footnotes(),
+            },
+            source,
             broken: broken.iter().filter(|(key, _)| keys.contains(key)).count(),
+            absent,
         })
     }
 }
 
-/// A line on the cells of a plan that have no record; none where all have one.
-fn absent(store: &Store, plan: &str, keys: &BTreeSet<Key>) -> Option<String> {
-    let (mut absent, mut failed, mut held, mut broken) = (0, 0, 0, 0);
-    for key in keys {
-        match store.state(key) {
-            State::Done => continue,
-            State::Failed(_) => failed += 1,
-            State::Claimed(_) => held += 1,
-            State::Broken(_) => broken += 1,
-            State::Open => {}
+/// The cells of a plan that have no record, in words: how many, and why where there is a reason.
+pub struct Absent {
+    /// The plan.
+    pub plan: String,
+    cells: usize,
+    absent: usize,
+    failed: usize,
+    held: usize,
+    broken: usize,
+}
+
+impl Absent {
+    /// None where all have one.
+    fn of(plan: &str, keys: &BTreeSet<Key>, state: impl Fn(&Key) -> State) -> Option<Self> {
+        let mut found = Absent {
+            plan: plan.to_owned(),
+            cells: keys.len(),
+            absent: 0,
+            failed: 0,
+            held: 0,
+            broken: 0,
+        };
+        for key in keys {
+            match state(key) {
+                State::Done => continue,
+                State::Failed(_) => found.failed += 1,
+                State::Claimed(_) => found.held += 1,
+                State::Broken(_) => found.broken += 1,
+                State::Open => {}
+            }
+            found.absent += 1;
         }
-        absent += 1;
+        (found.absent > 0).then_some(found)
     }
-    let parts = [
-        (failed, "failed"),
-        (held, "in progress"),
-        (broken, "broken"),
-    ];
-    let parts: Vec<String> = parts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-    let parts = match parts.is_empty() {
-        true => String::new(),
-        false => format!(" ({})", parts.join(", ")),
-    };
-    (absent > 0).then(|| {
-        format!(
-            "{absent} of {} cells of the plan `{plan}` have no record{parts}; the output shows the others, and \
-             `ptsbench plan {plan}` lists them all",
-            keys.len()
-        )
-    })
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} cells of the plan `{}` have no record",
+            self.absent, self.cells, self.plan
+        )?;
+        let reasons = [
+            (self.failed, "failed"),
+            (self.held, "in progress"),
+            (self.broken, "broken"),
+        ];
+        let reasons: Vec<String> = reasons
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        match reasons.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ({})", reasons.join(", ")),
+        }
+    }
 }
 
 /// Looks weight files up in records, so that a plan can be expanded where there are none.

@@ -41,7 +41,7 @@ pub(super) fn spare(option: &str, file: &Path, inputs: &[(&str, &Path)]) -> anyh
 }
 
 /// Whether two names are of one file. One that does not exist yet is no other.
-fn same(a: &Path, b: &Path) -> bool {
+pub(super) fn same(a: &Path, b: &Path) -> bool {
     let (Ok(a), Ok(b)) = (a.canonicalize(), b.canonicalize()) else {
         return false;
     };

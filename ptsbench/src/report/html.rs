@@ -130,13 +130,9 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
             Column::numbers("Reconstructed cells"),
         ],
     );
-    for model in &suite.models {
+    for model in suite.all_models() {
         let mut cells: BTreeMap<bool, u64> = BTreeMap::new();
-        for sparsity in model
-            .records()
-            .iter()
-            .filter_map(|r| r.cell.sparsity.as_ref())
-        {
+        for sparsity in model.own_records().filter_map(|r| r.cell.sparsity.as_ref()) {
             *cells.entry(sparsity.reconstruction.is_some()).or_default() += 1;
         }
         let count = |reconstructed| Entry::Count(cells.get(&reconstructed).copied().unwrap_or(0));
@@ -174,12 +170,36 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
 pub fn render(table: &Table) -> String {
     // The title stands outside the container, or it would be as wide as the table and scroll with it.
     let mut out = format!(
-        "<div class=\"table\">\n<h3 id=\"{0}\">{1}</h3>\n\
-         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{0}\">\n\
-         <table aria-labelledby=\"{0}\">\n<thead><tr>",
+        "<div class=\"table\">\n<h3 id=\"{}\">{}</h3>\n",
         escape(&table.id),
         sentence(&table.title)
     );
+    if !table.rows.is_empty() {
+        rows(&mut out, table);
+    }
+    if !table.footnotes().is_empty() {
+        out.push_str("<ol class=\"footnotes\">\n");
+        for footnote in table.footnotes() {
+            writeln!(out, "<li>{}</li>", sentence(footnote)).expect("a string");
+        }
+        out.push_str("</ol>\n");
+    }
+    for note in &table.notes {
+        writeln!(out, "<p class=\"note\">{}</p>", sentence(note)).expect("a string");
+    }
+    out.push_str("</div>\n");
+    out
+}
+
+/// What stands between a table's title and its notes.
+fn rows(out: &mut String, table: &Table) {
+    write!(
+        out,
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-labelledby=\"{0}\">\n\
+         <table aria-labelledby=\"{0}\">\n<thead><tr>",
+        escape(&table.id)
+    )
+    .expect("a string");
     for column in &table.columns {
         write!(
             out,
@@ -213,18 +233,6 @@ pub fn render(table: &Table) -> String {
         out.push_str("</tr>\n");
     }
     out.push_str("</tbody>\n</table>\n</div>\n");
-    if !table.footnotes().is_empty() {
-        out.push_str("<ol class=\"footnotes\">\n");
-        for footnote in table.footnotes() {
-            writeln!(out, "<li>{}</li>", sentence(footnote)).expect("a string");
-        }
-        out.push_str("</ol>\n");
-    }
-    for note in &table.notes {
-        writeln!(out, "<p class=\"note\">{}</p>", sentence(note)).expect("a string");
-    }
-    out.push_str("</div>\n");
-    out
 }
 
 fn class(kind: ColumnKind) -> &'static str {
@@ -324,7 +332,7 @@ mod tests {
             plan: Some("micro".to_owned()),
             notes: vec!["Levels are not <comparable>.".to_owned()],
         };
-        let tables = tables(&records, &words).expect("published numbers");
+        let tables = tables(&records, &[], &words).expect("published numbers");
         let page = page(&records, &tables, &figures(&records), &words).expect("drawn");
         for foreign in ["src=", "<link", "<script", "url(", "@import", "href=\"http"] {
             assert!(

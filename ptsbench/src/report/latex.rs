@@ -4,35 +4,16 @@ use std::fmt::Write;
 
 use super::table::{ColumnKind, Entry, Table};
 
-/// Writes a `table` environment.
+/// Writes a `table` environment; without rows it is its caption and notes.
 pub fn render(table: &Table) -> String {
-    let columns: String = table
-        .columns
-        .iter()
-        .map(|c| {
-            if c.kind == ColumnKind::Words {
-                'l'
-            } else {
-                'r'
-            }
-        })
-        .collect();
-    let header: Vec<String> = table.columns.iter().map(|c| escape(&c.name)).collect();
     let mut out = format!(
-        "% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{}}}\n\\label{{tab:{}}}\n\
-         \\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n",
+        "% needs \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n\\caption{{{}}}\n\\label{{tab:{}}}\n",
         escape(&table.title),
         table.id.replace('_', "-"),
-        header.join(" & "),
     );
-    for (index, row) in table.rows.iter().enumerate() {
-        if row.begins_group && index > 0 {
-            out.push_str("\\midrule\n");
-        }
-        let entries: Vec<String> = row.entries.iter().map(entry).collect();
-        writeln!(out, "{} \\\\", entries.join(" & ")).expect("a string");
+    if !table.rows.is_empty() {
+        rows(&mut out, table);
     }
-    out.push_str("\\bottomrule\n\\end{tabular}\n");
     if !table.footnotes().is_empty() || !table.notes.is_empty() {
         out.push_str("\n\\smallskip\n\\begin{minipage}{\\linewidth}\\footnotesize\n");
         for (index, footnote) in table.footnotes().iter().enumerate() {
@@ -45,6 +26,36 @@ pub fn render(table: &Table) -> String {
     }
     out.push_str("\\end{table}\n");
     out
+}
+
+/// The `tabular` environment.
+fn rows(out: &mut String, table: &Table) {
+    let columns: String = table
+        .columns
+        .iter()
+        .map(|c| {
+            if c.kind == ColumnKind::Words {
+                'l'
+            } else {
+                'r'
+            }
+        })
+        .collect();
+    let header: Vec<String> = table.columns.iter().map(|c| escape(&c.name)).collect();
+    write!(
+        out,
+        "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n",
+        header.join(" & "),
+    )
+    .expect("a string");
+    for (index, row) in table.rows.iter().enumerate() {
+        if row.begins_group && index > 0 {
+            out.push_str("\\midrule\n");
+        }
+        let entries: Vec<String> = row.entries.iter().map(entry).collect();
+        writeln!(out, "{} \\\\", entries.join(" & ")).expect("a string");
+    }
+    out.push_str("\\bottomrule\n\\end{tabular}\n");
 }
 
 fn entry(entry: &Entry) -> String {

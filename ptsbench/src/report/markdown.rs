@@ -4,8 +4,28 @@ use std::fmt::Write;
 
 use super::table::{ColumnKind, Entry, Table};
 
-/// Writes the table, padded so that the source reads as a table too.
+/// Writes the table, padded so that the source reads as a table too; without rows it is its title and notes.
 pub fn render(table: &Table) -> String {
+    let mut out = format!("### {}\n", escape(&table.title));
+    if !table.rows.is_empty() {
+        out.push('\n');
+        rows(&mut out, table);
+    }
+    if !table.footnotes().is_empty() {
+        out.push('\n');
+        for (index, footnote) in table.footnotes().iter().enumerate() {
+            // Two spaces at the end of a line keep the footnotes on lines of their own.
+            writeln!(out, "<sup>{}</sup> {}  ", index + 1, escape(footnote)).expect("a string");
+        }
+    }
+    for note in &table.notes {
+        write!(out, "\n{}\n", escape(note)).expect("a string");
+    }
+    out
+}
+
+/// Header, rule and rows.
+fn rows(out: &mut String, table: &Table) {
     let header: Vec<String> = table.columns.iter().map(|c| escape(&c.name)).collect();
     let rows: Vec<Vec<String>> = table
         .rows
@@ -27,8 +47,7 @@ pub fn render(table: &Table) -> String {
         .map(|c| c.kind != ColumnKind::Words)
         .collect();
 
-    let mut out = format!("### {}\n\n", escape(&table.title));
-    line(&mut out, &header, &widths, &right);
+    line(out, &header, &widths, &right);
     let rule: Vec<String> = widths
         .iter()
         .zip(&right)
@@ -40,21 +59,10 @@ pub fn render(table: &Table) -> String {
             }
         })
         .collect();
-    line(&mut out, &rule, &widths, &right);
+    line(out, &rule, &widths, &right);
     for row in &rows {
-        line(&mut out, row, &widths, &right);
+        line(out, row, &widths, &right);
     }
-    if !table.footnotes().is_empty() {
-        out.push('\n');
-        for (index, footnote) in table.footnotes().iter().enumerate() {
-            // Two spaces at the end of a line keep the footnotes on lines of their own.
-            writeln!(out, "<sup>{}</sup> {}  ", index + 1, escape(footnote)).expect("a string");
-        }
-    }
-    for note in &table.notes {
-        write!(out, "\n{}\n", escape(note)).expect("a string");
-    }
-    out
 }
 
 fn line(out: &mut String, cells: &[String], widths: &[usize], right: &[bool]) {

@@ -19,6 +19,9 @@ use model_zoo::Grain;
 /// A value, or the sentence that says why there is none.
 pub type Found<T> = Result<T, String>;
 
+/// What a network's label ends with that stands beside itself.
+pub const NORMS_FOLDED: &str = ", norms folded";
+
 /// Two rates this close are the same rate.
 const SAME_RATE: f64 = 1e-9;
 
@@ -86,6 +89,8 @@ pub struct Model<'a> {
     pub weights: u64,
     /// Whether it is no size of its family ([`catalog::Spec::stands_aside`]).
     pub aside: bool,
+    /// Whether it is a network of the suite once more, with folded batch norms.
+    pub again: bool,
     records: Vec<&'a Record>,
 }
 
@@ -187,7 +192,7 @@ pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
             task: &records[0].cell.task,
             batch_norm: group.batch_norm,
             models: models(records),
-            folded: models(&beside.remove(group).unwrap_or_default()),
+            folded: again(&beside.remove(group).unwrap_or_default()),
         })
         .collect()
 }
@@ -250,12 +255,23 @@ fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
                 },
                 family: catalog::find(name).map_or(name, |spec| spec.family),
                 aside: catalog::find(name).is_ok_and(|spec| spec.stands_aside()),
+                again: false,
                 weights: records[0].cost.weights,
                 records,
             }
         })
         .collect();
     models.sort_by(|a, b| (a.weights, &a.label).cmp(&(b.weights, &b.label)));
+    models
+}
+
+/// Networks with folded norms beside those of a suite.
+fn again<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
+    let mut models = models(records);
+    for model in &mut models {
+        model.again = true;
+        model.label += NORMS_FOLDED;
+    }
     models
 }
 
@@ -321,6 +337,12 @@ impl<'a> Model<'a> {
     /// All records, in the order of their keys.
     pub fn records(&self) -> &[&'a Record] {
         &self.records
+    }
+
+    /// The records that stand for this network alone: where it is there again, its dense reference is the other's.
+    pub fn own_records(&self) -> impl Iterator<Item = &'a Record> {
+        let records = self.records.iter().copied();
+        records.filter(|record| !self.again || record.cell.sparsity.is_some())
     }
 
     /// The dense reference.
@@ -478,6 +500,11 @@ impl Suite<'_> {
             .iter()
             .filter(|m| m.records.iter().any(fits))
             .collect()
+    }
+
+    /// Its networks, and some of them again with folded norms.
+    pub fn all_models(&self) -> impl Iterator<Item = &Model<'_>> {
+        self.models.iter().chain(&self.folded)
     }
 
     /// All records.

@@ -24,10 +24,33 @@ pub enum StoreError {
         reason: io::Error,
     },
     /// There is something else where the store should be.
-    #[error("{} is not a folder, so it cannot be a store; choose another with --store", path.display())]
+    #[error(
+        "{} is not a folder, so it cannot be a store (report, figures and doctor also read a file that `ptsbench pack` \
+         wrote); choose another with --store",
+        path.display()
+    )]
     NotAFolder {
         /// What is there.
         path: PathBuf,
+    },
+    /// A file that should hold packed records does not.
+    #[error(
+        "{} is not a folder of records, nor a file that `ptsbench pack` wrote: {why}; choose another with --store",
+        path.display()
+    )]
+    NotPacked {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// More than a packed file may hold.
+    #[error("cannot write {}: {why}; choose fewer records with --plan", path.display())]
+    TooMuch {
+        /// The file.
+        path: PathBuf,
+        /// How much it would be.
+        why: String,
     },
     /// A file cannot be written.
     #[error("cannot write {}: {reason}; what is finished is kept; run again once the cause is gone", path.display())]
@@ -96,6 +119,8 @@ impl StoreError {
             StoreError::NoSpace { .. }
             | StoreError::Unwritable { .. }
             | StoreError::NotAFolder { .. }
+            | StoreError::NotPacked { .. }
+            | StoreError::TooMuch { .. }
             | StoreError::Write { .. }
             | StoreError::Locked { .. } => false,
         }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use model_zoo::file::{self, Unread};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -38,13 +38,13 @@ fn digest_of(mut map: Map<String, Value>) -> String {
 }
 
 /// Why a text is not what it should be, and what to do.
-struct Fault {
-    why: String,
-    remedy: &'static str,
+pub(super) struct Fault {
+    pub why: String,
+    pub remedy: &'static str,
 }
 
 impl Fault {
-    fn at(self, path: &Path) -> StoreError {
+    pub fn at(self, path: &Path) -> StoreError {
         broken(path, self.why, self.remedy)
     }
 }
@@ -54,20 +54,44 @@ pub fn read_record(path: &Path) -> Result<Option<Record>, StoreError> {
     let Some(text) = read_text(path, LIMIT, MOVE)? else {
         return Ok(None);
     };
-    let (record, _) = parse_record(&text).map_err(|fault| fault.at(path))?;
+    let (record, _) = parse_record(&text, MOVE).map_err(|fault| fault.at(path))?;
     Ok(Some(record))
 }
 
 /// The record in the file that a key names, and the schema it was written in.
 pub(super) fn record(path: &Path, key: &Key) -> Result<Option<(Record, u32)>, StoreError> {
+    Ok(verified(path, key)?.map(|(_, record, schema)| (record, schema)))
+}
+
+/// The same as it was written, in one line.
+pub(super) fn line(path: &Path, key: &Key) -> Result<Option<String>, StoreError> {
+    Ok(verified(path, key)?.map(|(text, ..)| compact(&text)))
+}
+
+fn verified(path: &Path, key: &Key) -> Result<Option<(String, Record, u32)>, StoreError> {
     let Some(text) = read_text(path, LIMIT, MOVE)? else {
         return Ok(None);
     };
-    let (record, schema) = parse_record(&text).map_err(|fault| fault.at(path))?;
+    let (record, schema) = parse_record(&text, MOVE).map_err(|fault| fault.at(path))?;
     match other_name(&record.key, key) {
         Some(why) => Err(broken(path, why, MOVE)),
-        None => Ok(Some((record, schema))),
+        None => Ok(Some((text, record, schema))),
     }
+}
+
+/// JSON in one line without spaces.
+pub(super) fn compact(text: &str) -> String {
+    // Only called with what has been parsed once.
+    serde_json::from_str::<Value>(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
+}
+
+/// The key that a text says is its own, sound or not.
+pub(super) fn key_of(text: &str) -> Option<Key> {
+    #[derive(Deserialize)]
+    struct Named {
+        key: Key,
+    }
+    serde_json::from_str(text).ok().map(|Named { key }| key)
 }
 
 /// The failure in the file that a key names.
@@ -114,9 +138,10 @@ fn parse_failure(text: &str) -> Result<Failure, Fault> {
     })
 }
 
-fn parse_record(text: &str) -> Result<(Record, u32), Fault> {
-    let fault = |why| Fault { why, remedy: MOVE };
-    let (mut map, schema) = parse(text, MOVE)?;
+/// A record and the schema it was written in; `remedy` is what to do where it is damaged.
+pub(super) fn parse_record(text: &str, remedy: &'static str) -> Result<(Record, u32), Fault> {
+    let fault = |why| Fault { why, remedy };
+    let (mut map, schema) = parse(text, remedy)?;
     let written = match map.shift_remove("digest") {
         Some(Value::String(digest)) => digest,
         _ => return Err(fault("it has no digest".into())),

@@ -235,6 +235,19 @@ pub const ALL: &[Row] = &[
         "WebP: 60 million pixels, as long as it must be",
         || padded(webp(8000, 7500), 1_000_100),
     ),
+    ("records", "128 MiB of zeros", || gzip(&vec![0; 128 << 20])),
+    ("records", "40 million lines that are no records", || {
+        gzip(&b"{}\n".repeat(40_000_000))
+    }),
+    ("records", "30 broken records of almost 4 MiB", || {
+        let key = "ab".repeat(32);
+        let head = format!(r#"{{"schema":2,"key":"{key}","digest":"{key}","cell":[0"#);
+        gzip(
+            format!("{head}{}]}}\n", ",0".repeat((2 << 20) - 200))
+                .repeat(30)
+                .as_bytes(),
+        )
+    }),
 ];
 
 /// A file and zeros behind it.
@@ -503,6 +516,15 @@ fn webp(width: u32, height: u32) -> Vec<u8> {
     chunk.extend((data.len() as u32).to_le_bytes());
     chunk.extend(data);
     riff(&chunk)
+}
+
+/// A gzip file without a name.
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    bytes.extend(compress_to_vec(data, 6));
+    bytes.extend(crc32fast::hash(data).to_le_bytes());
+    bytes.extend((data.len() as u32).to_le_bytes());
+    bytes
 }
 
 fn riff(chunks: &[u8]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use indexmap::IndexSet;
 
-use super::super::suite::{Configuration, Suite, allocation, level};
+use super::super::suite::{Configuration, Model, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
 use super::{entry, rate_name};
@@ -12,64 +12,33 @@ use crate::record::Record;
 
 /// Every cell.
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
-    let mut table = Table::new(
-        format!("{}_cells", suite.id),
-        "All cells",
-        vec![
-            Column::words("Network"),
-            Column::words("Pattern"),
-            Column::words("Allocation"),
-            Column::words("Criterion"),
-            Column::words("Reconstruction"),
-            Column::words("Seed"),
-            Column::numbers("Top-1, %"),
-            Column::numbers("Correct"),
-            Column::numbers("Images"),
-            Column::numbers("Prunable weights"),
-            Column::numbers("Zeros"),
-            Column::numbers("Zeros, %"),
-            Column::numbers("Multiply-adds left, %"),
-            Column::words("Key"),
-        ],
-    );
-    let folded = suite.folded.iter().map(|model| (model, ", norms folded"));
-    for (model, mark) in suite.models.iter().map(|model| (model, "")).chain(folded) {
-        let mut records = model.records().to_vec();
-        // The dense network is in its own row already.
-        records.retain(|record| mark.is_empty() || record.cell.sparsity.is_some());
-        records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
-        for (index, record) in records.into_iter().enumerate() {
-            let sparsity = record.cell.sparsity.as_ref();
-            let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
-            let none = || "none".to_owned();
-            let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
-            if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
-                criterion.push_str(", released counting");
-            }
-            let allocator = sparsity.and_then(|s| s.allocation.as_ref());
+    let mut columns = describing_columns();
+    columns.extend([
+        Column::numbers("Top-1, %"),
+        Column::numbers("Correct"),
+        Column::numbers("Images"),
+        Column::numbers("Prunable weights"),
+        Column::numbers("Zeros"),
+        Column::numbers("Zeros, %"),
+        Column::numbers("Multiply-adds left, %"),
+        Column::words("Key"),
+    ]);
+    let mut table = Table::new(format!("{}_cells", suite.id), "All cells", columns);
+    for model in suite.all_models() {
+        for (index, record) in in_order(model).into_iter().enumerate() {
             let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
-            let score = entry(&mut table, level(record), 2);
-            table.push(
-                index == 0,
-                vec![
-                    Entry::text(format!("{}{mark}", model.label)),
-                    Entry::text(pattern(record)),
-                    Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
-                    Entry::text(criterion),
-                    Entry::text(reconstruction.map_or_else(none, configuration)),
-                    Entry::text(
-                        reconstruction.map_or_else(none, |r| r.calibration.seed.to_string()),
-                    ),
-                    score,
-                    Entry::Count(record.score.counts.correct()),
-                    Entry::Count(record.score.counts.total()),
-                    Entry::Count(record.cost.weights),
-                    Entry::Count(record.cost.zeros),
-                    Entry::number(share(record.cost.zeros, record.cost.weights), 3),
-                    Entry::number(share(record.cost.sparse_macs, record.cost.macs), 2),
-                    Entry::text(record.key.short()),
-                ],
-            );
+            let mut entries = describing(model, record);
+            entries.extend([
+                entry(&mut table, level(record), 2),
+                Entry::Count(record.score.counts.correct()),
+                Entry::Count(record.score.counts.total()),
+                Entry::Count(record.cost.weights),
+                Entry::Count(record.cost.zeros),
+                Entry::number(share(record.cost.zeros, record.cost.weights), 3),
+                Entry::number(share(record.cost.sparse_macs, record.cost.macs), 2),
+                Entry::text(record.key.short()),
+            ]);
+            table.push(index == 0, entries);
         }
     }
     table.notes.extend(left_dense_notes(suite));
@@ -77,11 +46,51 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
     table
 }
 
+/// The columns of what [`describing`] says.
+pub(super) fn describing_columns() -> Vec<Column> {
+    let names = [
+        "Network",
+        "Pattern",
+        "Allocation",
+        "Criterion",
+        "Reconstruction",
+        "Seed",
+    ];
+    names.map(Column::words).to_vec()
+}
+
+/// What was measured, in words.
+pub(super) fn describing(model: &Model<'_>, record: &Record) -> Vec<Entry> {
+    let sparsity = record.cell.sparsity.as_ref();
+    let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
+    let none = || "none".to_owned();
+    let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
+    if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
+        criterion.push_str(", released counting");
+    }
+    let allocator = sparsity.and_then(|s| s.allocation.as_ref());
+    vec![
+        Entry::text(&model.label),
+        Entry::text(pattern(record)),
+        Entry::text(allocator.map_or_else(none, |a| allocator_name(&a.name))),
+        Entry::text(criterion),
+        Entry::text(reconstruction.map_or_else(none, configuration)),
+        Entry::text(reconstruction.map_or_else(none, |r| r.calibration.seed.to_string())),
+    ]
+}
+
+/// A network's records in reading order.
+pub(super) fn in_order<'a>(model: &Model<'a>) -> Vec<&'a Record> {
+    let mut records: Vec<&Record> = model.own_records().collect();
+    records.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key)));
+    records
+}
+
 /// Why an N:M pattern came to fewer zeros than its numbers say, once for each network and pattern.
 fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
     let mut notes = IndexSet::new();
-    for model in &suite.models {
-        for record in model.records() {
+    for model in suite.all_models() {
+        for record in model.own_records() {
             let Some(sparsity) = &record.cell.sparsity else {
                 continue;
             };
@@ -100,9 +109,10 @@ fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
 
 /// How each search for an allocation went.
 fn search_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
-    let records = suite.models.iter().flat_map(|model| {
-        let records = model.records().iter();
-        records.map(move |record| (&model.label, record))
+    let records = suite.all_models().flat_map(|model| {
+        model
+            .own_records()
+            .map(move |record| (&model.label, record))
     });
     records.filter_map(|(model, record)| {
         let search = record.search.as_ref()?;

@@ -12,11 +12,13 @@ use crate::statistics::mean;
 mod cells;
 mod norms;
 mod rankings;
+mod shipped;
 mod track1;
 mod track2;
 mod track4;
 mod variants;
 
+pub use shipped::shipped;
 pub use track2::top1_after;
 pub use track4::mean_loss;
 
@@ -50,20 +52,26 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
     tables.extend(more.into_iter().filter(|table| !table.rows.is_empty()));
     tables.push(cells::cells(suite));
     for table in &mut tables {
-        table.notes.extend(words.notes(&suite.task.name));
-        let limited = suite
-            .records()
-            .map(|record| &record.score.counts)
-            .find(|counts| counts.total() < counts.available());
-        if let Some(counts) = limited {
-            table.notes.push(format!(
-                "Limited run: {} of {} images.",
-                counts.total(),
-                counts.available()
-            ));
-        }
+        table.notes.extend(suite_notes(suite, words));
     }
     tables
+}
+
+/// What stands under every table of a suite.
+fn suite_notes(suite: &Suite<'_>, words: &Words) -> Vec<String> {
+    let mut notes = words.notes(&suite.task.name);
+    let limited = suite
+        .records()
+        .map(|record| &record.score.counts)
+        .find(|counts| counts.total() < counts.available());
+    if let Some(counts) = limited {
+        notes.push(format!(
+            "Limited run: {} of {} images.",
+            counts.total(),
+            counts.available()
+        ));
+    }
+    notes
 }
 
 fn compared_columns(first: &str) -> Vec<Column> {

@@ -1,7 +1,7 @@
 //! Batch norms kept and folded, for the networks of a suite that were pruned both ways.
 
 use super::super::allocator_name;
-use super::super::suite::{Found, Suite};
+use super::super::suite::{Found, NORMS_FOLDED, Suite};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, rate_name};
 use crate::{overall, statistics};
@@ -22,17 +22,18 @@ pub(super) fn kept_and_folded(suite: &Suite<'_>) -> Table {
     );
     for allocator in suite.allocators(false) {
         for folded in &suite.folded {
+            let label = folded.label.strip_suffix(NORMS_FOLDED);
             let kept = suite
                 .models
                 .iter()
-                .find(|model| model.label == folded.label);
+                .find(|model| Some(&*model.label) == label);
             let Some(kept) = kept.filter(|_| folded.has(&allocator)) else {
                 continue;
             };
             for (model, norms) in [(kept, "kept"), (folded, "folded")] {
                 let mut entries = vec![
                     Entry::text(allocator_name(&allocator)),
-                    Entry::text(&model.label),
+                    Entry::text(&kept.label),
                     Entry::text(norms),
                 ];
                 let values = overall::RATES.map(|rate| model.relative(&allocator, rate));
