@@ -22,9 +22,32 @@ pub fn figures(suite: &Suite<'_>) -> Vec<Figure> {
         figures.extend(top1_over_rates(suite, family, &models));
     }
     for allocator in suite.allocators(true) {
-        figures.extend(recovery(suite, &allocator));
+        let models = suite.reconstructed_models(&allocator);
+        for model in &models {
+            let several = (models.len() > 1).then_some(model);
+            let mark = several.map_or_else(String::new, |model| format!("_{}", model.label));
+            figures.extend(recovery(suite, &allocator, model, &mark));
+        }
     }
     figures
+}
+
+/// Lines or bars beside each other at most: the paper's allocators first, the others in the tables alone.
+const MOST: usize = 5;
+/// Panels beside each other at most.
+const MOST_PANELS: usize = 3;
+
+/// The first allocators that were measured on every network at the rates of the overall metrics, or the first ones of all.
+fn shown(suite: &Suite<'_>, most: usize) -> Vec<String> {
+    let all = suite.allocators(false);
+    let models = suite.pruned_models();
+    let complete = |name: &&String| models.iter().all(|m| m.relatives(name).is_ok());
+    let mut shown: Vec<String> = all.iter().filter(complete).cloned().collect();
+    if shown.is_empty() {
+        shown = all;
+    }
+    shown.truncate(most);
+    shown
 }
 
 fn styled(allocators: &[String]) -> impl Iterator<Item = (&str, Style)> {
@@ -155,8 +178,8 @@ fn suite_layers(shown: &[(&Record, Style)], model: &Model<'_>) -> Vec<String> {
 fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
     let families = suite.pruned_families();
     let position = |m: &Model<'_>| (m.weights.max(1) as f64).log10();
-    let mut shown: Vec<(String, Vec<Line>)> = Vec::new();
-    for allocator in suite.allocators(false) {
+    let mut drawn: Vec<(String, Vec<Line>)> = Vec::new();
+    for allocator in shown(suite, MOST_PANELS) {
         let mut lines = Vec::new();
         for (place, (family, models)) in families.iter().enumerate() {
             let points: Vec<(f64, f64)> = models
@@ -172,11 +195,11 @@ fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
             }
         }
         if !lines.is_empty() {
-            shown.push((allocator_name(&allocator), lines));
+            drawn.push((allocator_name(&allocator), lines));
         }
     }
     let points = || {
-        shown
+        drawn
             .iter()
             .flat_map(|(_, lines)| lines)
             .flat_map(|l| &l.points)
@@ -200,7 +223,7 @@ fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
         .iter()
         .enumerate()
         .filter(|(_, (family, _))| {
-            let mut lines = shown.iter().flat_map(|(_, lines)| lines);
+            let mut lines = drawn.iter().flat_map(|(_, lines)| lines);
             lines.any(|line| line.name == *family)
         })
         .map(|(place, (family, _))| ((*family).to_owned(), theme::family(place)))
@@ -218,7 +241,7 @@ fn loss_over_sizes(suite: &Suite<'_>) -> Option<Figure> {
         subtitle: "Relative top-1 loss without reconstruction, mean over 50, 60, 70 and 80 % zeros; logarithmic sizes".to_owned(),
         description: "Lines over the number of prunable weights, one per family, a panel per allocator: the mean relative accuracy loss.".to_owned(),
         legend,
-        panels: shown
+        panels: drawn
             .into_iter()
             .map(|(allocator, lines)| Panel {
                 title: allocator,
@@ -260,7 +283,7 @@ fn short(count: u64) -> String {
 /// The overall metrics of Table 5 by family: how much is kept (Track 3), and how unequally over sizes (Track 4).
 fn architectures(suite: &Suite<'_>) -> Option<Figure> {
     let families = suite.pruned_families();
-    let allocators = suite.allocators(false);
+    let allocators = shown(suite, MOST);
     type Metric = fn(&[Vec<f64>]) -> Option<f64>;
     let metrics: [(&str, Metric); 2] = [
         ("OM_arch (Track 3), %", overall::om_arch_table),
@@ -326,7 +349,7 @@ fn architectures(suite: &Suite<'_>) -> Option<Figure> {
 
 /// Top-1 over rates in one family, a panel per network.
 fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Option<Figure> {
-    let allocators = suite.allocators(false);
+    let allocators = shown(suite, MOST);
     let mut panels = Vec::new();
     for model in models {
         let mut lines = Vec::new();
@@ -386,10 +409,8 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
     })
 }
 
-/// Reconstruction before and after, a panel per rate, for the largest network that has it.
-fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
-    let models = suite.reconstructed_models(allocator);
-    let model = models.last()?;
+/// One network before and after reconstruction, a panel per rate.
+fn recovery(suite: &Suite<'_>, allocator: &str, model: &Model<'_>, mark: &str) -> Option<Figure> {
     let before_style = Style {
         colour: theme::BEFORE,
         marker: Marker::Square,
@@ -464,7 +485,7 @@ fn recovery(suite: &Suite<'_>, allocator: &str) -> Option<Figure> {
         format!("_{allocator}")
     };
     (!panels.is_empty()).then(|| Figure {
-        id: format!("{}_reconstruction{suffix}", suite.id),
+        id: format!("{}_reconstruction{suffix}{mark}", suite.id),
         title: "What reconstruction brings back".to_owned(),
         subtitle: format!(
             "{}, {} allocation. Base: layer-wise, sparse input, with correction; each other row changes one thing{whiskers}",

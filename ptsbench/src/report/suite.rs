@@ -13,7 +13,6 @@ use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCe
 use crate::overall;
 use crate::record::Record;
 use crate::statistics::{self, Deviation};
-use crate::task;
 use model_zoo::Grain;
 
 /// A value, or the sentence that says why there is none.
@@ -307,10 +306,10 @@ pub fn level(record: &Record) -> Found<f64> {
     })
 }
 
-/// Whether a score is not two standard errors above what a guess among the task's classes gives; none where the task does
-/// not say how many there are.
+/// Whether a classifier's score is not two standard errors above what a guess gives. Its last layer says among how many
+/// classes.
 pub fn is_near_guessing(record: &Record) -> Option<bool> {
-    let classes = task::find(&record.cell.task.name).ok()?.classes?;
+    let classes = *record.layers.last()?.shape.first()?;
     let (chance, images) = (1.0 / classes as f64, record.score.counts.total() as f64);
     let error = (chance * (1.0 - chance) / images).sqrt();
     let right = record.score.counts.correct() as f64 / images;

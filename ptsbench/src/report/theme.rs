@@ -60,6 +60,10 @@ pub fn allocator(name: &str, place: usize) -> Style {
         "erk" => (VERMILLION, Marker::Triangle),
         "fcpts_l2norm" => (SKY, Marker::Diamond),
         "fcpts_erk" => (ORANGE, Marker::Diamond),
+        "magnitude" => (GREEN, Marker::Diamond),
+        "l1norm" => (PURPLE, Marker::Square),
+        "erk_dense_last" => (YELLOW, Marker::Triangle),
+        "evopress" => (INK, Marker::Circle),
         _ if place.is_multiple_of(2) => (GREEN, Marker::Diamond),
         _ => (PURPLE, Marker::Square),
     };

@@ -81,7 +81,7 @@ pub static TASKS: [Kind; 6] = [
         judges: Classes::DOES,
         classes: Some(synthetic::CLASSES),
         images: Some(MicroSet::VALIDATION.len()),
-        about: "other images of that kind, for choices that the test split must not decide",
+        about: "more images of that kind, for making choices",
     },
     Kind {
         name: "imagenet",

@@ -6,7 +6,7 @@
 use super::Words;
 use super::published::{MethodRow, Published, percent};
 use super::suite::{Found, Measured, Model, Suite};
-use super::table::{Column, Entry, Table};
+use super::table::{Column, Entry, Row, Table};
 use crate::statistics::mean;
 
 mod cells;
@@ -161,6 +161,11 @@ fn compact(long: &Table, notes: Vec<String>) -> Table {
     let mut table = Table::new(format!("{}_compact", long.id), long.title.clone(), columns);
     for rows in long.rows.chunk_by(|_, next| !next.begins_group) {
         for (source, place) in [("ours", 2), ("paper", 3)] {
+            let missing = |row: &&Row| matches!(row.entries[place], Entry::Missing(_));
+            // A method that the paper does not have needs no row of dashes.
+            if source == "paper" && rows.iter().all(|row| missing(&row)) {
+                continue;
+            }
             let mut entries = vec![rows[0].entries[0].clone(), Entry::text(source)];
             for row in rows {
                 entries.push(match &row.entries[place] {
