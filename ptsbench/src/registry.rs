@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::bail;
 use model_zoo::catalog::{self, Meant, Named, Spec, Weights};
-use model_zoo::weights::sha256;
+use model_zoo::weights::{Container, sha256};
 
 use crate::cell::Pattern;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
@@ -16,7 +16,7 @@ use crate::options::Chosen;
 use crate::own;
 use crate::pipeline::layers_of;
 use crate::plan::{Lookup, PartFacts, Registry, TaskFacts};
-use crate::task::Sets;
+use crate::task::{Sets, train};
 use crate::terminal::remark_once;
 use crate::{allocate, criterion, reconstruct, repair};
 
@@ -71,6 +71,39 @@ pub enum NoWeights {
     /// The built-in file is not where it should be.
     #[error("{}: no such file; run from the repository's folder, name another with --assets, or train it again with `make micro-zoo`", .0.display())]
     Gone(PathBuf),
+    /// The built-in file is of another version of the networks.
+    #[error(
+        "{}: trained by another recipe than this version's `{model}`: {}, and not {expected}; take the file that comes with this version, train it again (`ptsbench micro-zoo {model}`), or give other weights with --weights",
+        .file.display(), .found.as_deref().unwrap_or("it names none")
+    )]
+    OtherRecipe {
+        /// The file.
+        file: PathBuf,
+        /// The network.
+        model: &'static str,
+        /// What the file says.
+        found: Option<String>,
+        /// What this version trains it with.
+        expected: String,
+    },
+}
+
+/// A built-in file, unless it says that it was trained by another recipe; one that cannot be read is told of by who reads it.
+fn of_this_version(model: &'static str, file: PathBuf) -> Lookup<PathBuf> {
+    let Ok(container) = Container::open(&file) else {
+        return Ok(file);
+    };
+    let found = container.metadata().get("recipe").cloned();
+    let expected = serde_json::to_string(&train::Recipe::micro(model))?;
+    if found.as_ref() != Some(&expected) {
+        return Err(Box::new(NoWeights::OtherRecipe {
+            file,
+            model,
+            found,
+            expected,
+        }));
+    }
+    Ok(file)
 }
 
 /// Refuses a name that means other weights than the catalog knows, where no file is given.
@@ -183,7 +216,7 @@ impl Zoo {
                 if !file.is_file() {
                     return Err(Box::new(NoWeights::Gone(file)));
                 }
-                Ok(file)
+                of_this_version(model.name, file)
             }
             Weights::File { source } => match self.fetched(model)? {
                 Some(file) => Ok(file),
@@ -303,6 +336,42 @@ mod tests {
             });
         let (spec, wanted) = found.expect("a file of the hub whose digest is known");
         (spec, wanted, cache, zoo)
+    }
+
+    #[test]
+    fn built_in_files_of_another_recipe_are_refused() {
+        use model_zoo::weights::write;
+        use std::collections::BTreeMap;
+        let assets = tempfile::tempdir().unwrap();
+        std::fs::create_dir(assets.path().join("micro")).unwrap();
+        let file = assets.path().join("micro/micro_resnet8.safetensors");
+        let zoo = Zoo::new(assets.path(), HashMap::new()).unwrap();
+        let recipe = |recipe: &train::Recipe| {
+            let recipe = serde_json::to_string(recipe).unwrap();
+            BTreeMap::from([("recipe".to_owned(), recipe)])
+        };
+        let own = train::Recipe::micro("micro_resnet8");
+        write(&file, &[], &recipe(&own)).unwrap();
+        assert_eq!(zoo.file("micro_resnet8").unwrap(), file);
+
+        let older = train::Recipe { data: 0, ..own };
+        for (metadata, says) in [
+            (recipe(&older), "\"data\":0"),
+            (BTreeMap::new(), "it names none"),
+        ] {
+            write(&file, &[], &metadata).unwrap();
+            let error = zoo.file("micro_resnet8").unwrap_err().to_string();
+            for part in [
+                says,
+                "micro/micro_resnet8.safetensors",
+                "ptsbench micro-zoo",
+            ] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+        // Whatever else is wrong with a file is told by who reads it.
+        std::fs::write(&file, "nothing").unwrap();
+        assert_eq!(zoo.file("micro_resnet8").unwrap(), file);
     }
 
     #[test]
