@@ -4,7 +4,8 @@ use super::super::allocator_name;
 use super::super::suite::{Found, NORMS_FOLDED, Suite};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, rate_name};
-use crate::{overall, statistics};
+use crate::overall;
+use crate::statistics;
 
 /// Two rows for each allocator and network.
 pub(super) fn kept_and_folded(suite: &Suite<'_>) -> Table {

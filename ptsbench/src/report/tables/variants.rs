@@ -8,8 +8,9 @@ use super::super::suite::{Found, Model, Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, allocator_name};
 use super::{entry, rate_name};
+use crate::overall;
 use crate::record::Record;
-use crate::{overall, statistics};
+use crate::statistics;
 
 /// A group of rows for each allocator of the paper and network that others are compared with.
 pub(super) fn variants(suite: &Suite<'_>) -> Table {
