@@ -231,6 +231,8 @@ pub fn key(path: &str) -> String {
 mod tests {
     use super::*;
     use crate::tap::Bare;
+    use crate::weights::{Container, Dtype, Source, Stored, load, save, write_stored};
+    use std::collections::BTreeMap;
 
     fn states(texts: &[&[u32]]) -> Vec<f32> {
         let device = Device::flex();
@@ -263,6 +265,36 @@ mod tests {
         ] {
             assert_eq!(key(path), expected);
         }
+    }
+
+    /// Older files also hold the numbers of the places.
+    #[test]
+    fn numbers_of_places_are_ignored() {
+        let device = Device::flex();
+        let (folder, network) = (tempfile::tempdir().unwrap(), SIZES[1].init(&device));
+        let file = folder.path().join("text.safetensors");
+        save(&network, key, &file, &BTreeMap::new()).unwrap();
+        let stored = Container::open(&file).unwrap();
+        let mut all: Vec<Stored> = stored
+            .entries()
+            .iter()
+            .map(|(key, entry)| Stored {
+                key: key.clone(),
+                dtype: entry.dtype,
+                shape: entry.shape.clone(),
+                bytes: stored.raw(key).unwrap(),
+            })
+            .collect();
+        all.push(Stored {
+            key: "text_model.embeddings.position_ids".to_owned(),
+            dtype: Dtype::I64,
+            shape: vec![1, 12],
+            bytes: (0..12i64).flat_map(i64::to_le_bytes).collect(),
+        });
+        let older = folder.path().join("older.safetensors");
+        write_stored(&older, &all, &BTreeMap::new()).unwrap();
+        let source = Container::open(&older).unwrap();
+        assert!(load(SIZES[1].init(&device), key, &source).is_ok());
     }
 
     #[test]

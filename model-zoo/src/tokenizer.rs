@@ -31,9 +31,10 @@ const PAD: &str = "!";
 const LAST: &str = "</w>";
 
 /// Words of a text in lower case: a letter is what Unicode calls one, which `char::is_alphabetic` is not, as it takes the
-/// vowel signs of many scripts.
+/// vowel signs of many scripts. The pad is a word of its own wherever it stands: the reference looks for its special tokens
+/// first, so an exclamation mark is padding to Stable Diffusion 2.
 const WORDS: &str =
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+";
+    r"<\|startoftext\|>|<\|endoftext\|>|!|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}!]+";
 
 /// Why there is no tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +162,7 @@ impl Tokenizer {
             match word.as_str() {
                 START => ids.push(self.start),
                 END => ids.push(self.end),
+                PAD => ids.push(self.pad),
                 word => ids.extend(self.pieces(word).iter().map(|piece| {
                     let id = self.ids.get(piece);
                     id.copied().unwrap_or(self.end)
@@ -319,7 +321,9 @@ mod tests {
             ("can", &["ca", "n</w>"]),
             // Digits stand alone, signs together, and an apostrophe with what is short for a word.
             ("a12", &["a</w>", "1</w>", "2</w>"]),
-            ("a?!a", &["a</w>", "?", "!</w>", "a</w>"]),
+            ("a?:a", &["a</w>", "?", ":</w>", "a</w>"]),
+            // The pad is found in a text, too.
+            ("a?!!a", &["a</w>", "?</w>", "!", "!", "a</w>"]),
             ("i'll", &["i</w>", "'", "l", "l</w>"]),
             ("'tis", &["'", "t</w>", "i", "s</w>"]),
             ("..'s", &[".", ".", "'</w>", "s</w>"]),

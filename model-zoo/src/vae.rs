@@ -18,6 +18,9 @@ use crate::unit::{Grain, Layout, Network, Tap, Unit};
 /// Added to the variance in every norm.
 const EPSILON: f64 = 1e-6;
 
+/// What latents are multiplied by for the UNet of Stable Diffusion.
+pub const SCALING: f64 = 0.18215;
+
 /// Colours.
 const COLOURS: usize = 3;
 
@@ -166,9 +169,6 @@ impl Vae {
     }
 }
 
-/// The scale on which the UNet of Stable Diffusion sees latents.
-pub const SCALING: f64 = 0.18215;
-
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> Vae {
@@ -278,7 +278,7 @@ fn first_key(key: &str) -> String {
 mod tests {
     use super::*;
     use crate::tap::Bare;
-    use crate::weights::{Container, Stored, load_network, save, write_stored};
+    use crate::weights::{Container, Source, Stored, load_network, save, write_stored};
     use std::collections::BTreeMap;
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
                 key: first,
                 dtype: entry.dtype,
                 shape,
-                bytes: crate::weights::Source::raw(&stored, key).unwrap(),
+                bytes: stored.raw(key).unwrap(),
             }
         });
         let older: Vec<Stored> = older.collect();
