@@ -336,6 +336,54 @@ impl LayerNorm {
     }
 }
 
+/// A linear layer and GELU.
+#[derive(Module, Debug)]
+pub struct LinearGelu {
+    linear: Linear,
+}
+
+impl LinearGelu {
+    /// From `inputs` to `outputs`.
+    pub(crate) fn init(inputs: usize, outputs: usize, device: &Device) -> Self {
+        Self {
+            linear: LinearConfig::new(inputs, outputs).init(device),
+        }
+    }
+}
+
+impl Unit<Tensor<3>> for LinearGelu {
+    type Out = Tensor<3>;
+    const GRAIN: Grain = Grain::Layer;
+
+    fn run<T: Tap>(&self, x: Tensor<3>, tap: &mut T) -> Tensor<3> {
+        kernels::gelu(tap.unit("linear", &self.linear, x))
+    }
+}
+
+/// Attention of queries to keys and values, each [N, tokens, width], in `heads` parts of the width. `mask` is added to the
+/// products, [tokens, tokens of the keys].
+pub(crate) fn attend(
+    [q, k, v]: [Tensor<3>; 3],
+    heads: usize,
+    mask: Option<Tensor<2>>,
+) -> Tensor<3> {
+    let [batch, tokens, width] = q.dims();
+    let depth = width / heads;
+    // [batch, heads, tokens, depth]
+    let by_head = |x: Tensor<3>| {
+        let [_, tokens, _] = x.dims();
+        x.reshape([batch, tokens, heads, depth]).swap_dims(1, 2)
+    };
+    let q = by_head(q).mul_scalar((depth as f64).powf(-0.5));
+    let mut products = kernels::matmul(q, by_head(k).swap_dims(2, 3));
+    if let Some(mask) = mask {
+        products = products + mask.unsqueeze();
+    }
+    kernels::matmul(kernels::softmax(products), by_head(v))
+        .swap_dims(1, 2)
+        .reshape([batch, tokens, width])
+}
+
 /// Norm over groups of channels and all positions, under the checkpoint's names.
 #[derive(Module, Debug)]
 pub struct GroupNorm {

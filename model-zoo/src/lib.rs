@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod catalog;
+pub mod clip_text;
 pub mod detection;
 pub mod diffusion;
 pub mod file;
@@ -29,8 +30,10 @@ pub mod resnet;
 pub mod retinanet;
 pub mod shufflenet_v2;
 pub mod tap;
+pub mod tokenizer;
 pub mod unet;
 pub mod unit;
+pub mod vae;
 pub mod vgg;
 pub mod vit;
 pub mod weights;

@@ -142,7 +142,7 @@ impl Network for MobileNetV2 {
     }
 
     fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
-        (layout != Layout::TorchvisionFirst).then(|| self.named(layout, path))
+        matches!(layout, Layout::Timm | Layout::Torchvision).then(|| self.named(layout, path))
     }
 
     fn classifier(&self) -> Option<String> {

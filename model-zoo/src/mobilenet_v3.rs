@@ -329,7 +329,8 @@ impl Network for MobileNetV3 {
     /// TensorFlow's weights exist under timm's names alone.
     fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
         match (layout, self.definition) {
-            (Layout::TorchvisionFirst, _) | (Layout::Torchvision, Definition::TensorFlow) => None,
+            (Layout::TorchvisionFirst | Layout::DiffusersFirst, _)
+            | (Layout::Torchvision, Definition::TensorFlow) => None,
             _ => Some(self.named(layout, path)),
         }
     }

@@ -143,7 +143,7 @@ impl Network for RegNetX {
         match layout {
             Layout::Timm => Some(key(path)),
             Layout::Torchvision => Some(torchvision_key(path)),
-            Layout::TorchvisionFirst => None,
+            Layout::TorchvisionFirst | Layout::DiffusersFirst => None,
         }
     }
 

@@ -7,12 +7,13 @@
 //! is a linear layer with what follows it, which [`key`] undoes.
 
 use burn::module::Module;
-use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
+use burn::nn::conv::Conv2d;
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::layer::{GroupNorm, LayerNorm, nearest};
+use crate::diffusion::block::{Change, Out, Parts, ResNetBlock, Sampler};
+use crate::layer::{GroupNorm, LayerNorm, attend};
 use crate::modality::{Modality, Noise};
 use crate::unit::{Grain, Network, Tap, Unit};
 
@@ -103,37 +104,6 @@ struct Level {
     upsamplers: Vec<Sampler>,
 }
 
-/// A residual block that adds the time between its convolutions.
-#[derive(Module, Debug)]
-pub struct ResNetBlock {
-    norm1: GroupNorm,
-    conv1: Conv2d,
-    time_emb_proj: Linear,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    conv_shortcut: Option<Conv2d>,
-}
-
-impl Unit<(Tensor<4>, Tensor<2>)> for ResNetBlock {
-    type Out = Tensor<4>;
-    const GRAIN: Grain = Grain::Block;
-
-    fn run<T: Tap>(&self, (x, time): (Tensor<4>, Tensor<2>), tap: &mut T) -> Tensor<4> {
-        let y = silu(self.norm1.forward(x.clone()));
-        let y = tap.unit("conv1", &self.conv1, y);
-        let time = tap.unit("time_emb_proj", &self.time_emb_proj, silu(time));
-        let [images, channels] = time.dims();
-        let y = y + time.reshape([images, channels, 1, 1]);
-        let y = silu(self.norm2.forward(y));
-        let y = tap.unit("conv2", &self.conv2, y);
-        let skip = match &self.conv_shortcut {
-            Some(shortcut) => tap.unit("conv_shortcut", shortcut, x),
-            None => x,
-        };
-        skip + y
-    }
-}
-
 /// Transformer blocks over the places of an image, between two projections.
 #[derive(Module, Debug)]
 struct Transformer {
@@ -199,21 +169,10 @@ impl Unit<(Tensor<3>, Option<Tensor<3>>)> for Attention {
     fn run<T: Tap>(&self, (x, context): (Tensor<3>, Option<Tensor<3>>), tap: &mut T) -> Tensor<3> {
         let y = self.norm.forward(x.clone());
         let context = context.unwrap_or_else(|| y.clone());
-        let [batch, tokens, width] = y.dims();
-        let depth = width / self.heads;
-        // [batch, heads, tokens, depth]
-        let by_head = |x: Tensor<3>| {
-            let [_, tokens, _] = x.dims();
-            x.reshape([batch, tokens, self.heads, depth])
-                .swap_dims(1, 2)
-        };
-        let q = by_head(tap.unit("to_q", &self.to_q, y)).mul_scalar((depth as f64).powf(-0.5));
-        let k = by_head(tap.unit("to_k", &self.to_k, context.clone()));
-        let v = by_head(tap.unit("to_v", &self.to_v, context));
-        let weights = kernels::softmax(kernels::matmul(q, k.swap_dims(2, 3)));
-        let y = kernels::matmul(weights, v)
-            .swap_dims(1, 2)
-            .reshape([batch, tokens, width]);
+        let q = tap.unit("to_q", &self.to_q, y);
+        let k = tap.unit("to_k", &self.to_k, context.clone());
+        let v = tap.unit("to_v", &self.to_v, context);
+        let y = attend([q, k, v], self.heads, None);
         x + tap.unit("to_out", &self.to_out, y)
     }
 }
@@ -255,44 +214,6 @@ impl Unit<Tensor<3>> for LinearGate {
     }
 }
 
-/// Halves an image by a convolution, or doubles it before one.
-#[derive(Module, Debug)]
-pub struct Sampler {
-    conv: Conv2d,
-    doubles: bool,
-}
-
-impl Unit<Tensor<4>> for Sampler {
-    type Out = Tensor<4>;
-    const GRAIN: Grain = Grain::Layer;
-
-    fn run<T: Tap>(&self, mut x: Tensor<4>, tap: &mut T) -> Tensor<4> {
-        if self.doubles {
-            let [_, _, height, width] = x.dims();
-            x = nearest(x, [2 * height, 2 * width]);
-        }
-        tap.unit("conv", &self.conv, x)
-    }
-}
-
-/// The last norm and convolution.
-#[derive(Module, Debug)]
-pub struct Out {
-    norm: GroupNorm,
-    conv: Conv2d,
-}
-
-impl Unit<Tensor<4>> for Out {
-    type Out = Tensor<4>;
-    const GRAIN: Grain = Grain::Layer;
-
-    fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
-        let x = self.norm.forward(x);
-        tap.mark("norm", &x);
-        tap.unit("conv", &self.conv, silu(x))
-    }
-}
-
 /// Cosines, then sines, of the time steps at `width / 2` frequencies from 1 down to almost `1 / MAX_PERIOD`.
 ///
 /// Exponent, frequency and angle are each rounded to f32, as the reference rounds them: at a late step that is worth up to
@@ -313,83 +234,51 @@ fn sinusoids(time: Tensor<1>, width: usize) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [steps.len(), 2 * half]), &device)
 }
 
-/// Builds the parts of one network.
+/// Builds the levels of one network.
 struct Build<'a> {
     size: &'a Size,
-    device: &'a Device,
+    parts: Parts<'a>,
 }
 
 impl Build<'_> {
-    fn conv(&self, channels: [usize; 2], side: usize, stride: usize) -> Conv2d {
-        let pad = side / 2;
-        Conv2dConfig::new(channels, [side; 2])
-            .with_stride([stride; 2])
-            .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
-            .init(self.device)
-    }
-
-    fn linear(&self, from: usize, to: usize) -> Linear {
-        LinearConfig::new(from, to).init(self.device)
-    }
-
-    fn group_norm(&self, channels: usize, epsilon: f64) -> GroupNorm {
-        GroupNorm::init(channels, self.size.groups, epsilon, self.device)
-    }
-
     fn time_width(&self) -> usize {
         TIME_EXPANSION * self.size.widths[0]
     }
 
     fn resnet(&self, from: usize, to: usize) -> ResNetBlock {
-        ResNetBlock {
-            norm1: self.group_norm(from, EPSILON),
-            conv1: self.conv([from, to], 3, 1),
-            time_emb_proj: self.linear(self.time_width(), to),
-            norm2: self.group_norm(to, EPSILON),
-            conv2: self.conv([to, to], 3, 1),
-            conv_shortcut: (from != to).then(|| self.conv([from, to], 1, 1)),
-        }
+        self.parts.resnet(from, to, Some(self.time_width()))
     }
 
     fn transformer(&self, width: usize, heads: usize) -> Transformer {
-        let norm = || LayerNorm::init(width, EPSILON, self.device);
+        let Parts { groups, device, .. } = self.parts;
+        let linear = |from, to| self.parts.linear(from, to);
+        let norm = || LayerNorm::init(width, EPSILON, device);
         let attention = |context: usize| {
-            let plain = |from| {
-                LinearConfig::new(from, width)
-                    .with_bias(false)
-                    .init(self.device)
-            };
+            let plain = |from| LinearConfig::new(from, width).with_bias(false).init(device);
             Attention {
                 norm: norm(),
                 to_q: plain(width),
                 to_k: plain(context),
                 to_v: plain(context),
-                to_out: self.linear(width, width),
+                to_out: linear(width, width),
                 heads,
             }
         };
         Transformer {
-            norm: self.group_norm(width, TRANSFORMER_EPSILON),
-            proj_in: self.linear(width, width),
+            norm: GroupNorm::init(width, groups, TRANSFORMER_EPSILON, device),
+            proj_in: linear(width, width),
             transformer_blocks: vec![TransformerBlock {
                 attn1: attention(width),
                 attn2: attention(self.size.context[1]),
                 ff: Perceptron {
                     norm: norm(),
                     proj: LinearGate {
-                        linear: self.linear(width, 2 * EXPANSION * width),
+                        linear: linear(width, 2 * EXPANSION * width),
                     },
-                    out: self.linear(EXPANSION * width, width),
+                    out: linear(EXPANSION * width, width),
                 },
             }],
-            proj_out: self.linear(width, width),
-        }
-    }
-
-    fn sampler(&self, width: usize, doubles: bool) -> Sampler {
-        Sampler {
-            conv: self.conv([width, width], 3, if doubles { 1 } else { 2 }),
-            doubles,
+            proj_out: linear(width, width),
         }
     }
 
@@ -417,7 +306,7 @@ impl Build<'_> {
                 .collect(),
             attentions: self.attentions(level, depth),
             downsamplers: (!last)
-                .then(|| self.sampler(to, false))
+                .then(|| self.parts.sampler(to, Change::Halved))
                 .into_iter()
                 .collect(),
             upsamplers: Vec::new(),
@@ -453,7 +342,7 @@ impl Build<'_> {
             attentions: self.attentions(level, depth + 1),
             downsamplers: Vec::new(),
             upsamplers: (level > 0)
-                .then(|| self.sampler(width, true))
+                .then(|| self.parts.sampler(width, Change::Doubled))
                 .into_iter()
                 .collect(),
         }
@@ -463,24 +352,26 @@ impl Build<'_> {
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> UNet {
-        let build = Build { size: self, device };
+        let parts = Parts {
+            groups: self.groups,
+            epsilon: EPSILON,
+            device,
+        };
+        let build = Build { size: self, parts };
         let (first, time) = (self.widths[0], build.time_width());
         let levels = self.widths.len();
         UNet {
-            conv_in: build.conv([self.latent, first], 3, 1),
+            conv_in: build.parts.conv([self.latent, first], 3),
             time_embedding: TimeEmbedding {
                 linear_1: LinearSilu {
-                    linear: build.linear(first, time),
+                    linear: build.parts.linear(first, time),
                 },
-                linear_2: build.linear(time, time),
+                linear_2: build.parts.linear(time, time),
             },
             down_blocks: (0..levels).map(|level| build.down(level)).collect(),
             mid_block: build.middle(),
             up_blocks: (0..levels).rev().map(|level| build.up(level)).collect(),
-            out: Out {
-                norm: build.group_norm(first, EPSILON),
-                conv: build.conv([first, self.latent], 3, 1),
-            },
+            out: build.parts.out(first, self.latent),
         }
     }
 }
@@ -497,7 +388,7 @@ impl Level {
         tap: &mut T,
     ) -> Tensor<4> {
         let name = format!("{path}.resnets.{place}");
-        let x = tap.unit(&name, &self.resnets[place], (x, time.clone()));
+        let x = tap.unit(&name, &self.resnets[place], (x, Some(time.clone())));
         match self.attentions.get(place) {
             Some(transformer) => {
                 transformer.run(&format!("{path}.attentions.{place}"), x, context, tap)
@@ -567,15 +458,9 @@ impl Network for UNet {
 }
 
 /// The checkpoint's name: `attn1.norm`, `attn2.norm` and `ff.norm` are `norm1` to `norm3` beside them, `to_out` is
-/// `to_out.0`, and the perceptron's layers are `ff.net.0.proj` and `ff.net.2`.
+/// `to_out.0`, the perceptron's layers are `ff.net.0.proj` and `ff.net.2`, and the last layer's `conv_norm_out` and
+/// `conv_out`.
 pub fn key(path: &str) -> String {
-    if let Some(rest) = path.strip_prefix("out.") {
-        return format!(
-            "conv_{}",
-            rest.replacen("norm", "norm_out", 1)
-                .replacen("conv", "out", 1)
-        );
-    }
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('.') {
         match (names.last().copied(), name) {
@@ -584,6 +469,8 @@ pub fn key(path: &str) -> String {
             (Some("ff"), "norm") => replace(&mut names, "norm3"),
             (Some("ff"), "proj") => names.extend(["net", "0", "proj"]),
             (Some("ff"), "out") => names.extend(["net", "2"]),
+            (Some("out"), "norm") => replace(&mut names, "conv_norm_out"),
+            (Some("out"), "conv") => replace(&mut names, "conv_out"),
             (_, "to_out") => names.extend(["to_out", "0"]),
             (_, "linear") => {}
             _ => names.push(name),

@@ -277,11 +277,18 @@ pub enum Layout {
     Torchvision,
     /// torchvision's first one of vision transformers, which its published files still have.
     TorchvisionFirst,
+    /// diffusers' first one of autoencoders, which its published files still have.
+    DiffusersFirst,
 }
 
 impl Layout {
     /// All.
-    pub const ALL: [Layout; 3] = [Layout::Timm, Layout::Torchvision, Layout::TorchvisionFirst];
+    pub const ALL: [Layout; 4] = [
+        Layout::Timm,
+        Layout::Torchvision,
+        Layout::TorchvisionFirst,
+        Layout::DiffusersFirst,
+    ];
 }
 
 /// Kind of a prunable layer.

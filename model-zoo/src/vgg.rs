@@ -255,7 +255,7 @@ impl Network for Vgg {
                 Some(renamed.unwrap_or(key))
             }
             Layout::Torchvision => Some(key),
-            Layout::TorchvisionFirst => None,
+            Layout::TorchvisionFirst | Layout::DiffusersFirst => None,
         }
     }
 

@@ -11,8 +11,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use crate::layer::LayerNorm;
-use crate::layer::of_classes;
+use crate::layer::{LayerNorm, LinearGelu, of_classes};
 use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Added to the variance in every norm.
@@ -128,21 +127,6 @@ impl Unit<Tensor<3>> for Attend {
     }
 }
 
-/// A linear layer and GELU.
-#[derive(Module, Debug)]
-pub struct LinearGelu {
-    linear: Linear,
-}
-
-impl Unit<Tensor<3>> for LinearGelu {
-    type Out = Tensor<3>;
-    const GRAIN: Grain = Grain::Layer;
-
-    fn run<T: Tap>(&self, x: Tensor<3>, tap: &mut T) -> Tensor<3> {
-        kernels::gelu(tap.unit("linear", &self.linear, x))
-    }
-}
-
 /// The last norm and the classifier, which reads the class token.
 #[derive(Module, Debug)]
 pub struct Head {
@@ -179,9 +163,7 @@ impl Size {
             },
             norm2: LayerNorm::init(width, EPSILON, device),
             mlp: Perceptron {
-                fc1: LinearGelu {
-                    linear: linear(width, EXPANSION * width),
-                },
+                fc1: LinearGelu::init(width, EXPANSION * width, device),
                 fc2: linear(EXPANSION * width, width),
             },
         };
@@ -240,6 +222,7 @@ impl Network for Vit {
             Layout::Timm => return Some(key(path)),
             Layout::Torchvision => ["mlp.0", "mlp.3"],
             Layout::TorchvisionFirst => ["mlp.linear_1", "mlp.linear_2"],
+            Layout::DiffusersFirst => return None,
         };
         Some(torchvision_key(&key(path), mlp))
     }

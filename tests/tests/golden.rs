@@ -33,3 +33,5 @@ mod sparsity_masks;
 mod sparsity_overall;
 #[path = "golden/tensors.rs"]
 mod tensors;
+#[path = "golden/tokenizer.rs"]
+mod tokenizer;

@@ -1,22 +1,26 @@
 //! Guards over the whole catalog: what a forward pass announces is what the module is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::module::ModuleVisitor;
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::modality::VisitAny;
 use model_zoo::tap::{Bare, Capture, Census, Path};
 use model_zoo::{Blank, Bundle, Grain, Modality, Network, Of, Tap, TensorMap, Unit};
 
 const GRAINS: [Grain; 3] = [Grain::Single, Grain::Layer, Grain::Block];
 
-/// Large networks run on a small image, where they can: units and weights do not depend on its size.
+/// Large networks run on a small image, where they can: units and weights do not depend on its size. A latent is an eighth
+/// of its image.
 fn input<M: Modality>(spec: &Spec, device: &Device) -> M::Input {
     let mut small = *spec;
     if !spec.one_size() {
         let [channels, height, width] = spec.input;
-        small.input = [channels, height.min(64), width.min(64)];
+        let most = if spec.context().is_some() { 8 } else { 64 };
+        small.input = [channels, height.min(most), width.min(most)];
     }
     let batch = if spec.one_size() { 1 } else { 2 };
     M::Input::blank(&small, batch, device).map(&mut Random)
@@ -28,6 +32,24 @@ impl TensorMap for Random {
     fn map<const D: usize>(&mut self, blank: Tensor<D>) -> Tensor<D> {
         blank.random_like(Distribution::Uniform(-1.0, 1.0))
     }
+}
+
+/// Tests run side by side, and several copies of the largest network do not fit into every machine: they take turns.
+fn in_turn(spec: &Spec) -> Option<MutexGuard<'static, ()>> {
+    static LARGE: Mutex<()> = Mutex::new(());
+    let large = spec.counts().weights > 500_000_000;
+    large.then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// What a visitor makes of each network of the catalog.
+fn all<V: VisitAny<Out>, Out>(
+    visitor: impl Fn() -> V,
+) -> impl Iterator<Item = (&'static Spec, Out)> {
+    let device = Device::flex();
+    catalog::all().iter().map(move |spec| {
+        let _turn = in_turn(spec);
+        (spec, spec.open(&device, visitor()))
+    })
 }
 
 fn census<N: Network>(network: &N, x: N::Input) -> (Census, N::Output) {
@@ -110,11 +132,7 @@ impl<M: Modality> Visit<M> for PathsAgree {
 
 #[test]
 fn announced_paths_are_module_paths() {
-    let device = Device::flex();
-    let announced: usize = catalog::all()
-        .iter()
-        .map(|spec| spec.open(&device, PathsAgree))
-        .sum();
+    let announced: usize = all(|| PathsAgree).map(|(_, announced)| announced).sum();
     println!(
         "{} networks, {announced} announced units",
         catalog::all().len()
@@ -157,10 +175,8 @@ impl<M: Modality> Visit<M> for Covered {
 
 #[test]
 fn every_prunable_weight_is_covered_once_at_each_granularity() {
-    let device = Device::flex();
     let mut total = [0; 4];
-    for spec in catalog::all() {
-        let counts = spec.open(&device, Covered);
+    for (spec, counts) in all(|| Covered) {
         assert_eq!(
             counts[0], counts[1],
             "{}: one single unit per layer",
@@ -192,10 +208,7 @@ impl<M: Modality> Visit<M> for TapsAgree {
 
 #[test]
 fn bare_and_census_give_the_same_output() {
-    let device = Device::flex();
-    for spec in catalog::all() {
-        spec.open(&device, TapsAgree);
-    }
+    all(|| TapsAgree).for_each(drop);
 }
 
 /// Runs one unit alone on a captured input and compares bit for bit.
@@ -265,10 +278,6 @@ impl<M: Modality> Visit<M> for Replays {
 
 #[test]
 fn a_captured_unit_gives_its_captured_output() {
-    let device = Device::flex();
-    let replayed: usize = catalog::all()
-        .iter()
-        .map(|spec| spec.open(&device, Replays))
-        .sum();
+    let replayed: usize = all(|| Replays).map(|(_, replayed)| replayed).sum();
     println!("{replayed} units replayed bit for bit");
 }

@@ -1,5 +1,5 @@
-//! Every network of the catalog, and the one that FID measures with, against the zoo's goldens: filled from a formula of its own keys, it must compute what
-//! the reference computed.
+//! Every network of the catalog, those beside it (FID's, and what Stable Diffusion has around its UNet) and the sampler
+//! against the zoo's goldens: filled from a formula of its own keys, a network must compute what the reference computed.
 //!
 //! - `PTSBENCH_ZOO_GOLDEN`: the folder of golden files (default `tests/golden/zoo`); relative paths start at the
 //!   workspace's root.
@@ -13,6 +13,8 @@
 mod exports;
 #[path = "zoo/formula.rs"]
 mod formula;
+#[path = "zoo/schedulers.rs"]
+mod schedulers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,11 +26,13 @@ use std::time::Instant;
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::{self, Spec, Visit, wildcard};
+use model_zoo::clip_text;
 use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Census, Stages};
 use model_zoo::unit::{LayerKind, Network, Zeros};
+use model_zoo::vae::{self, Vae};
 use model_zoo::weights::{Container, Dtype, Source, Stored, from_f32, load, open, write_stored};
-use model_zoo::{Boxes, Classes, Modality, Noise, Of, Padded, Tokens};
+use model_zoo::{Boxes, Bundle, Classes, Fixed, Modality, Noise, Of, Padded, Tokens};
 use ptsbench::data::recipe::fid;
 use ptsbench_tests::folder;
 use serde::Deserialize;
@@ -287,7 +291,12 @@ struct Check<'a> {
 }
 
 /// A kind of network that has goldens.
-trait Golds: Modality {
+trait Golds {
+    /// What its networks take.
+    type Input: Bundle;
+    /// What they give.
+    type Output: Bundle;
+
     /// A case's input.
     fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String>;
 
@@ -304,6 +313,9 @@ fn named<const D: usize>(
 }
 
 impl Golds for Classes {
+    type Input = <Classes as Modality>::Input;
+    type Output = <Classes as Modality>::Output;
+
     fn input(check: &Check<'_>, case: &Case) -> Result<Tensor<4>, String> {
         check.image(case)
     }
@@ -314,6 +326,9 @@ impl Golds for Classes {
 }
 
 impl Golds for Boxes {
+    type Input = <Boxes as Modality>::Input;
+    type Output = <Boxes as Modality>::Output;
+
     fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
         let images = check.image(case)?;
         let [count, _, height, width] = images.dims();
@@ -333,6 +348,9 @@ impl Golds for Boxes {
 }
 
 impl Golds for Noise {
+    type Input = <Noise as Modality>::Input;
+    type Output = <Noise as Modality>::Output;
+
     fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
         Ok((
             check.tensor(case, "sample")?,
@@ -347,11 +365,14 @@ impl Golds for Noise {
 }
 
 impl Golds for Tokens {
-    fn input(_: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
-        Err(format!(
-            "{}: no network of the catalog takes tokens",
-            case.name
-        ))
+    type Input = <Tokens as Modality>::Input;
+    type Output = <Tokens as Modality>::Output;
+
+    fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
+        let ids: Tensor<2> = check.tensor(case, "input_ids")?;
+        let [_, tokens] = ids.dims();
+        let ids: Vec<u32> = ids.into_data().iter::<f32>().map(|id| id as u32).collect();
+        Ok(Fixed(ids.chunks(tokens).map(<[u32]>::to_vec).collect()))
     }
 
     fn outputs(output: Tensor<3>) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
@@ -359,7 +380,25 @@ impl Golds for Tokens {
     }
 }
 
-impl<M: Golds> Visit<M> for Check<'_> {
+impl Golds for Vae {
+    type Input = <Vae as Network>::Input;
+    type Output = <Vae as Network>::Output;
+
+    fn input(check: &Check<'_>, case: &Case) -> Result<Self::Input, String> {
+        Ok((
+            check.tensor(case, "latents")?,
+            check.tensor(case, "pixels")?,
+        ))
+    }
+
+    fn outputs((decoded, moments): Self::Output) -> Vec<(&'static str, Vec<usize>, Vec<f32>)> {
+        vec![named("decoded", decoded), named("moments", moments)]
+    }
+}
+impl<M> Visit<M> for Check<'_>
+where
+    M: Modality + Golds<Input = <M as Modality>::Input, Output = <M as Modality>::Output>,
+{
     type Out = Outcome;
 
     fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Outcome {
@@ -367,8 +406,12 @@ impl<M: Golds> Visit<M> for Check<'_> {
     }
 }
 
+/// A network of such a kind.
+trait Runs<G: Golds>: Network<Input = G::Input, Output = G::Output> {}
+impl<G: Golds, N: Network<Input = G::Input, Output = G::Output>> Runs<G> for N {}
+
 impl Check<'_> {
-    fn network<M: Golds, N: Of<M>>(&self, network: N) -> Outcome {
+    fn network<G: Golds, N: Runs<G>>(&self, network: N) -> Outcome {
         let mut outcome = Outcome::default();
         let formula = Formula {
             origin: format!("{}.json", self.golden.arch),
@@ -393,13 +436,13 @@ impl Check<'_> {
             self.golden.num_params + self.golden.frozen_params(),
         );
 
-        self.check_layers::<M, N>(&network, &mut outcome);
+        self.check_layers::<G, N>(&network, &mut outcome);
         for case in &self.golden.cases {
-            self.check_case::<M, N>(case, &network, &mut outcome);
+            self.check_case::<G, N>(case, &network, &mut outcome);
         }
         let folded = network.fold();
         for case in &self.golden.cases {
-            self.check_folded::<M, N>(case, &folded, &mut outcome);
+            self.check_folded::<G, N>(case, &folded, &mut outcome);
         }
         outcome
     }
@@ -452,7 +495,7 @@ impl Check<'_> {
     }
 
     /// Every prunable layer, in the order of the forward pass.
-    fn check_layers<M: Golds, N: Of<M>>(&self, network: &N, outcome: &mut Outcome) {
+    fn check_layers<G: Golds, N: Runs<G>>(&self, network: &N, outcome: &mut Outcome) {
         let size = |case: &&Case| {
             case.inputs
                 .values()
@@ -463,7 +506,7 @@ impl Check<'_> {
             outcome.failures.push("the golden has no case".to_string());
             return;
         };
-        let input = match M::input(self, smallest) {
+        let input = match G::input(self, smallest) {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
@@ -536,12 +579,12 @@ impl Check<'_> {
         }
     }
 
-    fn check_case<M: Golds, N: Of<M>>(&self, case: &Case, network: &N, outcome: &mut Outcome) {
-        let input = match M::input(self, case) {
+    fn check_case<G: Golds, N: Runs<G>>(&self, case: &Case, network: &N, outcome: &mut Outcome) {
+        let input = match G::input(self, case) {
             Ok(input) => input,
             Err(failure) => return outcome.failures.push(failure),
         };
-        let found = M::outputs(network.run(input.clone(), &mut Bare::default()));
+        let found = G::outputs(network.run(input.clone(), &mut Bare::default()));
 
         let mut failed = false;
         outcome.expect(
@@ -582,12 +625,12 @@ impl Check<'_> {
     }
 
     /// The outputs again, from the network with its batch norms folded: the same within the same tolerance.
-    fn check_folded<M: Golds, N: Of<M>>(&self, case: &Case, folded: &N, outcome: &mut Outcome) {
+    fn check_folded<G: Golds, N: Runs<G>>(&self, case: &Case, folded: &N, outcome: &mut Outcome) {
         // What is wrong with an input or a stored tensor is reported by the unfolded network's check.
-        let Ok(input) = M::input(self, case) else {
+        let Ok(input) = G::input(self, case) else {
             return;
         };
-        let found = M::outputs(folded.run(input, &mut Bare::default()));
+        let found = G::outputs(folded.run(input, &mut Bare::default()));
         for ((_, _, values), output) in found.iter().zip(&case.outputs) {
             let Ok(stored) = self.stored.read(&output.tensor) else {
                 continue;
@@ -717,6 +760,22 @@ fn stems(folder: &Path) -> Vec<String> {
     stems
 }
 
+fn autoencoder(name: &str) -> Option<&'static vae::Size> {
+    vae::SIZES.iter().find(|size| size.name == name)
+}
+
+fn text_encoder(name: &str) -> Option<&'static clip_text::Size> {
+    clip_text::SIZES.iter().find(|size| size.name == name)
+}
+
+/// Whether there is something that a golden file of this name is of.
+fn known(name: &str) -> bool {
+    [inception::NAME, schedulers::NAME].contains(&name)
+        || autoencoder(name).is_some()
+        || text_encoder(name).is_some()
+        || catalog::find(name).is_ok()
+}
+
 fn check_network(folder: &Path, name: &str, device: &Device) -> Outcome {
     let read = || -> Result<(Golden, Container), String> {
         let golden: Golden = read_json(&folder.join(format!("{name}.json")))?;
@@ -724,21 +783,31 @@ fn check_network(folder: &Path, name: &str, device: &Device) -> Outcome {
             .map_err(|error| error.to_string())?;
         Ok((golden, stored))
     };
-    let check = read().and_then(|(golden, stored)| {
-        let check = Check {
-            golden: &golden,
-            stored: &stored,
-            device,
-        };
-        let mut outcome = if name == inception::NAME {
-            check.network::<Classes, _>(Inception::init(device))
-        } else {
-            let spec = catalog::find(name).map_err(|error| error.to_string())?;
-            spec.open(device, check)
-        };
-        outcome.expect("arch", golden.arch.as_str(), name);
-        Ok(outcome)
-    });
+    let networks = || {
+        read().and_then(|(golden, stored)| {
+            let check = Check {
+                golden: &golden,
+                stored: &stored,
+                device,
+            };
+            let mut outcome = if name == inception::NAME {
+                check.network::<Classes, _>(Inception::init(device))
+            } else if let Some(size) = autoencoder(name) {
+                check.network::<Vae, _>(size.init(device))
+            } else if let Some(size) = text_encoder(name) {
+                check.network::<Tokens, _>(size.init(device))
+            } else {
+                let spec = catalog::find(name).map_err(|error| error.to_string())?;
+                spec.open(device, check)
+            };
+            outcome.expect("arch", golden.arch.as_str(), name);
+            Ok(outcome)
+        })
+    };
+    let check = match name {
+        schedulers::NAME => schedulers::check(folder),
+        _ => networks(),
+    };
     check.unwrap_or_else(|failure| Outcome {
         failures: vec![failure],
         ..Outcome::default()
@@ -763,9 +832,7 @@ fn formula_is_bit_exact() {
 fn networks_give_the_golden_outputs() {
     let folder = golden_folder();
     let globs = std::env::var("PTSBENCH_ZOO_ARCHS").ok();
-    let selection = select(&stems(&folder), globs.as_deref(), |stem| {
-        stem == inception::NAME || catalog::find(stem).is_ok()
-    });
+    let selection = select(&stems(&folder), globs.as_deref(), known);
     let selection = selection
         .unwrap_or_else(|failures| panic!("{}: {}", folder.display(), failures.join("; ")));
 

@@ -170,6 +170,15 @@ const CIFAR10: Preprocess = Preprocess {
     std: [0.2023, 0.1994, 0.2010],
 };
 
+/// Stable Diffusion's images, whose latents are an eighth as wide: as diffusers' example of training prepares them.
+const DIFFUSION: Preprocess = Preprocess {
+    resize: 512,
+    crop: 512,
+    interpolation: Interpolation::Bilinear,
+    mean: [0.5; 3],
+    std: [0.5; 3],
+};
+
 const TIMM: &str = "timm, results-imagenet.csv, 224 pixels";
 const TORCHVISION: &str = "torchvision, metadata of the weights";
 const CHENYAOFO: &str = "pytorch-cifar-models, CIFAR-10";
@@ -512,6 +521,21 @@ const ORIGINS: &[Origin] = &[
         81.980,
         DEIT,
     ),
+    Origin {
+        model: "sd2_unet",
+        place: Place::Hub {
+            repository: "stabilityai/stable-diffusion-2-base",
+            revision: MAIN,
+        },
+        file: "unet/diffusion_pytorch_model.safetensors",
+        sha256: Digest::Unknown,
+        licence: None,
+        top1: None,
+        preprocess: DIFFUSION,
+        note: Some(
+            "CreativeML Open RAIL++-M, which is no SPDX licence; the repository is not always there",
+        ),
+    },
 ];
 
 #[cfg(test)]
@@ -568,7 +592,10 @@ mod tests {
             }
             let crop = origin.preprocess.crop;
             let spec = crate::catalog::find(name).unwrap();
-            assert_eq!(spec.input, [3, crop, crop], "{name}");
+            match spec.context() {
+                Some(_) => assert_eq!(spec.input, [4, crop / 8, crop / 8], "{name}"),
+                None => assert_eq!(spec.input, [3, crop, crop], "{name}"),
+            }
             assert!(origin.preprocess.resize >= crop, "{name}");
         }
     }

@@ -31,6 +31,9 @@ const DEIT: Weights = Weights::File {
 const PYCLS: Weights = Weights::File {
     source: "timm, pycls_in1k",
 };
+const DIFFUSERS: Weights = Weights::File {
+    source: "diffusers, stable-diffusion-2-base",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
 
 /// All of them.
@@ -639,6 +642,22 @@ pub(super) const ROWS: &[Spec] = {
             16,
             [768, 12, 12],
         ),
+        Spec {
+            name: "sd2_unet",
+            family: "UNet",
+            paper: Some("Stable Diffusion v2"),
+            input: [4, 64, 64],
+            weights: DIFFUSERS,
+            size: Size::UNet(unet::Size {
+                latent: 4,
+                widths: &[320, 640, 1280, 1280],
+                heads: &[5, 10, 20, 20],
+                attends: &[true, true, true, false],
+                depth: 2,
+                groups: 32,
+                context: [77, 1024],
+            }),
+        },
         Spec {
             name: "tiny_vit",
             family: "ViT",

@@ -1,3 +1,4 @@
-//! What diffusion networks need beside themselves.
+//! What diffusion networks share, and what they need beside themselves.
 
+pub mod block;
 pub mod sampler;

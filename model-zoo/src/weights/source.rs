@@ -18,8 +18,9 @@ use super::torch::TorchFile;
 use super::unwrapped::Unwrapped;
 use super::write::{Named, Stored, write_stored};
 
-/// PyTorch's counter of training batches: in every batch norm of a checkpoint, and of no use to us.
-const IGNORED_SUFFIX: &str = "num_batches_tracked";
+/// PyTorch's counter of training batches, in every batch norm of a checkpoint, and the numbers from 0 up that older
+/// checkpoints of text transformers have beside their positions: of no use to us.
+const IGNORED: [&str; 2] = ["num_batches_tracked", "embeddings.position_ids"];
 
 /// What wrappers put before every key: data parallel, trainers, whole checkpoints, compiled models. Those that
 /// [`Unwrapped`] takes off are named for files in which only some keys have them.
@@ -291,7 +292,7 @@ pub(super) fn check<M>(slots: &[Slot], source: &dyn Source) -> Result<(), Weight
     let keys: Vec<String> = source
         .keys()
         .into_iter()
-        .filter(|key| !key.ends_with(IGNORED_SUFFIX))
+        .filter(|key| !IGNORED.iter().any(|end| key.ends_with(end)))
         .collect();
 
     let missing: Vec<String> = slots

@@ -8,7 +8,10 @@ struct FromFile<'a> {
     file: &'a Container,
 }
 
-impl<M: Golds> Visit<M> for FromFile<'_> {
+impl<M> Visit<M> for FromFile<'_>
+where
+    M: Modality + Golds<Input = <M as Modality>::Input, Output = <M as Modality>::Output>,
+{
     type Out = Outcome;
 
     fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> Outcome {
