@@ -16,7 +16,9 @@ pub use names::{Meant, Named, named};
 use crate::misspelt::{did_you_mean, nearest};
 use crate::modality::{Boxes, Classes, ClassesOnly, Noise, VisitAny};
 pub use crate::modality::{OtherModality, Visit};
-use crate::{mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, unet, vgg, vit};
+use crate::{
+    mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, ssd, unet, vgg, vit,
+};
 
 /// One network.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +85,8 @@ enum Size {
     Vgg(vgg::Size),
     Vit(vit::Size),
     RetinaNet(retinanet::Size),
+    Ssd(ssd::Size),
+    SsdLite(ssd::LiteSize),
     UNet(unet::Size),
 }
 
@@ -106,9 +110,10 @@ pub enum CatalogError {
 }
 
 impl Spec {
-    /// Whether it takes images of its own size alone: a transformer has one position for each patch.
+    /// Whether it takes images of its own size alone: a transformer has one position for each patch, and SSD's priors are for
+    /// one size.
     pub fn one_size(&self) -> bool {
-        matches!(self.size, Size::Vit(_))
+        matches!(self.size, Size::Vit(_) | Size::Ssd(_) | Size::SsdLite(_))
     }
 
     /// Whether it takes images of these channels, height and width: its own, or, without positions of patches, any on which
@@ -166,6 +171,8 @@ impl Spec {
             Size::Vgg(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
             Size::Vit(size) => Visit::<Classes>::visit(visitor, self, size.init(device)),
             Size::RetinaNet(size) => Visit::<Boxes>::visit(visitor, self, size.init(device)),
+            Size::Ssd(size) => Visit::<Boxes>::visit(visitor, self, size.init(device)),
+            Size::SsdLite(size) => Visit::<Boxes>::visit(visitor, self, size.init(device)),
             Size::UNet(size) => Visit::<Noise>::visit(visitor, self, size.init(device)),
         }
     }
@@ -387,6 +394,8 @@ mod tests {
             ("vit_base_patch16_224", attention(12, 197, 768), "17.564"),
             ("vit_base_patch32_224", attention(12, 50, 768), "4.409"),
             ("vit_large_patch16_224", attention(24, 197, 1024), "61.555"),
+            // Printed as 151.54; on an image of 800 x 800.
+            ("retinanet_resnet50_fpn_coco", 0, "151.540"),
         ] {
             let macs = find(model).unwrap().counts().macs + inside_attention;
             assert_eq!(format!("{:.3}", macs as f64 / 1e9), printed, "{model}");

@@ -351,6 +351,7 @@ mod tests {
             "micro_vgg9_bn",
             "tiny_vit",
             "tiny_retinanet",
+            "tiny_mobilenetv2_ssd_lite",
             "tiny_unet",
         ] {
             let spec = catalog::find(name).expect("in the catalog");

@@ -1,13 +1,13 @@
 //! The inverted residual block of MobileNetV2 (arXiv 1801.04381) and MobileNetV3 (arXiv 1905.02244), and its names in
-//! timm's and torchvision's checkpoints.
+//! timm's, torchvision's and pytorch-ssd's checkpoints.
 //!
-//! The networks themselves are in `mobilenet_v2` and `mobilenet_v3`.
+//! The networks themselves are in `mobilenet_v2`, `mobilenet_v3` and `ssd`.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, global_average};
-use crate::unit::{Grain, Tap, Unit};
+use crate::unit::{Fixed, Grain, Tap, Unit};
 
 /// Shape of an [`InvertedResidual`].
 #[derive(Debug, Clone)]
@@ -94,11 +94,39 @@ impl Unit<Tensor<4>> for InvertedResidual {
     const GRAIN: Grain = Grain::Block;
 
     fn run<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
-        let mut y = match &self.conv_pw {
-            Some(conv_pw) => tap.unit("conv_pw", conv_pw, x.clone()),
-            None => x.clone(),
-        };
-        y = tap.unit("conv_dw", &self.conv_dw, y);
+        let expanded = self.expand(x.clone(), tap);
+        self.project(x, expanded, tap)
+    }
+}
+
+/// Beside a block's input: the expansion is wanted too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expansion;
+
+impl Unit<(Tensor<4>, Fixed<Expansion>)> for InvertedResidual {
+    /// The expansion, and the block's output.
+    type Out = (Tensor<4>, Tensor<4>);
+    const GRAIN: Grain = Grain::Block;
+
+    fn run<T: Tap>(&self, (x, _): (Tensor<4>, Fixed<Expansion>), tap: &mut T) -> Self::Out {
+        let expanded = self.expand(x.clone(), tap);
+        let output = self.project(x, expanded.clone(), tap);
+        (expanded, output)
+    }
+}
+
+impl InvertedResidual {
+    /// What the depthwise convolution works on.
+    fn expand<T: Tap>(&self, x: Tensor<4>, tap: &mut T) -> Tensor<4> {
+        match &self.conv_pw {
+            Some(conv_pw) => tap.unit("conv_pw", conv_pw, x),
+            None => x,
+        }
+    }
+
+    /// The block's output, from its input and that.
+    fn project<T: Tap>(&self, x: Tensor<4>, expanded: Tensor<4>, tap: &mut T) -> Tensor<4> {
+        let mut y = tap.unit("conv_dw", &self.conv_dw, expanded);
         if let Some(se) = &self.se {
             let mut gate = global_average(y.clone());
             gate = tap.unit("se.conv_reduce", &se.conv_reduce, gate);
@@ -111,10 +139,8 @@ impl Unit<Tensor<4>> for InvertedResidual {
         }
         y
     }
-}
 
-impl InvertedResidual {
-    fn fold(self) -> Self {
+    pub(crate) fn fold(self) -> Self {
         Self {
             conv_pw: self.conv_pw.map(ConvNormAct::fold),
             conv_dw: self.conv_dw.fold(),
@@ -125,7 +151,7 @@ impl InvertedResidual {
     }
 
     /// The checkpoint's key of what is called `part` below this block, which is called `block` there.
-    fn key(&self, keys: Keys, block: &str, part: &[&str]) -> String {
+    pub(crate) fn key(&self, keys: Keys, block: &str, part: &[&str]) -> String {
         let [unit, rest @ ..] = part else {
             return block.to_owned();
         };
@@ -167,6 +193,11 @@ impl InvertedResidual {
             Keys::TorchvisionV3 => {
                 ConvNormKeys::numbered(&format!("{block}.block.{place}")).key(rest)
             }
+            Keys::PytorchSsd => ConvNormKeys::beside(
+                &format!("{block}.conv.{}", 3 * place),
+                &format!("{block}.conv.{}", 3 * place + 1),
+            )
+            .key(rest),
         }
     }
 }
@@ -180,6 +211,8 @@ pub(crate) enum Keys {
     TorchvisionV2,
     /// torchvision's of MobileNetV3: `features.2.block.0.0`, `features.2.block.0.1`.
     TorchvisionV3,
+    /// pytorch-ssd's of MobileNetV2: `base_net.2.conv.0`, `base_net.2.conv.1`; activations count.
+    PytorchSsd,
 }
 
 /// Runs stages of blocks, announced as `blocks.<stage>.<place>`.

@@ -306,6 +306,15 @@ pub(crate) fn global_average(x: Tensor<4>) -> Tensor<4> {
     adaptive_avg_pool2d(x, [1, 1])
 }
 
+/// What a convolution predicts in `values` channels for each anchor: [N, anchors, `values`], by row, column and shape of the
+/// anchor.
+pub(crate) fn by_anchor(y: Tensor<4>, values: usize) -> Tensor<3> {
+    let [images, channels, height, width] = y.dims();
+    y.reshape([images, channels / values, values, height, width])
+        .permute([0, 3, 4, 1, 2])
+        .reshape([images, height * width * channels / values, values])
+}
+
 /// The nearest values of an image of another size.
 pub(crate) fn nearest(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size(size);

@@ -29,6 +29,7 @@ pub mod regnet;
 pub mod resnet;
 pub mod retinanet;
 pub mod shufflenet_v2;
+pub mod ssd;
 pub mod tap;
 pub mod tokenizer;
 pub mod unet;

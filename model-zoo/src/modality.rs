@@ -43,7 +43,7 @@ pub struct Boxes;
 impl Modality for Boxes {
     /// Images of any sizes, padded to one.
     type Input = Padded;
-    /// For each level of the pyramid, fine to coarse, and each anchor on it: the classes' logits, [N, anchors, classes],
+    /// For each level of the pyramid (each map of SSD), fine to coarse, and each anchor on it: the classes' logits, [N, anchors, classes],
     /// and the four offsets from the anchor, [N, anchors, 4].
     type Output = Vec<(Tensor<3>, Tensor<3>)>;
     const DOES: &'static str = "finds boxes";

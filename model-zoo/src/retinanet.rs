@@ -6,18 +6,19 @@
 //! [`crate::detection`].
 //!
 //! Names are the checkpoint's, but for what is one module here: a convolution with its norm or activation, and a level of
-//! the pyramid (`backbone.fpn.levels.0` for `inner_blocks.0` and `layer_blocks.0`), which [`key`] undoes.
+//! the pyramid (`backbone.fpn.levels.0` for `inner_blocks.0` and `layer_blocks.0`), which [`key`] undoes. torchvision's
+//! published file has older names of levels and towers.
 
 use burn::module::{Initializer, Module};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
-use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, nearest};
+use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, by_anchor, join, nearest};
 use crate::modality::{Boxes, Modality};
 use crate::padded::Padded;
 use crate::resnet::{self, Residual};
-use crate::unit::{Grain, Network, Tap, Unit};
+use crate::unit::{Grain, Layout, Network, Tap, Unit};
 
 /// Convolutions in a tower.
 const TOWER: usize = 4;
@@ -122,7 +123,7 @@ struct BoxHead {
     bbox_reg: Conv2d,
 }
 
-/// A tower and its predictor on one level; [N, anchors, `values`], by row, column and shape of the anchor.
+/// A tower and its predictor on one level.
 fn predict<T: Tap>(
     tower: (&str, &[ConvNormAct]),
     predictor: (&str, &Conv2d),
@@ -135,11 +136,7 @@ fn predict<T: Tap>(
         x = tap.unit(&format!("{path}.conv.{place}"), conv, x);
     }
     let (name, conv) = predictor;
-    let y = tap.unit(&format!("{path}.{name}"), conv, x);
-    let [images, channels, height, width] = y.dims();
-    y.reshape([images, channels / values, values, height, width])
-        .permute([0, 3, 4, 1, 2])
-        .reshape([images, height * width * channels / values, values])
+    by_anchor(tap.unit(&format!("{path}.{name}"), conv, x), values)
 }
 
 impl Size {
@@ -274,6 +271,10 @@ impl Network for RetinaNet {
         key(path)
     }
 
+    fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
+        (layout == Layout::TorchvisionFirst).then(|| first_key(path))
+    }
+
     fn fold(mut self) -> Self {
         let fold = |blocks: Vec<Residual>| blocks.into_iter().map(Residual::fold).collect();
         let body = self.backbone.body;
@@ -303,11 +304,32 @@ pub fn key(path: &str) -> String {
             level,
             part @ ("inner" | "layer"),
             rest @ ..,
-        ] => crate::layer::join(&format!("backbone.fpn.{part}_blocks.{level}.0"), rest),
+        ] => join(&format!("backbone.fpn.{part}_blocks.{level}.0"), rest),
         ["head", head, "conv", place, "conv", rest @ ..] => {
-            crate::layer::join(&format!("head.{head}.conv.{place}.0"), rest)
+            join(&format!("head.{head}.conv.{place}.0"), rest)
         }
         _ => path.to_owned(),
+    }
+}
+
+/// The name in torchvision's published file: a level's convolutions have no number of their own, and a tower's are
+/// counted with the ReLU behind each (`conv.2` for `conv.1.0`).
+fn first_key(path: &str) -> String {
+    let names: Vec<&str> = path.split('.').collect();
+    match names.as_slice() {
+        [
+            "backbone",
+            "fpn",
+            "levels",
+            level,
+            part @ ("inner" | "layer"),
+            rest @ ..,
+        ] => join(&format!("backbone.fpn.{part}_blocks.{level}"), rest),
+        ["head", head, "conv", place, "conv", rest @ ..] => match place.parse::<usize>() {
+            Ok(place) => join(&format!("head.{head}.conv.{}", 2 * place), rest),
+            Err(_) => key(path),
+        },
+        _ => key(path),
     }
 }
 
@@ -344,6 +366,23 @@ mod tests {
             ),
         ] {
             assert_eq!(key(path), expected);
+        }
+        for (path, expected) in [
+            ("backbone.body.conv1.norm.gamma", "backbone.body.bn1.weight"),
+            (
+                "backbone.fpn.levels.2.inner.weight",
+                "backbone.fpn.inner_blocks.2.weight",
+            ),
+            (
+                "head.regression_head.conv.3.conv.bias",
+                "head.regression_head.conv.6.bias",
+            ),
+            (
+                "head.classification_head.cls_logits.bias",
+                "head.classification_head.cls_logits.bias",
+            ),
+        ] {
+            assert_eq!(first_key(path), expected);
         }
     }
 }

@@ -275,7 +275,7 @@ pub enum Layout {
     Timm,
     /// torchvision's.
     Torchvision,
-    /// torchvision's first one of vision transformers, which its published files still have.
+    /// torchvision's first one of vision transformers and RetinaNet, which its published files still have.
     TorchvisionFirst,
     /// diffusers' first one of autoencoders, which its published files still have.
     DiffusersFirst,

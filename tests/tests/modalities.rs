@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor};
 use kernels::Precision;
 use kernels::plan::KernelPolicy;
@@ -260,6 +261,45 @@ fn a_shared_head_is_fitted_on_all_levels() {
             }
             assert!(worst < before.iter().copied().fold(0.0, f64::max));
         }
+    }
+}
+
+/// A network whose random weights keep the size of what passes them: in a deep one nothing would arrive otherwise.
+struct Louder(Reconstruct);
+
+impl<M: Modality> Visit<M> for Louder {
+    type Out = Vec<Fitted>;
+
+    fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Vec<Fitted> {
+        struct Gain;
+        impl ModuleMapper for Gain {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                // Burn draws with a variance of a third over the inputs; ReLU wants two over them.
+                let gain = if D == 4 { 6f64.sqrt() } else { 1.0 };
+                param.map(|value| value.mul_scalar(gain))
+            }
+        }
+        self.0.visit(spec, network.map(&mut Gain))
+    }
+}
+
+#[test]
+fn a_block_is_fitted_on_its_expansion_too_where_a_header_looks_at_it() {
+    let device = Device::flex();
+    let _alone = drawing(&device);
+    let spec = catalog::find("tiny_mobilenetv2_ssd_lite").unwrap();
+    let look = &["blocks.13", "classification_headers.0"];
+    let found = spec.open(&device, Louder(Reconstruct(look)));
+    let (units, losses) = &found[2];
+    assert_eq!(losses.len(), look.len());
+    assert!(
+        units
+            .iter()
+            .all(|unit| !unit.path.starts_with("blocks.13."))
+    );
+    for [before, after] in losses {
+        assert_eq!((before.len(), after.len()), (1, 1));
+        assert!(after[0] < before[0], "{after:?} after, {before:?} before");
     }
 }
 
@@ -562,6 +602,7 @@ fn the_images_of_a_task_are_for_networks_of_one_kind() {
     };
     for (model, does) in [
         ("tiny_retinanet", "finds boxes"),
+        ("tiny_mobilenetv2_ssd_lite", "finds boxes"),
         ("tiny_unet", "predicts noise"),
     ] {
         let file = folder.path().join(format!("{model}.safetensors"));

@@ -236,6 +236,15 @@ fn value_of_stage<'a, N: Network>(
         .or_else(|| keyed(&format!("{stage}.0")))
 }
 
+/// RetinaNet's name of an output that SSD's reference calls otherwise.
+fn ours(output: &str) -> &str {
+    match output {
+        "confidences" => "cls_logits",
+        "locations" => "bbox_regression",
+        other => other,
+    }
+}
+
 /// What one network's check has found.
 #[derive(Default)]
 struct Outcome {
@@ -596,7 +605,7 @@ impl Check<'_> {
             // Inception and the classifiers have one output, whatever it is called.
             if case.outputs.len() > 1 {
                 let what = format!("{}: name of an output", case.name);
-                outcome.expect(&what, *found, output.name.as_str());
+                outcome.expect(&what, *found, ours(&output.name));
             }
             let name = format!("{}.{}", case.name, output.name);
             outcome.expect(&format!("{name}: shape"), shape, &output.shape);

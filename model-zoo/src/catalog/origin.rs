@@ -24,8 +24,8 @@ pub struct Origin {
     pub licence: Option<&'static str>,
     /// Published top-1 accuracy in percent, and whose figure it is.
     pub top1: Option<(f64, &'static str)>,
-    /// How an image becomes an input.
-    pub preprocess: Preprocess,
+    /// How an image becomes an input; none of a detector's or a generator's, whose task says it.
+    pub preprocess: Option<Preprocess>,
     /// What a user should know.
     pub note: Option<&'static str>,
 }
@@ -170,15 +170,6 @@ const CIFAR10: Preprocess = Preprocess {
     std: [0.2023, 0.1994, 0.2010],
 };
 
-/// Stable Diffusion's images, whose latents are an eighth as wide: as diffusers' example of training prepares them.
-const DIFFUSION: Preprocess = Preprocess {
-    resize: 512,
-    crop: 512,
-    interpolation: Interpolation::Bilinear,
-    mean: [0.5; 3],
-    std: [0.5; 3],
-};
-
 const TIMM: &str = "timm, results-imagenet.csv, 224 pixels";
 const TORCHVISION: &str = "torchvision, metadata of the weights";
 const CHENYAOFO: &str = "pytorch-cifar-models, CIFAR-10";
@@ -203,7 +194,7 @@ const fn hub(
         sha256: Digest::Unknown,
         licence: Some(licence),
         top1: Some((top1, TIMM)),
-        preprocess,
+        preprocess: Some(preprocess),
         note: None,
     }
 }
@@ -240,7 +231,7 @@ const fn torchvision(
         sha256: Digest::Begins(digits),
         licence: Some("BSD-3-Clause"),
         top1: Some((top1, TORCHVISION)),
-        preprocess,
+        preprocess: Some(preprocess),
         note: Some("IMAGENET1K_V1"),
     }
 }
@@ -253,7 +244,7 @@ const fn cifar(model: &'static str, file: &'static str, top1: f64) -> Origin {
         sha256: Digest::Unknown,
         licence: Some("BSD-3-Clause"),
         top1: Some((top1, CHENYAOFO)),
-        preprocess: CIFAR10,
+        preprocess: Some(CIFAR10),
         note: Some(
             "the address is the page of releases; the licence is the repository's; a CIFAR-100 file has another \
              classifier",
@@ -269,7 +260,26 @@ const fn nowhere(model: &'static str, preprocess: Preprocess, note: &'static str
         sha256: Digest::Unknown,
         licence: None,
         top1: None,
-        preprocess,
+        preprocess: Some(preprocess),
+        note: Some(note),
+    }
+}
+
+/// A file of a detector at an address. Its accuracy is no top-1.
+const fn detector(
+    model: &'static str,
+    address: &'static str,
+    file: &'static str,
+    note: &'static str,
+) -> Origin {
+    Origin {
+        model,
+        place: Place::Web(address),
+        file,
+        sha256: Digest::Unknown,
+        licence: None,
+        top1: None,
+        preprocess: None,
         note: Some(note),
     }
 }
@@ -287,6 +297,8 @@ const NO_V3_140: &str =
 const NO_V3_075: &str =
     "no public weights of this definition; TensorFlow's are `tf_mobilenetv3_large_075`";
 const NO_V3_TV: &str = "torchvision publishes width 1.0 only";
+const NO_RETINANET: &str =
+    "no public weights in these keys; mmdetection's RetinaNet has another pyramid";
 
 /// In the catalog's order.
 const ORIGINS: &[Origin] = &[
@@ -531,11 +543,41 @@ const ORIGINS: &[Origin] = &[
         sha256: Digest::Unknown,
         licence: None,
         top1: None,
-        preprocess: DIFFUSION,
+        preprocess: None,
         note: Some(
             "CreativeML Open RAIL++-M, which is no SPDX licence; the repository is not always there",
         ),
     },
+    Origin {
+        place: Place::Nowhere,
+        ..detector("retinanet_resnet18_fpn", "", "", NO_RETINANET)
+    },
+    Origin {
+        sha256: Digest::Begins("eeacb38b"),
+        licence: Some(BSD),
+        ..detector(
+            "retinanet_resnet50_fpn_coco",
+            "https://download.pytorch.org/models/retinanet_resnet50_fpn_coco-eeacb38b.pth",
+            "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+            "COCO_V1: box AP 36.4 on COCO 2017, by torchvision's metadata of the weights",
+        )
+    },
+    Origin {
+        place: Place::Nowhere,
+        ..detector("retinanet_resnet50_fpn", "", "", NO_RETINANET)
+    },
+    detector(
+        "mobilenetv1_ssd",
+        "https://storage.googleapis.com/models-hao/mobilenet-v1-ssd-mp-0_675.pth",
+        "mobilenet-v1-ssd-mp-0_675.pth",
+        "mAP 0.6755 on VOC 2007 (11 points), by the repository qfgaohao/pytorch-ssd",
+    ),
+    detector(
+        "mobilenetv2_ssd_lite",
+        "https://storage.googleapis.com/models-hao/mb2-ssd-lite-mp-0_686.pth",
+        "mb2-ssd-lite-mp-0_686.pth",
+        "mAP 0.6861 on VOC 2007 (11 points), by the repository qfgaohao/pytorch-ssd",
+    ),
 ];
 
 #[cfg(test)]
@@ -590,13 +632,11 @@ mod tests {
                     assert!(origin.file.is_empty() && origin.licence.is_none(), "{name}");
                 }
             }
-            let crop = origin.preprocess.crop;
-            let spec = crate::catalog::find(name).unwrap();
-            match spec.context() {
-                Some(_) => assert_eq!(spec.input, [4, crop / 8, crop / 8], "{name}"),
-                None => assert_eq!(spec.input, [3, crop, crop], "{name}"),
+            if let Some(Preprocess { resize, crop, .. }) = origin.preprocess {
+                let spec = crate::catalog::find(name).unwrap();
+                assert_eq!(spec.input, [3, crop, crop], "{name}");
+                assert!(resize >= crop, "{name}");
             }
-            assert!(origin.preprocess.resize >= crop, "{name}");
         }
     }
 

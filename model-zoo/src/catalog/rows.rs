@@ -4,7 +4,7 @@ use super::{SMALL, Size, Spec, Weights};
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, retinanet, shufflenet_v2, unet, vgg, vit};
+use crate::{regnet, retinanet, shufflenet_v2, ssd, unet, vgg, vit};
 
 const TORCHVISION: Weights = Weights::File {
     source: "torchvision or timm, IMAGENET1K_V1",
@@ -12,7 +12,7 @@ const TORCHVISION: Weights = Weights::File {
 const CHENYAOFO: Weights = Weights::File {
     source: "chenyaofo/pytorch-cifar-models",
 };
-/// A width at which nobody publishes weights in these keys.
+/// A width or a definition of which nobody publishes weights in these keys.
 const UNPUBLISHED: Weights = Weights::File {
     source: "none published in these keys",
 };
@@ -34,7 +34,14 @@ const PYCLS: Weights = Weights::File {
 const DIFFUSERS: Weights = Weights::File {
     source: "diffusers, stable-diffusion-2-base",
 };
+const PYTORCH_SSD: Weights = Weights::File {
+    source: "qfgaohao/pytorch-ssd",
+};
 const IMAGENET: [usize; 3] = [3, 224, 224];
+/// A square of RetinaNet's shorter side, for which torchvision prints multiply-adds. Images are longer, each in its way.
+const COCO: [usize; 3] = [3, 800, 800];
+/// SSD's only size: priors are for maps of it.
+const VOC: [usize; 3] = [3, 300, 300];
 
 /// All of them.
 pub(super) const ROWS: &[Spec] = {
@@ -237,6 +244,28 @@ pub(super) const ROWS: &[Spec] = {
                 depth,
                 heads,
                 classes: 1000,
+            }),
+        }
+    }
+    /// 91 classes: COCO's, with the numbers it does not use and the background.
+    const fn retinanet(
+        name: &'static str,
+        paper: &'static str,
+        weights: Weights,
+        backbone: resnet::Size,
+        epsilon: f64,
+    ) -> Spec {
+        Spec {
+            name,
+            family: "RetinaNet",
+            paper: Some(paper),
+            input: COCO,
+            weights,
+            size: Size::RetinaNet(retinanet::Size {
+                backbone,
+                epsilon,
+                width: 256,
+                classes: 91,
             }),
         }
     }
@@ -673,6 +702,28 @@ pub(super) const ROWS: &[Spec] = {
                 classes: 10,
             }),
         },
+        retinanet(
+            "retinanet_resnet18_fpn",
+            "RetinaNet-R18",
+            UNPUBLISHED,
+            imagenet(Basic, &[2, 2, 2, 2], 0),
+            1e-5,
+        ),
+        // Before its twin: a file shows no epsilon, and the published one means this.
+        retinanet(
+            "retinanet_resnet50_fpn_coco",
+            "RetinaNet-R50",
+            file("torchvision, COCO_V1"),
+            imagenet(Bottleneck, &[3, 4, 6, 3], 0),
+            0.0,
+        ),
+        retinanet(
+            "retinanet_resnet50_fpn",
+            "RetinaNet-R50",
+            UNPUBLISHED,
+            imagenet(Bottleneck, &[3, 4, 6, 3], 0),
+            1e-5,
+        ),
         Spec {
             name: "tiny_retinanet",
             family: "RetinaNet",
@@ -684,6 +735,36 @@ pub(super) const ROWS: &[Spec] = {
                 epsilon: 1e-5,
                 width: 16,
                 classes: 5,
+            }),
+        },
+        Spec {
+            name: "mobilenetv1_ssd",
+            family: "SSD",
+            paper: Some("MobileNetV1 SSD"),
+            input: VOC,
+            weights: PYTORCH_SSD,
+            size: Size::Ssd(ssd::Size { classes: 21 }),
+        },
+        Spec {
+            name: "mobilenetv2_ssd_lite",
+            family: "SSD",
+            paper: Some("MobileNetV2 SSD-Lite"),
+            input: VOC,
+            weights: PYTORCH_SSD,
+            size: Size::SsdLite(ssd::LiteSize {
+                width: 1.0,
+                classes: 21,
+            }),
+        },
+        Spec {
+            name: "tiny_mobilenetv2_ssd_lite",
+            family: "SSD",
+            paper: None,
+            input: VOC,
+            weights: Weights::None,
+            size: Size::SsdLite(ssd::LiteSize {
+                width: 0.25,
+                classes: 4,
             }),
         },
         Spec {

@@ -328,6 +328,33 @@ mod tests {
     }
 
     #[test]
+    fn torchvisions_first_names_of_retinanet_are_read() {
+        struct First;
+        impl<M: Modality> Visit<M> for First {
+            type Out = ();
+            fn visit<N: Of<M>>(self, _: &'static Spec, network: N) {
+                let pair = |(path, _): (String, Vec<usize>)| {
+                    let first = network.key_in(Layout::TorchvisionFirst, &path)?;
+                    Some((network.key(&path), first))
+                };
+                let names: HashMap<_, _> = slots(&network).into_iter().filter_map(pair).collect();
+                let memory = Memory::of(&network).renamed(|key| names[key].clone());
+                for key in [
+                    "head.regression_head.conv.6.bias",
+                    "backbone.fpn.layer_blocks.1.weight",
+                ] {
+                    assert!(memory.0.contains_key(key), "{key}");
+                }
+                let found = recognise(&network, &memory);
+                assert_eq!(found, Some(Layout::TorchvisionFirst));
+                load_network(network, &memory).unwrap();
+            }
+        }
+        let spec = catalog::find("tiny_retinanet").unwrap();
+        spec.open(&Device::flex(), First);
+    }
+
+    #[test]
     fn timms_vgg_is_read() {
         let rename = |key: &str| {
             key.replace("classifier.0", "pre_logits.fc1")

@@ -250,7 +250,6 @@ fn published(model: &str) -> serde_json::Map<String, Value> {
         Digest::Begins(digits) => (None, Some(digits)),
         Digest::Unknown => (None, None),
     };
-    let preprocess = &origin.preprocess;
     let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
     put("repository", json!(repository));
     put("revision", json!(revision));
@@ -266,13 +265,13 @@ fn published(model: &str) -> serde_json::Map<String, Value> {
     put("top1_from", json!(origin.top1.map(|(_, from)| from)));
     put(
         "preprocess",
-        json!({
+        json!(origin.preprocess.map(|preprocess| json!({
             "resize": preprocess.resize,
             "crop": preprocess.crop,
             "interpolation": preprocess.interpolation.to_string(),
             "mean": preprocess.mean.map(as_written),
             "std": preprocess.std.map(as_written),
-        }),
+        }))),
     );
     put("note", json!(origin.note));
     map

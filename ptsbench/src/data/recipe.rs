@@ -185,8 +185,8 @@ impl Recipe {
     /// The recipe of a network's weights: the one published with them or, for networks of the built-in images, the
     /// network's own size and the built-in statistics.
     pub fn of(spec: &Spec) -> Self {
-        match spec.origin() {
-            Some(origin) => Self::from(&origin.preprocess),
+        match spec.origin().and_then(|origin| origin.preprocess.as_ref()) {
+            Some(preprocess) => Self::from(preprocess),
             None => Self {
                 short: spec.input[1],
                 crop: spec.input[1],

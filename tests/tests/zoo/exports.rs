@@ -73,6 +73,7 @@ fn exports_are_the_checkpoint_again() {
         "tiny_shufflenet_v2",
         "tiny_vit",
         "tiny_retinanet",
+        "tiny_mobilenetv2_ssd_lite",
         "tiny_unet",
         "resnet18",
         "mobilenetv2_100",
