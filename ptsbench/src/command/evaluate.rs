@@ -102,7 +102,7 @@ fn open_set(data: &Path) -> anyhow::Result<Set> {
         _ => Set::open(data, None).with_context(|| {
             let data = data.display();
             format!(
-                "--data {data}: give `micro`, or the folder of ImageNet, CIFAR or pictures of your own"
+                "--data {data}: give `micro`, `micro_validation`, or the folder of ImageNet, CIFAR or pictures of your own"
             )
         }),
     }

@@ -37,15 +37,12 @@ const MOST: usize = 5;
 /// Panels beside each other at most.
 const MOST_PANELS: usize = 3;
 
-/// The first allocators that were measured on every network at the rates of the overall metrics, or the first ones of all.
+/// The first allocators: those that were measured on every network at the rates of the overall metrics before others.
 fn shown(suite: &Suite<'_>, most: usize) -> Vec<String> {
-    let all = suite.allocators(false);
     let models = suite.pruned_models();
-    let complete = |name: &&String| models.iter().all(|m| m.relatives(name).is_ok());
-    let mut shown: Vec<String> = all.iter().filter(complete).cloned().collect();
-    if shown.is_empty() {
-        shown = all;
-    }
+    let partial = |name: &String| models.iter().any(|m| m.relatives(name).is_err());
+    let mut shown = suite.allocators(false);
+    shown.sort_by_cached_key(partial);
     shown.truncate(most);
     shown
 }
@@ -332,6 +329,19 @@ fn architectures(suite: &Suite<'_>) -> Option<Figure> {
     }
     let drawn = |panel: &Panel| matches!(&panel.body, Body::Bars(b) if b.rows.iter().any(|r| !r.bars.is_empty()));
     panels.retain(drawn);
+    let has_bars = |style: &Style| {
+        panels.iter().any(|panel| match &panel.body {
+            Body::Bars(bars) => {
+                let mut bars = bars.rows.iter().flat_map(|row| &row.bars);
+                bars.any(|bar| bar.style == *style)
+            }
+            Body::Lines(_) => false,
+        })
+    };
+    let legend = styled(&allocators)
+        .filter(|(_, style)| has_bars(style))
+        .map(|(name, style)| (allocator_name(name), style))
+        .collect();
     (families.len() > 1 && !panels.is_empty()).then(|| Figure {
         id: format!("{}_table5_architectures", suite.id),
         title: "Families of networks under sparsity".to_owned(),
@@ -340,9 +350,7 @@ fn architectures(suite: &Suite<'_>) -> Option<Figure> {
             .to_owned(),
         description: "Horizontal bars, one group per family and one bar per allocator: the overall metrics of Tracks 3 and 4."
             .to_owned(),
-        legend: styled(&allocators)
-            .map(|(name, style)| (allocator_name(name), style))
-            .collect(),
+        legend,
         panels,
     })
 }

@@ -182,7 +182,7 @@ pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
             groups.entry(group).or_default().push(record);
         }
     }
-    let mut beside = fold_asides(&mut groups);
+    let mut beside = beside_kept(&mut groups);
     let all: Vec<Group<'_>> = groups.keys().copied().collect();
     groups
         .iter()
@@ -198,7 +198,7 @@ pub fn suites(records: &[Record]) -> Vec<Suite<'_>> {
 
 /// Takes out the groups of folded norms whose networks are a part of those with norms kept: they belong beside that suite
 /// and are none of their own.
-fn fold_asides<'a>(
+fn beside_kept<'a>(
     groups: &mut BTreeMap<Group<'a>, Vec<&'a Record>>,
 ) -> BTreeMap<Group<'a>, Vec<&'a Record>> {
     let pruned = |records: &[&'a Record]| -> BTreeSet<(&'a str, &'a str)> {
@@ -216,7 +216,9 @@ fn fold_asides<'a>(
         .filter(|(group, _)| group.batch_norm == BatchNorm::Folded)
         .filter(|(group, records)| {
             let (folded, kept) = (pruned(records), groups.get(&kept_of(group)));
-            kept.is_some_and(|kept| {
+            // Reconstructions need the tables of a suite.
+            let plain = records.iter().all(|r| reconstruction(r).is_none());
+            kept.filter(|_| plain).is_some_and(|kept| {
                 let kept = pruned(kept);
                 folded.is_subset(&kept) && folded != kept
             })
@@ -292,6 +294,12 @@ fn reconstruction(record: &Record) -> Option<&Reconstruction> {
     record.cell.sparsity.as_ref()?.reconstruction.as_ref()
 }
 
+/// Which draw of images allocator, criterion or repair looked at.
+fn draw(record: &Record) -> Option<u64> {
+    let sparsity = record.cell.sparsity.as_ref()?;
+    Some(sparsity.calibration.as_ref()?.seed)
+}
+
 fn same(a: f64, b: f64) -> bool {
     (a - b).abs() < SAME_RATE
 }
@@ -360,11 +368,7 @@ impl<'a> Model<'a> {
         let mut by_draw: BTreeMap<Option<u64>, Vec<&'a Record>> = BTreeMap::new();
         for record in self.allocated(allocator, rate) {
             if reconstruction(record).is_none() {
-                let sparsity = record.cell.sparsity.as_ref();
-                let seed = sparsity
-                    .and_then(|s| s.calibration.as_ref())
-                    .map(|c| c.seed);
-                by_draw.entry(seed).or_default().push(record);
+                by_draw.entry(draw(record)).or_default().push(record);
             }
         }
         let what = format!("{}, {allocator} at {} %", self.label, percent(rate));
@@ -380,13 +384,9 @@ impl<'a> Model<'a> {
         let mut by_draw: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
         for &rate in rates {
             for record in self.pruned(allocator, rate)? {
-                let sparsity = record.cell.sparsity.as_ref();
-                let seed = sparsity
-                    .and_then(|s| s.calibration.as_ref())
-                    .map(|c| c.seed);
                 let relative = overall::relative_accuracy(level(record)?, dense)
                     .ok_or_else(|| self.guesses_nothing())?;
-                by_draw.entry(seed).or_default().push(relative);
+                by_draw.entry(draw(record)).or_default().push(relative);
             }
         }
         by_draw.retain(|_, relatives| relatives.len() == rates.len());

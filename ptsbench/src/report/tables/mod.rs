@@ -637,7 +637,21 @@ mod tests {
         assert_eq!(marked.count(), count);
         assert_eq!(cells.rows.len(), records.len());
 
-        // Of all networks, they are a suite of their own.
+        // Once reconstructed, they are a suite of their own.
+        let mut fitted = fixture::records();
+        fitted.retain(|r| r.cell.to_string().contains("seed"));
+        let mut fitted = fitted.remove(0);
+        let sparsity = fitted.cell.sparsity.as_mut().expect("pruned");
+        sparsity.batch_norm = crate::cell::BatchNorm::Folded;
+        let ids = |records: &[Record]| -> Vec<String> {
+            suites(records).iter().map(|s| s.id.clone()).collect()
+        };
+        assert_eq!(ids(&records), ["micro"]);
+        records.push(fixture::rekeyed(fitted));
+        assert_eq!(ids(&records), ["micro_kept", "micro_folded"]);
+        records.pop();
+
+        // Of all networks, they are one too.
         for name in ["micro_resnet14", "micro_resnet20"] {
             for record in fixture::records() {
                 if record.cell.model == name && record.cell.sparsity.is_some() {
@@ -648,8 +662,7 @@ mod tests {
                 }
             }
         }
-        let ids: Vec<String> = suites(&records).iter().map(|s| s.id.clone()).collect();
-        assert_eq!(ids, ["micro_kept", "micro_folded"]);
+        assert_eq!(ids(&records), ["micro_kept", "micro_folded"]);
     }
 
     #[test]
