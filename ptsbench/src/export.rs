@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::graft::read_params;
+use model_zoo::tap::Bare;
 use model_zoo::weights::{self, Slot, Source, Stored, WeightError, from_f32};
 use model_zoo::{Network, Of};
 
@@ -137,7 +138,9 @@ impl<M: Judged> Visit<M> for Export<'_> {
             let mut images = |wanted: &CalibrationCell| {
                 let judge = measure.bench.judge::<M>(spec, measure.cell)?;
                 judge.census(spec, &dense, device)?;
-                Ok(judge.calibration(wanted, device, measure.bench.memory.for_inputs())?)
+                let plain = Bare(measure.cell.precision);
+                let run = |input| dense.run(input, &mut plain.clone());
+                Ok(judge.calibration(&run, wanted, device, measure.bench.memory.for_inputs())?)
             };
             let sparse = measure
                 .dense(spec, &dense, &census, &before, &key)

@@ -246,8 +246,10 @@ impl Measure<'_> {
                 let key = self.cell.key();
                 let subject = self.dense(spec, &dense, &census, &weights, &key);
                 let room = self.bench.memory.for_inputs();
+                let plain = Bare(self.cell.precision);
+                let run = |input| dense.run(input, &mut plain.clone());
                 let mut images =
-                    |wanted: &CalibrationCell| Ok(judge.calibration(wanted, device, room)?);
+                    |wanted: &CalibrationCell| Ok(judge.calibration(&run, wanted, device, room)?);
                 let sparse = subject.sparsify(sparsity, &mut images)?;
                 let chosen = (sparse.allocation, sparse.masks);
                 (sparse.network, Some(chosen), sparse.units, sparse.budget)

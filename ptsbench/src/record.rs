@@ -2,6 +2,8 @@
 //!
 //! Everything outside `timing` and `environment` is a function of the cell alone.
 
+use std::collections::BTreeMap;
+
 use kernels::plan::Path;
 use model_zoo::frozen::Choice;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -59,6 +61,9 @@ pub struct Score {
     pub better: Better,
     /// What the value was made from.
     pub counts: Counts,
+    /// The same results by other metrics, each under its own name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub also: BTreeMap<String, f64>,
 }
 
 impl Score {
@@ -73,6 +78,7 @@ impl Score {
                 total,
                 available,
             },
+            also: BTreeMap::new(),
         }
     }
 }
@@ -82,6 +88,7 @@ impl std::fmt::Display for Score {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.value, &self.counts) {
             (Level::Number(value), Counts::Top1 { .. }) => write!(f, "top-1 {value:.2} %"),
+            (Level::Number(value), _) => write!(f, "{} {value:.2}", self.metric),
             (Level::Collapsed, _) => write!(f, "{}: collapsed", self.metric),
         }
     }
@@ -148,25 +155,51 @@ pub enum Counts {
         /// In the set: less than all of them is a limited run.
         available: u64,
     },
+    /// Images in which objects were sought.
+    Boxes {
+        /// Boxes that the network gave.
+        found: u64,
+        /// Objects on the images that count.
+        objects: u64,
+        /// Evaluated.
+        total: u64,
+        /// In the set.
+        available: u64,
+    },
+    /// Images that were generated.
+    Generated {
+        /// Images they were compared with.
+        reference: u64,
+        /// Generated.
+        total: u64,
+        /// As many as the metric is defined for.
+        available: u64,
+    },
 }
 
 impl Counts {
     /// Samples evaluated.
     pub fn total(&self) -> u64 {
-        let Counts::Top1 { total, .. } = self;
+        let (Counts::Top1 { total, .. }
+        | Counts::Boxes { total, .. }
+        | Counts::Generated { total, .. }) = self;
         *total
     }
 
     /// Samples that the set holds.
     pub fn available(&self) -> u64 {
-        let Counts::Top1 { available, .. } = self;
+        let (Counts::Top1 { available, .. }
+        | Counts::Boxes { available, .. }
+        | Counts::Generated { available, .. }) = self;
         *available
     }
 
-    /// Samples that came out right.
-    pub fn correct(&self) -> u64 {
-        let Counts::Top1 { correct, .. } = self;
-        *correct
+    /// Samples that came out right, where each is right or wrong.
+    pub fn correct(&self) -> Option<u64> {
+        match self {
+            Counts::Top1 { correct, .. } => Some(*correct),
+            Counts::Boxes { .. } | Counts::Generated { .. } => None,
+        }
     }
 }
 

@@ -35,7 +35,12 @@ pub fn batches(images: usize, batch: usize, seed: u64, device: &Device) -> Vec<T
         seed,
         list: None,
     };
-    let batches = Classification::micro().calibration(&wanted, device, u64::MAX);
+    let batches = Classification::micro().calibration(
+        &|_| unreachable!("no input is a network's output"),
+        &wanted,
+        device,
+        u64::MAX,
+    );
     let batches = batches.expect("so many images");
     batches.iter().map(|batch| batch.expect("images")).collect()
 }

@@ -121,7 +121,8 @@ fn cells_have_the_scores_of_the_cpu() {
             .score
             .counts
             .correct()
-            .abs_diff(want.score.counts.correct());
+            .unwrap()
+            .abs_diff(want.score.counts.correct().unwrap());
         println!(
             "{cell}: {} on the CPU, {} on the GPU",
             want.score, got.score

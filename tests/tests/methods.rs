@@ -50,7 +50,7 @@ fn grid(name: &str, rest: &str) -> String {
 }
 
 fn correct(record: &Record) -> u64 {
-    record.score.counts.correct()
+    record.score.counts.correct().unwrap()
 }
 
 #[test]

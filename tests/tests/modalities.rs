@@ -407,6 +407,7 @@ impl<M: Modality> Judge<M> for StandIn<M> {
 
     fn calibration(
         &self,
+        _: &Run<'_, M>,
         _: &CalibrationCell,
         _: &Device,
         _: u64,

@@ -372,7 +372,7 @@ fn a_cell_has_one_record_on_every_path() {
             grid,
         )
     };
-    let correct = |record: &Record| record.score.counts.correct();
+    let correct = |record: &Record| record.score.counts.correct().unwrap();
     let dense = on(PathChoice::Force(Product::Dense));
     assert!(dense.iter().all(|r| r.environment.paths.is_none()));
     for choice in [

@@ -317,10 +317,11 @@ pub fn level(record: &Record) -> Found<f64> {
 /// Whether a classifier's score is not two standard errors above what a guess gives. Its last layer says among how many
 /// classes.
 pub fn is_near_guessing(record: &Record) -> Option<bool> {
+    let correct = record.score.counts.correct()?;
     let classes = *record.layers.last()?.shape.first()?;
     let (chance, images) = (1.0 / classes as f64, record.score.counts.total() as f64);
     let error = (chance * (1.0 - chance) / images).sqrt();
-    let right = record.score.counts.correct() as f64 / images;
+    let right = correct as f64 / images;
     Some(right <= chance + 2.0 * error)
 }
 

@@ -518,7 +518,11 @@ fn a_record_of_schema_1_is_read_as_one_of_this_schema_and_left_as_it_is() {
     let old = |field: &str| value["score"][field].as_u64().unwrap();
     let counts = &record.score.counts;
     assert_eq!(
-        [counts.correct(), counts.total(), counts.available()],
+        [
+            counts.correct().unwrap(),
+            counts.total(),
+            counts.available()
+        ],
         ["correct", "total", "available"].map(old)
     );
     assert_eq!(
@@ -1027,6 +1031,27 @@ fn the_schema_and_the_records_have_the_same_fields() {
         nm: 3,
     });
     records.push(optional);
+    let (total, available) = (100, 1000);
+    for counts in [
+        Counts::Boxes {
+            found: 3,
+            objects: 2,
+            total,
+            available,
+        },
+        Counts::Generated {
+            reference: 50,
+            total,
+            available,
+        },
+    ] {
+        let mut record = bare();
+        record.score.counts = counts;
+        record.score.also.insert("ap50".to_owned(), 12.5);
+        record.cell.task.samples += records.len();
+        record.key = record.cell.key();
+        records.push(record);
+    }
     let mut seen = Default::default();
     for record in &records {
         store.put(record).unwrap();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::judged::{After, Judge, Run, Stint, Tally};
-use super::{Set, TaskError, batch_of, same};
+use super::{Labelled, Set, TaskError, batch_of, same};
 use crate::batches::Batches;
 use crate::cell::CalibrationCell;
 use crate::data::decode::ImageError;
@@ -115,6 +115,11 @@ impl Classification {
         }
     }
 
+    fn images(&self) -> &Labelled {
+        let images = self.set.labelled();
+        images.expect("the tasks that judge classifiers have labelled images")
+    }
+
     /// Channels, height and width of an image.
     fn input(&self) -> [usize; 3] {
         if self.set.kind.built_in() {
@@ -157,7 +162,7 @@ impl Classification {
 
     /// Training images by index, without their labels.
     fn training_images(&self, indices: &[usize], device: &Device) -> Result<Tensor<4>, TaskError> {
-        let training = self.set.training()?;
+        let training = self.images().training()?;
         let images: Result<Vec<Vec<f32>>, ImageError> = indices
             .par_iter()
             .map(|&index| training.input(index, &self.recipe))
@@ -201,6 +206,7 @@ impl Judge<Classes> for Classification {
 
     fn calibration(
         &self,
+        _: &Run<'_, Classes>,
         wanted: &CalibrationCell,
         device: &Device,
         room: u64,
@@ -233,9 +239,10 @@ impl Judge<Classes> for Classification {
             start,
         } = stint;
         let (first, mut hits) = (start.images, start);
+        let images = self.images();
         let left = samples.min(self.set.available()).saturating_sub(first);
         // A picture that cannot be read is an item like another, and does not end the loading.
-        let load = |at| Ok(self.set.input(first + at, &self.recipe));
+        let load = |at| Ok(images.input(first + at, &self.recipe));
         loader::batches(left, batch, load, |start, items| {
             interrupt::check()?;
             let mut values = Vec::new();
@@ -246,7 +253,7 @@ impl Judge<Classes> for Classification {
                 match item {
                     Ok(input) => {
                         values.extend(input);
-                        labels.push(self.set.label_of(first + start + at));
+                        labels.push(images.label_of(first + start + at));
                     }
                     Err(error) => unreadable.push(error),
                 }

@@ -50,8 +50,10 @@ pub trait Judge<M: Modality> {
     ) -> Result<Census, TaskError>;
 
     /// Calibration inputs in batches, once they are seen to be those of the cell; `room` bytes of them are kept in memory.
+    /// `dense` is the network before anything is pruned: some inputs are its own outputs.
     fn calibration(
         &self,
+        dense: &Run<'_, M>,
         wanted: &CalibrationCell,
         device: &Device,
         room: u64,
@@ -180,6 +182,7 @@ impl<M: Modality> Judge<M> for Nobody {
 
     fn calibration(
         &self,
+        _: &Run<'_, M>,
         _: &CalibrationCell,
         _: &Device,
         _: u64,

@@ -6,6 +6,7 @@
 pub mod classify;
 pub mod journal;
 pub mod judged;
+mod labelled;
 mod set;
 pub mod train;
 
@@ -19,6 +20,7 @@ use crate::metric::top_k::TopKError;
 
 use classify::Misfit;
 use judged::OtherKind;
+pub use labelled::Labelled;
 pub use set::{OpenError, Set, Sets};
 
 /// Values in an evaluation batch where nothing else is asked for: 64 images of 224 x 224. It has no influence on any

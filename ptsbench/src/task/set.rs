@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use super::labelled::Labelled;
 use super::{CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, UnknownTask, find};
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
-use crate::data::decode::ImageError;
 use crate::data::error::{DataError, name};
 use crate::data::folder::{self, Form};
 use crate::data::imagenet::{self, Wanted};
 use crate::data::layout::{self, Layout};
-use crate::data::recipe::Recipe;
 use crate::data::source::Source;
 use crate::data::synthetic::{self, MicroSet};
 use crate::seed::Seed;
@@ -57,12 +56,15 @@ pub struct Set {
     pub notes: Vec<String>,
     /// What is unusual.
     pub warnings: Vec<String>,
-    evaluation: Source,
-    /// Where the first, second, ... image to evaluate is in `evaluation`; in place where it is empty.
-    order: Vec<usize>,
-    training: OnceLock<Source>,
-    /// How class folders lie, where the set is of those.
-    form: Option<Form>,
+    /// The images.
+    content: Content,
+}
+
+/// The images of a set, by what is known of them.
+#[derive(Debug)]
+enum Content {
+    /// Each is of one class.
+    Labelled(Labelled),
 }
 
 /// The task that a data set serves, if classifiers are judged by it.
@@ -110,10 +112,7 @@ impl Set {
             split: None,
             notes: Vec::new(),
             warnings: Vec::new(),
-            evaluation: Source::Micro(split),
-            order: Vec::new(),
-            training: OnceLock::from(Source::Micro(MicroSet::TRAIN)),
-            form: None,
+            content: Content::Labelled(Labelled::built_in(split)),
         }
     }
 
@@ -159,14 +158,10 @@ impl Set {
             cifar::Kind::Cifar10 => CIFAR10,
             cifar::Kind::Cifar100 => CIFAR100,
         };
-        let of = Self::of(
-            kind,
-            set.kind.classes().into(),
-            folder,
-            Source::Records(set.test),
-        )?;
+        let images = Labelled::of(Source::Records(set.test), folder)
+            .with_training(Source::Records(set.train));
+        let of = Self::of(kind, set.kind.classes().into(), folder, images)?;
         Ok(Self {
-            training: OnceLock::from(Source::Records(set.train)),
             warnings: set.warnings,
             ..of
         })
@@ -180,8 +175,8 @@ impl Set {
                 "no validation images; add val/ beside train/",
             ));
         }
-        let evaluation = Source::files(set.validation);
-        let of = Self::of(IMAGENET, set.classes.len(), folder, evaluation)?;
+        let images = Labelled::of(Source::files(set.validation), folder);
+        let of = Self::of(IMAGENET, set.classes.len(), folder, images)?;
         Ok(Self {
             warnings: set.warnings,
             ..of
@@ -195,23 +190,21 @@ impl Set {
             let problem = "no pictures to evaluate on; add val/<class>/ beside train/ (or valid, validation, test), or give train/ itself, of which a part is then drawn";
             return Err(DataError::new(folder, problem));
         }
-        let of = Self::of(FOLDER, set.classes.len(), folder, Source::files(evaluation))?;
         let note = set
             .split
             .as_ref()
             .map(|split| format!("{}: neither train/ nor val/, so {split}", folder.display()));
-        let training = match set.split {
-            Some(_) => OnceLock::from(Source::files(std::mem::take(&mut set.train))),
-            None => OnceLock::new(),
-        };
+        let mut images = Labelled::of(Source::files(evaluation), folder).with_form(form);
+        if set.split.is_some() {
+            images = images.with_training(Source::files(std::mem::take(&mut set.train)));
+        }
+        let of = Self::of(FOLDER, set.classes.len(), folder, images)?;
         Ok(Self {
             // A list is its pictures; which names their classes have is part of what is measured, too.
             sha256: of.sha256.as_deref().map(|list| set.sha256(list)),
-            training,
             notes: note.into_iter().collect(),
             split: set.split,
             warnings: set.warnings,
-            form: Some(form),
             ..of
         })
     }
@@ -220,23 +213,17 @@ impl Set {
         kind: &'static Kind,
         classes: usize,
         folder: &Path,
-        evaluation: Source,
+        images: Labelled,
     ) -> Result<Self, DataError> {
-        // Lists on disk are sorted by class, or may be: their first images would be of a few classes alone.
-        let mut order: Vec<usize> = (0..evaluation.len()).collect();
-        Seed(0).stream("evaluation").shuffle(&mut order);
         Ok(Self {
             kind,
             classes,
             folder: Some(folder.to_owned()),
-            sha256: evaluation.sha256(0..evaluation.len())?,
+            sha256: images.sha256()?,
             split: None,
             notes: Vec::new(),
             warnings: Vec::new(),
-            evaluation,
-            order,
-            training: OnceLock::new(),
-            form: None,
+            content: Content::Labelled(images),
         })
     }
 
@@ -260,43 +247,16 @@ impl Set {
 
     /// Images to evaluate on.
     pub fn available(&self) -> usize {
-        self.evaluation.len()
-    }
-
-    fn place(&self, at: usize) -> usize {
-        self.order.get(at).copied().unwrap_or(at)
-    }
-
-    /// The class of an image, by its place in the evaluation's order.
-    pub fn label_of(&self, at: usize) -> usize {
-        self.evaluation.label(self.place(at))
-    }
-
-    /// An image as a network takes it, by its place in the evaluation's order.
-    pub fn input(&self, at: usize, recipe: &Recipe) -> Result<Vec<f32>, ImageError> {
-        self.evaluation.input(self.place(at), recipe)
-    }
-
-    /// The training images, listed when first asked for.
-    pub fn training(&self) -> Result<&Source, DataError> {
-        if let Some(source) = self.training.get() {
-            return Ok(source);
+        match &self.content {
+            Content::Labelled(images) => images.len(),
         }
-        let folder = self.folder.as_deref().unwrap_or(Path::new("."));
-        let (pictures, class) = match self.form {
-            None => {
-                let set = imagenet::read_splits(folder, Wanted::Train)?;
-                (set.train, "WordNet id")
-            }
-            Some(form) => (folder::read(folder, form, Wanted::Train)?.train, "class"),
-        };
-        if pictures.is_empty() {
-            let problem = format!(
-                "no training images, which calibration is drawn from; add train/<{class}>/"
-            );
-            return Err(DataError::new(folder, problem));
+    }
+
+    /// The images, where each is of one class.
+    pub fn labelled(&self) -> Option<&Labelled> {
+        match &self.content {
+            Content::Labelled(images) => Some(images),
         }
-        Ok(self.training.get_or_init(|| Source::files(pictures)))
     }
 
     /// The calibration images of a seed, and SHA-256 of that list (none for the built-in images).
@@ -305,10 +265,14 @@ impl Set {
         images: usize,
         seed: u64,
     ) -> Result<(CalibrationList, Option<String>), OpenError> {
-        let training = self.training()?;
-        let list = CalibrationList::draw(Seed(seed), images, training.len())?;
-        let sha256 = training.sha256(list.indices.iter().copied())?;
-        Ok((list, sha256))
+        match &self.content {
+            Content::Labelled(labelled) => {
+                let training = labelled.training()?;
+                let list = CalibrationList::draw(Seed(seed), images, training.len())?;
+                let sha256 = training.sha256(list.indices.iter().copied())?;
+                Ok((list, sha256))
+            }
+        }
     }
 }
 

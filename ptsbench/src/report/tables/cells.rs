@@ -5,7 +5,7 @@ use indexmap::IndexSet;
 use super::super::suite::{Configuration, Model, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
-use super::{entry, rate_name};
+use super::{NOT_COUNTED, entry, rate_name};
 use crate::cell::{Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
@@ -30,7 +30,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
             let mut entries = describing(model, record);
             entries.extend([
                 entry(&mut table, level(record), 2),
-                Entry::Count(record.score.counts.correct()),
+                correct(&mut table, record),
                 Entry::Count(record.score.counts.total()),
                 Entry::Count(record.cost.weights),
                 Entry::Count(record.cost.zeros),
@@ -44,6 +44,13 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
     table.notes.extend(left_dense_notes(suite));
     table.notes.extend(search_notes(suite));
     table
+}
+
+fn correct(table: &mut Table, record: &Record) -> Entry {
+    match record.score.counts.correct() {
+        Some(correct) => Entry::Count(correct),
+        None => table.missing(NOT_COUNTED),
+    }
 }
 
 /// The columns of what [`describing`] says.

@@ -6,7 +6,7 @@ use super::super::Words;
 use super::super::suite::{Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::cells::{describing, describing_columns, in_order};
-use super::{entry, plural, suite_notes};
+use super::{NOT_COUNTED, entry, plural, suite_notes};
 use crate::cell::Key;
 use crate::record::{Record, Score};
 
@@ -18,8 +18,8 @@ pub fn shipped(
 ) -> Option<Table> {
     let mut columns = describing_columns();
     columns.extend([
-        Column::numbers("Shipped top-1, %"),
-        Column::numbers("Top-1 here, %"),
+        Column::numbers("Shipped score"),
+        Column::numbers("Score here"),
         Column::numbers("Difference, images"),
         Column::words("Key"),
     ]);
@@ -37,17 +37,20 @@ pub fn shipped(
                 continue;
             };
             shared += 1;
-            let (difference, images) =
-                (images(&here.score, &there.score), here.score.counts.total());
-            if difference == 0 && here.score.value == there.score.value {
+            let difference = images(&here.score, &there.score);
+            if difference.unwrap_or_default() == 0 && here.score.value == there.score.value {
                 continue;
             }
-            largest = largest.max((difference.unsigned_abs(), images));
+            let images = here.score.counts.total();
+            largest = largest.max((difference.unwrap_or_default().unsigned_abs(), images));
             let mut entries = describing(model, here);
             entries.extend([
                 entry(&mut table, level(there), 2),
                 entry(&mut table, level(here), 2),
-                Entry::difference(difference as f64, 0),
+                match difference {
+                    Some(difference) => Entry::difference(difference as f64, 0),
+                    None => table.missing(NOT_COUNTED),
+                },
                 Entry::text(here.key.short()),
             ]);
             table.push(begins_group, entries);
@@ -59,6 +62,7 @@ pub fn shipped(
     }
     let standing = match (shared - table.rows.len(), largest) {
         (equal, _) if equal == shared => "all are equal".to_owned(),
+        (equal, (0, _)) => format!("{equal} are equal"),
         (equal, (difference, images)) => format!(
             "{equal} are equal; the largest difference is {} of {images}",
             plural(difference as usize, "image")
@@ -72,10 +76,10 @@ pub fn shipped(
     Some(table)
 }
 
-/// By how many right images one score is above another.
-fn images(score: &Score, other: &Score) -> i64 {
-    let right = |score: &Score| i64::try_from(score.counts.correct()).unwrap_or(i64::MAX);
-    right(score) - right(other)
+/// By how many right images one score is above another, where right ones are counted.
+fn images(score: &Score, other: &Score) -> Option<i64> {
+    let right = |score: &Score| i64::try_from(score.counts.correct()?).ok();
+    Some(right(score)? - right(other)?)
 }
 
 #[cfg(test)]
@@ -93,7 +97,12 @@ mod tests {
     }
 
     fn changed(record: &mut Record, by: i64) {
-        let correct = record.score.counts.correct().saturating_add_signed(by);
+        let correct = record
+            .score
+            .counts
+            .correct()
+            .unwrap()
+            .saturating_add_signed(by);
         record.score = Score::top1(
             correct,
             record.score.counts.total(),

@@ -7,7 +7,7 @@ use model_zoo::catalog::{VARIANTS, Variant};
 use super::super::suite::{Found, Model, Suite, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, allocator_name};
-use super::{entry, rate_name};
+use super::{NOT_COUNTED, entry, rate_name};
 use crate::overall;
 use crate::record::Record;
 use crate::statistics;
@@ -106,7 +106,7 @@ fn mean_and_error(model: &Model<'_>, allocator: &str) -> Found<(f64, f64)> {
     let mut errors = Vec::new();
     for rate in overall::RATES {
         let of_rate = model.pruned(allocator, rate)?;
-        errors.push(error(of_rate[0], dense));
+        errors.push(error(of_rate[0], dense).ok_or(NOT_COUNTED)?);
     }
     // The same images at every rate: their errors go together, and the mean of them is the most that theirs can be.
     let mean = |values: &[f64]| 100.0 * statistics::mean(values).unwrap_or_default();
@@ -114,13 +114,13 @@ fn mean_and_error(model: &Model<'_>, allocator: &str) -> Found<(f64, f64)> {
 }
 
 /// Standard error of `A^s / A`, as if the two had seen different images.
-fn error(sparse: &Record, dense: &Record) -> f64 {
+fn error(sparse: &Record, dense: &Record) -> Option<f64> {
     let share = |record: &Record| {
         let counts = &record.score.counts;
         let images = counts.total().max(1) as f64;
-        let right = counts.correct() as f64 / images;
-        (right, right * (1.0 - right) / images)
+        let right = counts.correct()? as f64 / images;
+        Some((right, right * (1.0 - right) / images))
     };
-    let ((s, of_s), (d, of_d)) = (share(sparse), share(dense));
-    ((of_s + (s / d).powi(2) * of_d) / d.powi(2)).sqrt()
+    let ((s, of_s), (d, of_d)) = (share(sparse)?, share(dense)?);
+    Some(((of_s + (s / d).powi(2) * of_d) / d.powi(2)).sqrt())
 }
