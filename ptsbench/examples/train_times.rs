@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::{Classes, Classifier};
 use ptsbench::data::synthetic::MicroSet;
-use ptsbench::task::train::{Recipe, Training};
+use ptsbench::task::train::{ClassLesson, Recipe, Training};
 use serde_json::json;
 
 /// Steps before those that count.
@@ -45,7 +45,13 @@ impl Visit<Classes> for Time {
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> Self::Out {
         let recipe = Recipe::micro(spec.name);
-        let mut training = Training::start(spec.name, network, recipe, &Device::flex());
+        let mut training = Training::<Classes, _>::start(
+            spec.name,
+            network,
+            recipe,
+            ClassLesson::default(),
+            &Device::flex(),
+        );
         let mut milliseconds = Vec::with_capacity(self.0);
         for step in 0..WARM + self.0 {
             let batch: Vec<usize> = (0..recipe.batch)
@@ -56,7 +62,7 @@ impl Visit<Classes> for Time {
                 MicroSet::TRAIN.labels(&batch),
             );
             let start = Instant::now();
-            (training, ..) = training.step(pixels, &labels, step)?;
+            (training, ..) = training.step((pixels, labels), step)?;
             if step >= WARM {
                 milliseconds.push(1e3 * start.elapsed().as_secs_f64());
             }

@@ -15,7 +15,7 @@ use model_zoo::{Classes, Classifier};
 use crate::data::synthetic::MicroSet;
 use crate::interrupt;
 use crate::store::write_atomic;
-use crate::task::train::{self, Recipe, Training};
+use crate::task::train::{self, ClassLesson, Recipe, Training};
 use crate::{note, outln};
 
 /// Arguments.
@@ -120,17 +120,17 @@ impl Visit<Classes> for Train<'_> {
             .args
             .work
             .join(format!("{name}.checkpoint.safetensors"));
+        let mut lesson = ClassLesson::default();
+        if recipe.transformer.is_some_and(|t| t.distilled) {
+            lesson = lesson.with_teacher(teacher(&self.args.out)?);
+        }
         let mut training = if checkpoint.exists() && !self.args.fresh {
-            let training = Training::resume(name, network, recipe, &device, &checkpoint)?;
+            let training = Training::resume(name, network, recipe, lesson, &device, &checkpoint)?;
             note!("{name}: going on after epoch {}", training.log().len());
             training
         } else {
-            Training::start(name, network, recipe, &device)
+            Training::start(name, network, recipe, lesson, &device)
         };
-
-        if recipe.transformer.is_some_and(|t| t.distilled) {
-            training = training.with_teacher(teacher(&self.args.out)?);
-        }
         while !training.is_done() {
             let start = Instant::now();
             training = training.epoch()?;
@@ -144,8 +144,8 @@ impl Visit<Classes> for Train<'_> {
                     log.epoch,
                     recipe.epochs,
                     log.loss,
-                    log.train_top1,
-                    log.validation_top1.unwrap_or_default()
+                    log.score("train_top1").unwrap_or_default(),
+                    log.score("validation_top1").unwrap_or_default()
                 );
             }
         }
@@ -184,7 +184,7 @@ fn teacher(folder: &Path) -> anyhow::Result<train::Teacher> {
 /// The weights are stored in half precision and loaded again before they are scored: what the file says is what it gives.
 /// This is the one place that reads the test split.
 fn store<N: Classifier>(
-    training: &Training<N>,
+    training: &Training<Classes, N>,
     spec: &'static Spec,
     device: &Device,
     args: &Args,

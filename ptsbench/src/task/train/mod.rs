@@ -7,7 +7,10 @@
 //! On one machine and number of threads, a run that was killed and resumed therefore ends with the same bytes.
 
 mod augment;
+mod boxes;
+mod classes;
 mod init;
+mod lesson;
 mod local;
 mod recipe;
 mod step;
@@ -17,45 +20,34 @@ mod stored;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use model_zoo::Classifier;
+use burn::tensor::{Device, TensorData};
+use model_zoo::Of;
 use model_zoo::graft::{read_params, write_params};
-use model_zoo::tap::Bare;
 use model_zoo::weights::{Container, Named, Source, WeightError, write};
 use serde::{Deserialize, Serialize};
 
-use crate::data::synthetic::{self, CHANNELS, MicroSet, PIXELS, SIDE};
 use crate::interrupt::{self, Interrupted};
-use crate::metric::top_k::{self, TopKError};
+use crate::metric::top_k::TopKError;
 use crate::seed::Seed;
 
-use augment::{View, augmented};
 use step::{AdamW, Descent, State};
 
+pub use classes::{ClassLesson, Teacher, top1};
+pub use lesson::{Batch, Lesson, Taken, Taught};
 pub use recipe::{Recipe, TEACHER, Transformer};
-
-/// Images in an evaluation batch; has no influence on any number.
-const EVALUATION_BATCH: usize = 500;
 
 /// What an epoch came to: a line of the training log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EpochLog {
     /// From 1.
     pub epoch: usize,
     /// Learning rate of its last step.
     pub lr: f64,
-    /// Mean cross-entropy of its steps.
+    /// Mean loss of its steps.
     pub loss: f64,
-    /// Percent of its training images, as augmented, that were classified correctly when their turn came.
-    pub train_top1: f64,
-    /// Percent of the validation split classified correctly at its end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation_top1: Option<f64>,
-    /// Percent of the test split, in logs from before there was a validation split.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test_top1: Option<f64>,
+    /// What was scored, by the split and the metric.
+    #[serde(flatten)]
+    pub scores: BTreeMap<String, f64>,
     /// Wall time, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -101,8 +93,15 @@ pub enum TrainError {
     },
 }
 
+impl EpochLog {
+    /// A score, as "validation_top1".
+    pub fn score(&self, name: &str) -> Option<f64> {
+        self.scores.get(name).copied()
+    }
+}
+
 /// A network in training.
-pub struct Training<N> {
+pub struct Training<M: Taught, N> {
     /// The catalog's name of the network.
     name: String,
     recipe: Recipe,
@@ -114,18 +113,20 @@ pub struct Training<N> {
     /// Second moments, for AdamW.
     square: State,
     log: Vec<EpochLog>,
-    block: Block,
-    teacher: Option<Teacher>,
+    lesson: M::Lesson,
 }
 
-/// A trained network: images to logits.
-pub type Teacher = Box<dyn Fn(Tensor<4>) -> Tensor<2> + Send>;
-
-impl<N: Classifier> Training<N> {
+impl<M: Taught, N: Of<M>> Training<M, N> {
     /// Starts from fresh weights. `network` gives structure and shapes and lives on `device`, which has no tape.
-    pub fn start(name: &str, network: N, recipe: Recipe, device: &Device) -> Self {
-        let block = Block::new(recipe, 1);
-        let network = init::fresh(network, recipe, &block.bytes, device);
+    pub fn start(
+        name: &str,
+        network: N,
+        recipe: Recipe,
+        mut lesson: M::Lesson,
+        device: &Device,
+    ) -> Self {
+        lesson.turn_to(recipe, 1);
+        let network = init::fresh(network, recipe, lesson.bytes(), device);
         Self {
             name: name.to_owned(),
             recipe,
@@ -134,8 +135,7 @@ impl<N: Classifier> Training<N> {
             velocity: HashMap::new(),
             square: HashMap::new(),
             log: Vec::new(),
-            block,
-            teacher: None,
+            lesson,
         }
     }
 
@@ -144,6 +144,7 @@ impl<N: Classifier> Training<N> {
         name: &str,
         network: N,
         recipe: Recipe,
+        lesson: M::Lesson,
         device: &Device,
         checkpoint: &Path,
     ) -> Result<Self, TrainError> {
@@ -210,18 +211,9 @@ impl<N: Classifier> Training<N> {
             network: network.train(),
             velocity,
             square,
-            block: Block::new(recipe, log.len() + 1),
-            teacher: None,
+            lesson,
             log,
         })
-    }
-
-    /// With the network whose answers a distilled recipe asks for.
-    pub fn with_teacher(self, teacher: Teacher) -> Self {
-        Self {
-            teacher: Some(teacher),
-            ..self
-        }
     }
 
     /// Writes all that the next epoch depends on; the file changes at once or not at all.
@@ -282,75 +274,45 @@ impl<N: Classifier> Training<N> {
     pub fn epoch(mut self) -> Result<Self, TrainError> {
         let recipe = self.recipe;
         let epoch = self.log.len() + 1;
-        self.block.turn_to(recipe, epoch);
+        self.lesson.turn_to(recipe, epoch);
         let mut order: Vec<usize> = (0..recipe.images).collect();
         let seed = Seed(recipe.seed);
         seed.stream(&format!("train.order.{epoch}"))
             .shuffle(&mut order);
         let mut augment = seed.stream(&format!("train.augment.{epoch}"));
-        let erasing = recipe.transformer.map_or(0.0, |t| t.erasing);
 
         let (mut losses, mut right) = (0.0, 0);
         for (step, batch) in order.chunks_exact(recipe.batch).enumerate() {
             interrupt::check()?;
-            let views: Vec<View> = batch
-                .iter()
-                .map(|_| View::draw(&mut augment, erasing))
-                .collect();
-            let (bytes, labels) = self.block.pick(batch);
-            let pixels = augmented(&synthetic::normalize(&bytes), &views);
+            let batch = self.lesson.batch(recipe, batch, &mut augment);
             let done = (epoch - 1) * recipe.steps() + step;
-            let (trained, loss, answered) = self.step(pixels, &labels, done)?;
+            let (trained, loss, answered) = self.step(batch, done)?;
             self = trained;
             losses += f64::from(loss);
             right += answered;
         }
 
         let seen = recipe.steps() * recipe.batch;
+        let network = self.network.valid();
+        let scores = self
+            .lesson
+            .validate(&network, right, seen, &self.device.clone().inner())?;
         self.log.push(EpochLog {
             epoch,
             lr: recipe.rate(epoch * recipe.steps() - 1),
             loss: losses / recipe.steps() as f64,
-            train_top1: 100.0 * right as f64 / seen as f64,
-            validation_top1: Some(top1(
-                &self.network.valid(),
-                MicroSet::VALIDATION,
-                &self.device.clone().inner(),
-            )?),
-            test_top1: None,
+            scores,
             seconds: None,
         });
         Ok(self)
     }
 
-    /// One step, the one after `done`: images as augmented, their classes. Gives the loss and how many images were classified
-    /// correctly.
-    pub fn step(
-        mut self,
-        pixels: Vec<f32>,
-        labels: &[u8],
-        done: usize,
-    ) -> Result<(Self, f32, u64), TrainError> {
+    /// One step on a batch, the one after `done`. Gives the loss and how many samples came out right.
+    pub fn step(mut self, batch: Batch<M>, done: usize) -> Result<(Self, f32, u64), TrainError> {
         let recipe = self.recipe;
-        let smoothing = recipe.transformer.map(|t| t.smoothing).filter(|&s| s > 0.0);
-        let criterion = CrossEntropyLossConfig::new()
-            .with_smoothing(smoothing.map(|s| s as f32))
-            .init(&self.device);
-        let pixels = images(pixels, &self.device);
-        let taught = self.teacher.as_ref().map(|teacher| {
-            let answers = teacher(pixels.clone().inner()).argmax(1).squeeze_dim(1);
-            Tensor::<1, Int>::from_inner(answers)
-        });
-        let logits = self.network.run(pixels, &mut Bare::default());
-        let answers = logits.clone().inner();
-        let targets: Vec<i32> = labels.iter().copied().map(i32::from).collect();
-        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &self.device);
-        let mut loss = criterion.forward(logits.clone(), targets);
-        if let Some(taught) = taught {
-            let hard = CrossEntropyLossConfig::new().init(&self.device);
-            loss = (loss + hard.forward(logits, taught)) * 0.5;
-        }
-        let value: f32 = loss.clone().into_scalar();
+        let Taken { loss, value, right } =
+            self.lesson
+                .take(&self.network, recipe, batch, &self.device)?;
         if !value.is_finite() {
             return Err(TrainError::Diverged {
                 epoch: done / recipe.steps() + 1,
@@ -358,9 +320,8 @@ impl<N: Classifier> Training<N> {
                 loss: value,
             });
         }
-        let right = correct(answers, labels)?;
         let (gradients, lr) = (loss.backward(), recipe.rate(done));
-        self.network = match recipe.transformer {
+        self.network = match recipe.beta2() {
             None => self.network.map(&mut Descent {
                 path: Vec::new(),
                 gradients,
@@ -368,7 +329,7 @@ impl<N: Classifier> Training<N> {
                 recipe,
                 lr,
             }),
-            Some(Transformer { beta2, .. }) => self.network.map(&mut AdamW {
+            Some(beta2) => self.network.map(&mut AdamW {
                 path: Vec::new(),
                 gradients,
                 moments: [&mut self.velocity, &mut self.square],
@@ -382,65 +343,6 @@ impl<N: Classifier> Training<N> {
     }
 }
 
-/// The images of an epoch, as bytes: drawing them anew each time took a sixth of a small network's time.
-#[derive(Debug)]
-struct Block {
-    first: usize,
-    bytes: Vec<u8>,
-}
-
-impl Block {
-    fn new(recipe: Recipe, epoch: usize) -> Self {
-        let first = recipe.first(epoch);
-        Self {
-            first,
-            bytes: MicroSet::stream_bytes(first..first + recipe.images),
-        }
-    }
-
-    fn turn_to(&mut self, recipe: Recipe, epoch: usize) {
-        if recipe.first(epoch) != self.first {
-            *self = Self::new(recipe, epoch);
-        }
-    }
-
-    /// Images of the block and their classes.
-    fn pick(&self, indices: &[usize]) -> (Vec<u8>, Vec<u8>) {
-        let pixels = |&index: &usize| &self.bytes[index * PIXELS..][..PIXELS];
-        let bytes = indices.iter().flat_map(pixels).copied().collect();
-        let label = |&index: &usize| MicroSet::TRAIN.label(self.first + index);
-        (bytes, indices.iter().map(label).collect())
-    }
-}
-
-/// Percent of a split that a network off the tape classifies correctly.
-pub fn top1<N: Classifier>(network: &N, set: MicroSet, device: &Device) -> Result<f64, TrainError> {
-    let indices: Vec<usize> = (0..set.len()).collect();
-    let mut right = 0;
-    for batch in indices.chunks(EVALUATION_BATCH) {
-        interrupt::check()?;
-        let logits = network.run(images(set.normalized(batch), device), &mut Bare::default());
-        right += correct(logits, &set.labels(batch))?;
-    }
-    Ok(100.0 * right as f64 / set.len() as f64)
-}
-
-fn correct(logits: Tensor<2>, labels: &[u8]) -> Result<u64, TopKError> {
-    let classes = logits.dims()[1];
-    let labels: Vec<usize> = labels.iter().copied().map(usize::from).collect();
-    top_k::correct(&floats(logits.into_data()), classes, &labels)
-}
-
-/// # Shapes
-/// `[images, 3, 32, 32]`
-fn images(pixels: Vec<f32>, device: &Device) -> Tensor<4> {
-    let count = pixels.len() / PIXELS;
-    Tensor::from_data(
-        TensorData::new(pixels, [count, CHANNELS, SIDE, SIDE]),
-        device,
-    )
-}
-
 fn floats(data: TensorData) -> Vec<f32> {
     data.try_into_vec()
         .expect("the networks here compute in f32")
@@ -452,10 +354,12 @@ fn json(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model_zoo::Classes;
+    use burn::tensor::{Int, Tensor};
     use model_zoo::catalog::{self, Spec, Visit};
+    use model_zoo::{Classes, Classifier};
 
     use super::*;
+    use crate::data::synthetic::{self, MicroSet};
 
     /// Half of a distilled step's loss is against the teacher's answers.
     struct Distil;
@@ -472,7 +376,7 @@ mod tests {
             };
             let pixels = MicroSet::TRAIN.normalized(&(0..20).collect::<Vec<_>>());
             let loss = |labels: &[u8], teacher: Option<u8>| {
-                let mut training = Training::start(spec.name, network.clone(), recipe, &device);
+                let mut lesson = ClassLesson::default();
                 if let Some(answer) = teacher {
                     let answers = move |images: Tensor<4>| {
                         let answers = [usize::from(answer)].repeat(images.dims()[0]);
@@ -486,9 +390,13 @@ mod tests {
                         );
                         answers.one_hot::<2>(synthetic::CLASSES).float()
                     };
-                    training = training.with_teacher(Box::new(answers));
+                    lesson = lesson.with_teacher(Box::new(answers));
                 }
-                let (_, loss, _) = training.step(pixels.clone(), labels, 0).unwrap();
+                let network = network.clone();
+                let training =
+                    Training::<Classes, _>::start(spec.name, network, recipe, lesson, &device);
+                let batch = (pixels.clone(), labels.to_vec());
+                let (_, loss, _) = training.step(batch, 0).unwrap();
                 loss
             };
             let own = MicroSet::TRAIN.labels(&(0..20).collect::<Vec<_>>());
@@ -519,20 +427,27 @@ mod tests {
                 ["first", "whole", "resumed"].map(|name| folder.path().join(name));
             // Weights come from the seed: what the given network holds has no influence.
             let short = self.0;
-            let training = Training::start(spec.name, network.clone(), short, &device);
+            let start = |network| {
+                let lesson = ClassLesson::default();
+                Training::<Classes, _>::start(spec.name, network, short, lesson, &device)
+            };
+            let resume = |network, recipe| {
+                let lesson = ClassLesson::default();
+                Training::<Classes, _>::resume(spec.name, network, recipe, lesson, &device, &first)
+            };
+            let training = start(network.clone());
             let training = training.epoch().unwrap();
             training.checkpoint(&first).unwrap();
             training.epoch().unwrap().checkpoint(&whole).unwrap();
 
-            let other = Training::start(spec.name, network.clone(), short, &device).network();
-            let again = Training::resume(spec.name, other, short, &device, &first).unwrap();
+            let other = start(network.clone()).network();
+            let again = resume(other, short).unwrap();
             assert_eq!(again.log().len(), 1);
             again.epoch().unwrap().checkpoint(&resumed).unwrap();
             assert!(std::fs::read(&whole).unwrap() == std::fs::read(&resumed).unwrap());
 
             let changed = Recipe { seed: 1, ..short };
-            let resumed = Training::resume(spec.name, network, changed, &device, &first);
-            let error = resumed.err().unwrap();
+            let error = resume(network, changed).err().unwrap();
             assert!(error.to_string().contains("its recipe is"), "{error}");
         }
     }

@@ -130,6 +130,11 @@ impl Recipe {
         self.images / self.batch
     }
 
+    /// The decay of AdamW's second moment; none where the optimizer is SGD.
+    pub fn beta2(&self) -> Option<f64> {
+        self.transformer.map(|t| t.beta2)
+    }
+
     /// The first image of an epoch, counted from 1.
     pub fn first(&self, epoch: usize) -> usize {
         (epoch - 1) % self.blocks.unwrap_or(1).max(1) * self.images

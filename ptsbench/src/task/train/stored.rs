@@ -60,7 +60,7 @@ impl Visit<Classes> for Check<'_> {
             .collect();
         assert_eq!(log.len(), Recipe::micro(spec.name).epochs);
         let last = log.last().unwrap();
-        match (last.test_top1, last.validation_top1) {
+        match (last.score("test_top1"), last.score("validation_top1")) {
             (Some(top1), _) => assert_eq!(top1, said),
             // As many images, which training did not see either.
             (None, Some(top1)) => assert!((top1 - said).abs() <= 2.0, "{top1}, not {said}"),
