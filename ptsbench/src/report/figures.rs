@@ -1,7 +1,7 @@
 //! The figures of a suite: what each shows, from records to positions and words.
 
 use super::figure::{Axis, Bar, BarRow, Bars, Body, Figure, Line, Lines, Panel, Reference};
-use super::suite::{Found, Model, Suite, level};
+use super::suite::{Found, Model, Suite, Task, level};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
 use super::{TRACK2, allocator_name};
@@ -16,12 +16,19 @@ const FIGURE3_RATE: f64 = 0.9;
 pub fn figures(suite: &Suite<'_>) -> Vec<Figure> {
     let mut figures = Vec::new();
     figures.extend(layer_rates(suite));
-    figures.extend(loss_over_sizes(suite));
-    figures.extend(architectures(suite));
-    for (family, models) in suite.pruned_families() {
-        figures.extend(top1_over_rates(suite, family, &models));
+    if suite.kind() == Task::Classification {
+        figures.extend(loss_over_sizes(suite));
+        figures.extend(architectures(suite));
     }
-    for allocator in suite.allocators(true) {
+    for (family, models) in suite.pruned_families() {
+        figures.extend(scores_over_rates(suite, family, &models));
+    }
+    // A distance has no scale of its own to be shown on.
+    let reconstructed = match suite.kind() {
+        Task::Generation => Vec::new(),
+        _ => suite.allocators(true),
+    };
+    for allocator in reconstructed {
         let models = suite.reconstructed_models(&allocator);
         for model in &models {
             let several = (models.len() > 1).then_some(model);
@@ -355,18 +362,36 @@ fn architectures(suite: &Suite<'_>) -> Option<Figure> {
     })
 }
 
-/// Top-1 over rates in one family, a panel per network.
-fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Option<Figure> {
+/// What a figure's axis says of a suite's scores, and how a title calls them: a distance is shown beside the dense one's.
+fn shown_as(suite: &Suite<'_>) -> (String, &'static str) {
+    match suite.kind() {
+        Task::Classification => (suite.metric(), "top-1 accuracy"),
+        Task::Detection => (suite.metric(), "average precision"),
+        Task::Generation => (
+            "100 \u{d7} dense/sparse distance".to_owned(),
+            "quality of images",
+        ),
+    }
+}
+
+/// Scores over rates in one family, a panel per network.
+fn scores_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Option<Figure> {
     let allocators = shown(suite, MOST);
+    let (axis, called) = shown_as(suite);
+    let generates = suite.kind() == Task::Generation;
     let mut panels = Vec::new();
     for model in models {
+        let score = |allocator: &str, rate: f64| match generates {
+            true => model.relative(allocator, rate).map(|ratio| 100.0 * ratio),
+            false => model.pruned_level(allocator, rate),
+        };
         let mut lines = Vec::new();
         let mut ticks: Vec<f64> = Vec::new();
         for (allocator, style) in styled(&allocators) {
             let points: Vec<(f64, f64)> = suite
                 .rates(allocator, false)
                 .into_iter()
-                .filter_map(|rate| Some((100.0 * rate, model.pruned_level(allocator, rate).ok()?)))
+                .filter_map(|rate| Some((100.0 * rate, score(allocator, rate).ok()?)))
                 .collect();
             ticks.extend(points.iter().map(|p| p.0));
             if !points.is_empty() {
@@ -382,9 +407,15 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
         let (Some(first), Some(last)) = (ticks.first(), ticks.last()) else {
             continue;
         };
-        let references = model.dense().and_then(level).map(|value| Reference {
-            value,
-            label: format!("dense {value:.1} %"),
+        let references = model.dense().and_then(level).map(|value| match generates {
+            true => Reference {
+                value: 100.0,
+                label: format!("dense, {value:.2}"),
+            },
+            false => Reference {
+                value,
+                label: format!("dense {value:.1} %"),
+            },
         });
         panels.push(Panel {
             title: model.label.clone(),
@@ -395,7 +426,7 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
                     max: last + 3.0,
                     ticks: ticks.iter().map(|t| (*t, format!("{t:.0}"))).collect(),
                 },
-                y: percent_axis("Top-1, %"),
+                y: percent_axis(&axis),
                 lines,
                 references: references.into_iter().collect(),
                 direct_labels: false,
@@ -406,12 +437,20 @@ fn top1_over_rates(suite: &Suite<'_>, family: &str, models: &[&Model<'_>]) -> Op
         .map(|(name, style)| (allocator_name(name), style))
         .collect();
     (!panels.is_empty()).then(|| Figure {
-        id: format!("{}_top1_over_rate_{}", suite.id, family.to_lowercase()),
-        title: format!("{family}: top-1 accuracy as zeros are added"),
+        id: format!(
+            "{}_{}_over_rate_{}",
+            suite.id,
+            match suite.kind() {
+                Task::Classification => "top1",
+                _ => "score",
+            },
+            family.to_lowercase()
+        ),
+        title: format!("{family}: {called} as zeros are added"),
         subtitle: "Without reconstruction".to_owned(),
-        description: "One panel per network: top-1 accuracy over the rate of zeros, a line per allocator, the dense \
-                      accuracy dashed."
-            .to_owned(),
+        description: format!(
+            "One panel per network: {called} over the rate of zeros, a line per allocator, the dense network's dashed."
+        ),
         legend,
         panels,
     })
@@ -428,6 +467,7 @@ fn recovery(suite: &Suite<'_>, allocator: &str, model: &Model<'_>, mark: &str) -
         marker: Marker::Square,
     };
     let dense = model.dense().and_then(level).ok()?;
+    let (axis, called) = shown_as(suite);
     let mut panels = Vec::new();
     for rate in suite.rates(allocator, true) {
         let Ok(before) = model.pruned_level(allocator, rate) else {
@@ -465,7 +505,7 @@ fn recovery(suite: &Suite<'_>, allocator: &str, model: &Model<'_>, mark: &str) -
             panels.push(Panel {
                 title: format!("{} % zeros", super::published::percent(rate)),
                 body: Body::Bars(Bars {
-                    x: percent_axis("Top-1, %"),
+                    x: percent_axis(&axis),
                     rows,
                     references: vec![Reference {
                         value: dense,
@@ -500,9 +540,10 @@ fn recovery(suite: &Suite<'_>, allocator: &str, model: &Model<'_>, mark: &str) -
             model.label,
             allocator_name(allocator)
         ),
-        description: "Horizontal bars, one panel per rate: top-1 accuracy before and after reconstruction for each \
-                      configuration of Table 4, the dense accuracy dashed."
-            .to_owned(),
+        description: format!(
+            "Horizontal bars, one panel per rate: {called} before and after reconstruction for each configuration of \
+             Table 4, the dense network's dashed."
+        ),
         legend: vec![("Pruned".to_owned(), before_style), ("Pruned and reconstructed".to_owned(), after_style)],
         panels,
     })

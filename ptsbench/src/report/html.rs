@@ -125,7 +125,7 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
             Column::numbers("Prunable weights"),
             Column::numbers("Parameters"),
             Column::numbers("Multiply-adds"),
-            Column::numbers("Dense top-1, %"),
+            Column::numbers(format!("Dense: {}", suite.metric())),
             Column::numbers("Pruned cells"),
             Column::numbers("Reconstructed cells"),
         ],
@@ -136,7 +136,7 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
             *cells.entry(sparsity.reconstruction.is_some()).or_default() += 1;
         }
         let count = |reconstructed| Entry::Count(cells.get(&reconstructed).copied().unwrap_or(0));
-        let (top1, parameters, macs) = match model.dense() {
+        let (score, parameters, macs) = match model.dense() {
             Ok(dense) => (
                 match suite::level(dense) {
                     Ok(value) => Entry::number(value, 2),
@@ -157,7 +157,7 @@ fn overview(suite: &suite::Suite<'_>) -> Table {
                 Entry::Count(model.weights),
                 parameters,
                 macs,
-                top1,
+                score,
                 count(false),
                 count(true),
             ],

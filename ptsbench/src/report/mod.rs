@@ -113,7 +113,7 @@ pub struct Words {
 impl Words {
     /// The sentences under a table of this task; the procedural set never goes without its warning.
     fn notes(&self, task: &str) -> Vec<String> {
-        if self.notes.is_empty() && task == "micro" {
+        if self.notes.is_empty() && task.starts_with("micro") {
             return vec![
                 "The data are procedural: levels are not comparable with the paper, orders may be."
                     .to_owned(),
@@ -172,14 +172,12 @@ pub fn tables(
     let published = published::published()?;
     let suites = suite::suites(records);
     let shipped: BTreeMap<&Key, &Record> = shipped.iter().map(|r| (&r.key, r)).collect();
-    Ok(suites
-        .iter()
-        .flat_map(|s| {
-            let mut tables = tables::tables(s, &published, words);
-            tables.extend(tables::shipped(s, &shipped, words));
-            tables
-        })
-        .collect())
+    let mut all = tables::across(&suites, &published, words);
+    for suite in &suites {
+        all.extend(tables::tables(suite, &published, words));
+        all.extend(tables::shipped(suite, &shipped, words));
+    }
+    Ok(all)
 }
 
 /// All figures of all suites.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::ReportError;
+use super::suite::Task;
 
 /// Tables 2-7 of arXiv 2412.07268.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +44,17 @@ pub struct MethodRow {
     /// Generation.
     #[serde(rename = "gen")]
     pub generation: TaskBlock,
+}
+
+impl MethodRow {
+    /// The values of a task.
+    pub fn block(&self, task: Task) -> &TaskBlock {
+        match task {
+            Task::Classification => &self.cls,
+            Task::Detection => &self.det,
+            Task::Generation => &self.generation,
+        }
+    }
 }
 
 /// A method's values in one task.
@@ -157,6 +169,11 @@ impl Published {
     /// A row of Table 4.
     pub fn reconstruction(&self, method: &str) -> Option<&MethodRow> {
         self.reconstruction.iter().find(|row| row.method == method)
+    }
+
+    /// A row of Table 6.
+    pub fn task(&self, task: Task) -> Option<&TaskRow> {
+        self.tasks.iter().find(|row| row.task == task.name())
     }
 
     /// A row of Table 5.

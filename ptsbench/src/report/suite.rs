@@ -11,7 +11,7 @@ use model_zoo::catalog;
 use super::published::percent;
 use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCell};
 use crate::overall;
-use crate::record::Record;
+use crate::record::{Counts, Level, Record, Score};
 use crate::statistics::{self, Deviation};
 use model_zoo::Grain;
 
@@ -77,6 +77,79 @@ impl Configuration {
     }
 }
 
+/// The paper's tasks, told by what a score is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Task {
+    /// Images to classes.
+    Classification,
+    /// Images to boxes.
+    Detection,
+    /// Noise to images.
+    Generation,
+}
+
+impl Task {
+    /// All of them, in the paper's order.
+    pub const ALL: [Self; 3] = [Self::Classification, Self::Detection, Self::Generation];
+
+    /// Of a record.
+    pub fn of(record: &Record) -> Self {
+        match record.score.counts {
+            Counts::Top1 { .. } => Self::Classification,
+            Counts::Boxes { .. } => Self::Detection,
+            Counts::Generated { .. } => Self::Generation,
+        }
+    }
+
+    /// As the paper has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classification => "CLS",
+            Self::Detection => "DET",
+            Self::Generation => "GEN",
+        }
+    }
+
+    /// What Tables 2, 5 and 6 show of it.
+    pub fn ratio(self) -> &'static str {
+        match self {
+            Self::Classification => "relative accuracy",
+            Self::Detection => "relative average precision",
+            Self::Generation => "relative distance",
+        }
+    }
+
+    /// Its formula.
+    pub fn formula(self) -> &'static str {
+        match self {
+            Self::Classification | Self::Detection => "100 \u{d7} sparse/dense",
+            Self::Generation => "100 \u{d7} dense/sparse, at most 100",
+        }
+    }
+
+    /// The relative performance of a sparse network.
+    fn relative(self, sparse: f64, dense: f64) -> Option<f64> {
+        match self {
+            Self::Classification | Self::Detection => overall::relative_accuracy(sparse, dense),
+            Self::Generation => Some(overall::relative_fid(sparse, dense)),
+        }
+    }
+}
+
+/// How a table's head calls a metric.
+pub fn metric(score: &Score) -> String {
+    match score.metric.as_str() {
+        "top1" => "Top-1, %".to_owned(),
+        "map11" => "mAP (11 points), %".to_owned(),
+        "ap" => "AP, %".to_owned(),
+        "fid" => "FID".to_owned(),
+        other => match other.strip_prefix("fd_") {
+            Some(features) => format!("Fr\u{e9}chet distance, {features}"),
+            None => other.to_owned(),
+        },
+    }
+}
+
 /// A network with its records.
 #[derive(Debug, Clone)]
 pub struct Model<'a> {
@@ -84,6 +157,8 @@ pub struct Model<'a> {
     pub label: String,
     /// The catalog's name of its family; its own name where the catalog lacks it.
     pub family: &'a str,
+    /// What it does.
+    pub task: Task,
     /// Prunable weights.
     pub weights: u64,
     /// Whether it is no size of its family ([`catalog::Spec::stands_aside`]).
@@ -257,6 +332,7 @@ fn models<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
                 family: catalog::find(name).map_or(name, |spec| spec.family),
                 aside: catalog::find(name).is_ok_and(|spec| spec.stands_aside()),
                 again: false,
+                task: Task::of(records[0]),
                 weights: records[0].cost.weights,
                 records,
             }
@@ -302,6 +378,14 @@ fn draw(record: &Record) -> Option<u64> {
 
 fn same(a: f64, b: f64) -> bool {
     (a - b).abs() < SAME_RATE
+}
+
+/// The score of a record as metrics take it: the distance of a generator whose images are no numbers is infinite.
+pub fn value(record: &Record) -> Found<f64> {
+    match (Task::of(record), record.score.value) {
+        (Task::Generation, Level::Collapsed) => Ok(f64::INFINITY),
+        _ => level(record),
+    }
 }
 
 /// The number of a record's score; a collapsed network has none.
@@ -385,8 +469,8 @@ impl<'a> Model<'a> {
         let mut by_draw: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
         for &rate in rates {
             for record in self.pruned(allocator, rate)? {
-                let relative = overall::relative_accuracy(level(record)?, dense)
-                    .ok_or_else(|| self.guesses_nothing())?;
+                let relative = self.task.relative(value(record)?, dense);
+                let relative = relative.ok_or_else(|| self.guesses_nothing())?;
                 by_draw.entry(draw(record)).or_default().push(relative);
             }
         }
@@ -395,7 +479,7 @@ impl<'a> Model<'a> {
     }
 
     fn guesses_nothing(&self) -> String {
-        format!("{} has a dense accuracy of 0.", self.label)
+        format!("{} has a dense score of 0.", self.label)
     }
 
     /// Whether it was pruned by this allocator and not reconstructed.
@@ -407,7 +491,7 @@ impl<'a> Model<'a> {
 
     /// The mean score over those.
     pub fn pruned_level(&self, allocator: &str, rate: f64) -> Found<f64> {
-        let levels = self.pruned(allocator, rate)?.into_iter().map(level);
+        let levels = self.pruned(allocator, rate)?.into_iter().map(value);
         let levels: Vec<f64> = levels.collect::<Found<_>>()?;
         statistics::mean(&levels).ok_or_else(|| format!("No record of {}.", self.label))
     }
@@ -447,11 +531,11 @@ impl<'a> Model<'a> {
         })
     }
 
-    /// Relative accuracy `A^s / A` of the pruned network, its mean over draws.
+    /// Relative performance of the pruned network, its mean over draws.
     pub fn relative(&self, allocator: &str, rate: f64) -> Found<f64> {
-        let dense = level(self.dense()?)?;
-        overall::relative_accuracy(self.pruned_level(allocator, rate)?, dense)
-            .ok_or_else(|| self.guesses_nothing())
+        let of_rate = self.draws(allocator, &[rate])?;
+        let relatives: Vec<f64> = of_rate.into_values().flatten().collect();
+        statistics::mean(&relatives).ok_or_else(|| format!("No record of {}.", self.label))
     }
 
     /// Relative accuracies over the rates of the overall metrics.
@@ -464,6 +548,18 @@ impl<'a> Model<'a> {
 }
 
 impl Suite<'_> {
+    /// What its networks do.
+    pub fn kind(&self) -> Task {
+        let first = self.models.first();
+        first.map_or(Task::Classification, |model| model.task)
+    }
+
+    /// How a table's head calls its metric.
+    pub fn metric(&self) -> String {
+        let first = self.models.iter().find_map(|model| model.records.first());
+        first.map_or_else(String::new, |record| metric(&record.score))
+    }
+
     /// The sizes of families that have a record pruned and not reconstructed.
     pub fn pruned_models(&self) -> Vec<&Model<'_>> {
         self.models

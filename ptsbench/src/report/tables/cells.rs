@@ -14,7 +14,7 @@ use crate::record::Record;
 pub(super) fn cells(suite: &Suite<'_>) -> Table {
     let mut columns = describing_columns();
     columns.extend([
-        Column::numbers("Top-1, %"),
+        Column::numbers(suite.metric()),
         Column::numbers("Correct"),
         Column::numbers("Images"),
         Column::numbers("Prunable weights"),

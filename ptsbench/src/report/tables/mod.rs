@@ -5,10 +5,11 @@
 
 use super::Words;
 use super::published::{MethodRow, Published, percent};
-use super::suite::{Found, Measured, Model, Suite};
+use super::suite::{Found, Measured, Model, Suite, Task};
 use super::table::{Column, Entry, Row, Table};
 use crate::statistics::mean;
 
+mod across;
 mod cells;
 mod norms;
 mod rankings;
@@ -18,6 +19,7 @@ mod track2;
 mod track4;
 mod variants;
 
+pub use across::across;
 pub use shipped::shipped;
 pub use track2::top1_after;
 pub use track4::mean_loss;
@@ -40,11 +42,15 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
         let table = track2::table4(suite, published, &allocator);
         tables.push(compact(&table, track2::fit_notes(suite, &allocator)));
         tables.push(table);
-        tables.push(track2::table4_bases(suite, &allocator));
+        if suite.kind() != Task::Generation {
+            tables.push(track2::table4_bases(suite, &allocator));
+        }
         tables.push(track2::table4_top1(suite, &allocator));
     }
     if !suite.allocators(false).is_empty() {
-        tables.push(track4::table5(suite, published));
+        if suite.kind() == Task::Classification {
+            tables.push(track4::table5(suite, published));
+        }
         tables.push(track4::sizes(suite));
     }
     let more = [
@@ -204,13 +210,13 @@ fn plural(count: usize, noun: &str) -> String {
     }
 }
 
-fn printed_rate(row: Option<&MethodRow>, rate: f64) -> Found<f64> {
-    row.and_then(|row| row.cls.rates.get(&percent(rate)).copied())
+fn printed_rate(row: Option<&MethodRow>, task: Task, rate: f64) -> Found<f64> {
+    row.and_then(|row| row.block(task).rates.get(&percent(rate)).copied())
         .ok_or_else(|| "Not printed in the paper.".to_owned())
 }
 
-fn printed_ms(row: Option<&MethodRow>) -> Found<f64> {
-    row.map(|row| row.cls.ms)
+fn printed_ms(row: Option<&MethodRow>, task: Task) -> Found<f64> {
+    row.map(|row| row.block(task).ms)
         .ok_or_else(|| "Not printed in the paper.".to_owned())
 }
 

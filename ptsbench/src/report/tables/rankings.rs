@@ -4,6 +4,7 @@ use super::super::published::{Published, percent};
 use super::super::suite::Suite;
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, TRACK2_ALLOCATOR};
+use super::across::ms_rates;
 use super::track1::over_draws;
 use super::track2::mean_gain;
 use crate::overall;
@@ -74,10 +75,14 @@ fn in_order(ranking: &Ranking<'_>, values: &[f64]) -> String {
 }
 
 fn allocators<'a>(suite: &Suite<'_>, published: &Published) -> Ranking<'a> {
-    let models = suite.pruned_models();
+    let (models, task) = (suite.pruned_models(), suite.kind());
     let value = |(method, allocator): (&'a str, &str)| {
-        let ours = over_draws(&models, allocator, &overall::RATES, &overall::ms).ok()?;
-        Some((method, ours.value, published.allocation(method)?.cls.ms))
+        let ours = over_draws(&models, allocator, ms_rates(task), &overall::ms).ok()?;
+        Some((
+            method,
+            ours.value,
+            published.allocation(method)?.block(task).ms,
+        ))
     };
     Ranking {
         track: "1",
@@ -100,7 +105,7 @@ fn reconstructions<'a>(suite: &Suite<'_>, published: &Published) -> Vec<Ranking<
     let value = |name: &'a str| {
         let (_, configuration) = TRACK2.into_iter().find(|(known, _)| *known == name)?;
         let ours = mean_gain(suite, TRACK2_ALLOCATOR, &rates, configuration).ok()?;
-        let printed = &published.reconstruction(name)?.cls.rates;
+        let printed = &published.reconstruction(name)?.block(suite.kind()).rates;
         let printed: Option<Vec<f64>> = shown.iter().map(|r| printed.get(r).copied()).collect();
         Some((name, ours, mean(&printed?)?))
     };

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::super::published::Published;
-use super::super::suite::{Found, Measured, Model, Suite, is_near_guessing};
+use super::super::suite::{Found, Measured, Model, Suite, Task, is_near_guessing};
 use super::super::table::Table;
 use super::super::{METHODS, allocator_name};
+use super::across::{group, ms_rates};
 use super::track4::sizes_id;
 use super::{
     Compared, SPREAD, compare, compared_columns, networks, plural, printed_ms, printed_rate,
@@ -13,14 +14,16 @@ use super::{
 };
 use crate::overall;
 
-/// Table 2, classification block, and allocators that it lacks.
+/// Table 2, the block of the suite's task, and allocators that it lacks.
 pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
-    let models = suite.pruned_models();
+    let (models, task) = (suite.pruned_models(), suite.kind());
     let mut table = Table::new(
-        format!("{}_table2_cls", suite.id),
+        format!("{}_table2_{}", suite.id, task.name().to_lowercase()),
         format!(
-            "Table 2, CLS: relative accuracy of the allocators without reconstruction, 100 × sparse/dense, \
-             mean over {}",
+            "Table 2, {}: {} of the allocators without reconstruction, {}, mean over {}",
+            task.name(),
+            task.ratio(),
+            task.formula(),
             plural(models.len(), "network")
         ),
         compared_columns("Method"),
@@ -39,7 +42,7 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
                     &mut table,
                     Compared {
                         head: [&method, name],
-                        begins_group: rates == &overall::RATES[..1],
+                        begins_group: name != "MS" && rates == &overall::RATES[..1],
                         ours,
                         paper,
                         incomparable: None,
@@ -48,17 +51,22 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
                 );
             };
         for rate in overall::RATES {
-            let paper = printed_rate(paper, rate);
+            let paper = printed_rate(paper, task, rate);
             row(&rate_name(rate), &[rate], &overall::expectation, paper);
         }
-        row("MS", &overall::RATES, &overall::ms, printed_ms(paper));
+        let (rates, paper) = (ms_rates(task), printed_ms(paper, task));
+        row("MS", rates, &overall::ms, paper);
     }
     table.notes.push(format!("{} {SPREAD}", networks(&models)));
-    table.notes.push(
-        "MS is the quadratic mean over networks of each network's mean over 50-80 %, the reading of Eq. 2 that fits \
-         the printed tables. OM_alloc needs detection and generation as well and is not given."
-            .to_owned(),
-    );
+    table.notes.push(format!(
+        "MS is the quadratic mean over networks of each network's mean over {}, the reading of Eq. 2 that fits the \
+         printed tables. OM_alloc needs all three tasks: `{}_table2_overall`, where there are two.",
+        match task {
+            Task::Generation => "50 % alone",
+            _ => "50-80 %",
+        },
+        group(suite.task)
+    ));
     table.notes.extend(guesses(suite));
     table
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::super::published::{Published, percent};
-use super::super::suite::{Configuration, Found, Measured, Model, Suite, level};
+use super::super::suite::{Configuration, Found, Measured, Model, Suite, Task, level, value};
 use super::super::table::{Column, Entry, Table};
 use super::super::{TRACK2, TRACK2_ALLOCATOR, allocator_name};
+use super::across::ms_rates;
 use super::{
     Compared, SPREAD, compare, compared_columns, entry, measured, networks, plural, printed_ms,
     printed_rate, rate_name, runs,
@@ -14,9 +15,10 @@ use crate::cell::{Optimizer, Reconstruction};
 use crate::overall::{self, Base};
 use crate::record::Record;
 
-/// Accuracies around one reconstruction, in percent.
+/// Scores around one reconstruction.
 #[derive(Debug, Clone, Copy)]
 struct Recovery {
+    task: Task,
     /// The dense network's.
     dense: f64,
     /// Pruned.
@@ -37,9 +39,10 @@ fn recoveries(
     let after = model.reconstructed(allocator, rate, configuration)?;
     let recovery = |record: &Record| -> Found<Recovery> {
         Ok(Recovery {
+            task: model.task,
             dense,
             before,
-            after: level(record)?,
+            after: value(record)?,
         })
     };
     after
@@ -90,6 +93,9 @@ fn over_runs(
 /// Ratios of one run, or nothing where one of them is undefined.
 fn gains(run: &[Vec<Recovery>], base: Base, clip: bool) -> Option<Vec<Vec<f64>>> {
     let term = |r: &Recovery| {
+        if r.task == Task::Generation {
+            return Some(overall::fid_gain(r.dense, r.before, r.after));
+        }
         let gain = overall::gain(r.dense, r.before, r.after, base)?;
         Some(if clip { overall::clipped(gain) } else { gain })
     };
@@ -108,20 +114,30 @@ fn suffix(allocator: &str) -> String {
     }
 }
 
-/// Table 4, classification block.
+/// Table 4, the block of the suite's task.
 pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) -> Table {
-    let models = suite.reconstructed_models(allocator);
+    let (models, task) = (suite.reconstructed_models(allocator), suite.kind());
     let rates = suite.rates(allocator, true);
+    let formula = match task {
+        Task::Generation => "100 × exp(dense/(after - before)), 0 where the distance does not fall",
+        _ => "100 × (after - before)/before, floored at 0",
+    };
     let mut table = Table::new(
-        format!("{}_table4_cls{}", suite.id, suffix(allocator)),
         format!(
-            "Table 4, CLS: gain of reconstruction after {}, 100 × (after - before)/before, floored at 0, mean over {}",
+            "{}_table4_{}{}",
+            suite.id,
+            task.name().to_lowercase(),
+            suffix(allocator)
+        ),
+        format!(
+            "Table 4, {}: gain of reconstruction after {}, {formula}, mean over {}",
+            task.name(),
             allocator_name(allocator),
             plural(models.len(), "network")
         ),
         compared_columns("Configuration"),
     );
-    let all_rates = overall::RATES
+    let all_rates = ms_rates(task)
         .iter()
         .all(|r| rates.iter().any(|p| percent(*p) == percent(*r)));
     for (name, configuration) in TRACK2 {
@@ -137,7 +153,7 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
                     head: [name, &rate_name(rate)],
                     begins_group: index == 0,
                     ours,
-                    paper: printed_rate(paper, rate),
+                    paper: printed_rate(paper, task, rate),
                     incomparable: None,
                     decimals: 2,
                 },
@@ -149,7 +165,7 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
             };
             let ours = over_runs(
                 &models,
-                &overall::RATES,
+                ms_rates(task),
                 allocator,
                 configuration,
                 ms,
@@ -161,7 +177,7 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
                     head: [name, "MS"],
                     begins_group: false,
                     ours,
-                    paper: printed_ms(paper),
+                    paper: printed_ms(paper, task),
                     incomparable: None,
                     decimals: 2,
                 },
@@ -170,7 +186,7 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
     }
     table.notes.push(format!("{} {SPREAD}", networks(&models)));
     table.notes.push(base_note());
-    if !all_rates {
+    if !all_rates && task != Task::Generation {
         let present: Vec<String> = rates.iter().map(|&r| rate_name(r)).collect();
         table.notes.push(format!(
             "MS is a mean over 50, 60, 70 and 80 %; only {} were run, so it is not given.",
@@ -184,6 +200,19 @@ pub(super) fn table4(suite: &Suite<'_>, published: &Published, allocator: &str) 
     );
     table.notes.extend(fit_notes(suite, allocator));
     table
+}
+
+/// MS of the gains that Table 4 shows, over runs, in percent.
+pub(super) fn ms_after(
+    models: &[&Model<'_>],
+    rates: &[f64],
+    allocator: &str,
+    configuration: Configuration,
+) -> Found<f64> {
+    let ms =
+        |run: &[Vec<Recovery>]| overall::ms(&gains(run, Base::Sparse, true)?).map(|v| 100.0 * v);
+    let ours = over_runs(models, rates, allocator, configuration, ms, ZERO_BASE)?;
+    Ok(ours.value)
 }
 
 /// The mean over networks and rates of the gains that Table 4 shows.
@@ -291,10 +320,15 @@ pub(super) fn table4_bases(suite: &Suite<'_>, allocator: &str) -> Table {
 
 /// Accuracies before and after.
 pub(super) fn table4_top1(suite: &Suite<'_>, allocator: &str) -> Table {
+    let scores = match suite.kind() {
+        Task::Classification => "top1",
+        _ => "scores",
+    };
     let mut table = Table::new(
-        format!("{}_table4_top1{}", suite.id, suffix(allocator)),
+        format!("{}_table4_{scores}{}", suite.id, suffix(allocator)),
         format!(
-            "Top-1 accuracy before and after reconstruction, {} allocation, %",
+            "{} before and after reconstruction, {} allocation",
+            suite.metric(),
             allocator_name(allocator)
         ),
         vec![
@@ -350,7 +384,7 @@ pub fn top1_after(
     let by_seed = model.reconstructed(allocator, rate, configuration)?;
     let values = by_seed
         .values()
-        .map(|record| level(record))
+        .map(|record| value(record))
         .collect::<Found<Vec<f64>>>()?;
     Measured::over(&values).ok_or_else(|| "No record.".to_owned())
 }

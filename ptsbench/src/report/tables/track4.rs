@@ -2,7 +2,7 @@
 
 use super::super::allocator_name;
 use super::super::published::{Published, percent};
-use super::super::suite::{Found, Model, Suite, is_near_guessing, level};
+use super::super::suite::{Found, Model, Suite, Task, is_near_guessing, level};
 use super::super::table::{Column, Entry, Table};
 use super::{entry, networks, over_models, rate_name};
 use crate::overall;
@@ -18,7 +18,7 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
         Column::words("Family"),
         Column::words("Network"),
         Column::numbers("Prunable weights"),
-        Column::numbers("Dense top-1"),
+        Column::numbers(format!("Dense: {}", suite.metric())),
     ];
     columns.extend(
         overall::RATES
@@ -26,10 +26,17 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
             .map(|&rate| Column::numbers(rate_name(rate))),
     );
     columns.push(Column::numbers("Mean loss"));
-    columns.push(Column::words("Near guessing at"));
+    let guesses = suite.kind() == Task::Classification;
+    if guesses {
+        columns.push(Column::words("Near guessing at"));
+    }
     let mut table = Table::new(
         sizes_id(suite),
-        "Track 4: relative accuracy by size without reconstruction, 100 × sparse/dense, and its mean loss over 50-80 %",
+        format!(
+            "Track 4: {} by size without reconstruction, {}, and its mean loss over 50-80 %",
+            suite.kind().ratio(),
+            suite.kind().formula()
+        ),
         columns,
     );
     for allocator in suite.allocators(false) {
@@ -51,15 +58,19 @@ pub(super) fn sizes(suite: &Suite<'_>) -> Table {
             }
             let loss = mean_loss(model, &allocator);
             entries.push(entry(&mut table, loss, 2));
-            entries.push(Entry::text(near_guessing(model, &allocator)));
+            if guesses {
+                entries.push(Entry::text(near_guessing(model, &allocator)));
+            }
             table.push(index == 0, entries);
         }
     }
-    table.notes.extend([
-        "The paper shows these losses in Fig. 4 without numbers.".to_owned(),
-        "Near guessing: not two standard errors above the accuracy of a guess among the classes."
-            .to_owned(),
-    ]);
+    if guesses {
+        table.notes.extend([
+            "The paper shows these losses in Fig. 4 without numbers.".to_owned(),
+            "Near guessing: not two standard errors above the accuracy of a guess among the classes."
+                .to_owned(),
+        ]);
+    }
     table
 }
 
