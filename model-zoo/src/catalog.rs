@@ -13,8 +13,9 @@ pub mod origin;
 
 pub use names::{Meant, Named, named};
 
+use crate::diffusion::sampler::Process;
 use crate::misspelt::{did_you_mean, nearest};
-use crate::modality::{Boxes, Classes, ClassesOnly, Noise, VisitAny};
+use crate::modality::{Boxes, Classes, ClassesOnly, Modality, Noise, VisitAny};
 pub use crate::modality::{OtherModality, Visit};
 use crate::{
     mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, ssd, unet, vgg, vit,
@@ -155,8 +156,31 @@ impl Spec {
     /// Tokens of the context and their width, for networks that take one.
     pub fn context(&self) -> Option<[usize; 2]> {
         match self.size {
-            Size::UNet(size) => Some(size.context),
+            Size::UNet(size) => size.context,
             _ => None,
+        }
+    }
+
+    /// What a network that predicts noise was trained to undo.
+    pub fn process(&self) -> Option<Process> {
+        match self.size {
+            Size::UNet(size) => Some(size.process),
+            _ => None,
+        }
+    }
+
+    /// What it does: [`Modality::DOES`] of its kind.
+    pub fn does(&self) -> &'static str {
+        match self.size {
+            Size::ResNet(_)
+            | Size::MobileNetV2(_)
+            | Size::MobileNetV3(_)
+            | Size::ShuffleNetV2(_)
+            | Size::RegNetX(_)
+            | Size::Vgg(_)
+            | Size::Vit(_) => Classes::DOES,
+            Size::RetinaNet(_) | Size::Ssd(_) | Size::SsdLite(_) => Boxes::DOES,
+            Size::UNet(_) => Noise::DOES,
         }
     }
 
@@ -271,7 +295,7 @@ static CATALOG: [Spec; micro::ROWS.len() + rows::ROWS.len()] = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::modality::{Blank, Modality, Of};
+    use crate::modality::{Blank, Of};
 
     #[test]
     fn wildcards_match_whole_names() {

@@ -37,8 +37,8 @@ pub struct Size {
     pub heads: usize,
 }
 
-/// All sizes: Stable Diffusion 2's, and one for tests.
-pub const SIZES: [Size; 2] = [
+/// All sizes: Stable Diffusion 2's, one for tests, and one whose contexts `tiny_unet` takes.
+pub const SIZES: [Size; 3] = [
     Size {
         name: "sd2_text_encoder",
         vocabulary: 49_408,
@@ -56,6 +56,15 @@ pub const SIZES: [Size; 2] = [
         hidden: 64,
         depth: 2,
         heads: 4,
+    },
+    Size {
+        name: "tiny_unet_text_encoder",
+        vocabulary: 600,
+        positions: 77,
+        width: 24,
+        hidden: 32,
+        depth: 1,
+        heads: 2,
     },
 ];
 

@@ -13,6 +13,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::diffusion::block::{Change, Out, Parts, ResNetBlock, Sampler};
+use crate::diffusion::sampler::Process;
 use crate::layer::{GroupNorm, LayerNorm, attend};
 use crate::modality::{Modality, Noise};
 use crate::unit::{Grain, Network, Tap, Unit};
@@ -35,7 +36,7 @@ const MAX_PERIOD: f64 = 10_000.0;
 /// One network of the family: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
-    /// Channels of the latent.
+    /// Channels of the latent, or of the image where there is none.
     pub latent: usize,
     /// Channels of each level; between levels the image is halved.
     pub widths: &'static [usize],
@@ -47,8 +48,10 @@ pub struct Size {
     pub depth: usize,
     /// Groups of the norms.
     pub groups: usize,
-    /// Tokens of the context and their width.
-    pub context: [usize; 2],
+    /// Tokens of the context and their width; without one, tokens attend to each other alone.
+    pub context: Option<[usize; 2]>,
+    /// What it was trained to undo.
+    pub process: Process,
 }
 
 /// A UNet.
@@ -116,7 +119,7 @@ struct Transformer {
 #[derive(Module, Debug)]
 struct TransformerBlock {
     attn1: Attention,
-    attn2: Attention,
+    attn2: Option<Attention>,
     ff: Perceptron,
 }
 
@@ -139,9 +142,11 @@ impl Transformer {
         for (place, block) in self.transformer_blocks.iter().enumerate() {
             let path = format!("{path}.transformer_blocks.{place}");
             y = tap.unit(&format!("{path}.attn1"), &block.attn1, (y, None));
-            let context = context.expect("a network with cross-attention is given a context");
-            let input = (y, Some(context.clone()));
-            y = tap.unit(&format!("{path}.attn2"), &block.attn2, input);
+            if let Some(attention) = &block.attn2 {
+                let context = context.expect("a network with cross-attention is given a context");
+                let input = (y, Some(context.clone()));
+                y = tap.unit(&format!("{path}.attn2"), attention, input);
+            }
             y = tap.unit(&format!("{path}.ff"), &block.ff, y);
         }
         let y = tap.unit(&format!("{path}.proj_out"), &self.proj_out, y);
@@ -269,7 +274,7 @@ impl Build<'_> {
             proj_in: linear(width, width),
             transformer_blocks: vec![TransformerBlock {
                 attn1: attention(width),
-                attn2: attention(self.size.context[1]),
+                attn2: self.size.context.map(|[_, width]| attention(width)),
                 ff: Perceptron {
                     norm: norm(),
                     proj: LinearGate {
@@ -535,7 +540,8 @@ mod tests {
             attends: &[false, false],
             depth: 1,
             groups: 4,
-            context: [2, 4],
+            context: Some([2, 4]),
+            process: Process::STABLE_DIFFUSION,
         };
         let device = Device::flex();
         let latent = Tensor::zeros([1, 4, 7, 8], &device);

@@ -136,7 +136,7 @@ impl<M: Judged> Visit<M> for Export<'_> {
             let key = measure.cell.key();
             // Only what looks at images needs somebody who has some for networks of this kind.
             let mut images = |wanted: &CalibrationCell| {
-                let judge = measure.bench.judge::<M>(spec, measure.cell)?;
+                let judge = measure.bench.judge::<M>(spec, measure.cell, measure.file)?;
                 judge.census(spec, &dense, device)?;
                 let plain = Bare(measure.cell.precision);
                 let run = |input| dense.run(input, &mut plain.clone());

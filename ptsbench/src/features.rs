@@ -10,6 +10,7 @@ use model_zoo::inception::{self, Inception};
 use model_zoo::tap::{Bare, Capture};
 use model_zoo::weights::WeightError;
 use model_zoo::{Classes, Classifier, Network};
+use rayon::prelude::*;
 
 use crate::cell::BatchNorm;
 use crate::data::decode::Rgb;
@@ -103,6 +104,28 @@ impl Extractor {
         spec.open_classes(device, "features come from classifiers", visitor)?
     }
 
+    /// The features of pictures, one row after the other.
+    pub fn features(&self, pictures: &[Rgb]) -> Vec<f32> {
+        let input = self.input;
+        let values: Vec<Vec<f32>> = pictures
+            .par_iter()
+            .map(|picture| input.of(picture))
+            .collect();
+        match values.len() {
+            0 => Vec::new(),
+            images => self.rows(values.concat(), images),
+        }
+    }
+
+    fn rows(&self, pixels: Vec<f32>, images: usize) -> Vec<f32> {
+        let side = self.input.side();
+        let x = Tensor::from_data(
+            TensorData::new(pixels, [images, 3, side, side]),
+            &self.device,
+        );
+        (self.run)(x).into_data().iter::<f32>().collect()
+    }
+
     /// The statistics of the features of `count` images, gathered batch by batch: memory does not grow with the images.
     /// An image that cannot be read is left out; `watch` hears of it, and how many images are through.
     pub fn statistics(
@@ -130,10 +153,7 @@ impl Extractor {
                 }
             }
             if images > 0 {
-                let shape = [images, 3, input.side(), input.side()];
-                let x = Tensor::from_data(TensorData::new(pixels, shape), &self.device);
-                let features: Vec<f32> = (self.run)(x).into_data().iter::<f32>().collect();
-                gatherer.add(&features)?;
+                gatherer.add(&self.rows(pixels, images))?;
             }
             watch(Seen::Through(through));
             Ok::<(), FeatureError>(())

@@ -167,10 +167,16 @@ impl Bench<'_> {
     }
 
     /// What judges a network of this kind in a cell's task, once its images are seen to be the cell's.
-    pub(crate) fn judge<M: Judged>(&self, spec: &Spec, cell: &Cell) -> Result<M::Judge, TaskError> {
+    pub(crate) fn judge<M: Judged>(
+        &self,
+        spec: &Spec,
+        cell: &Cell,
+        file: &Path,
+    ) -> Result<M::Judge, TaskError> {
         // The cell is the whole description, whoever's the recipe was.
         let (set, task) = (self.sets.get(&cell.task.name)?, &cell.task);
         let judge = judge::<M>(spec, set.clone(), task.recipe.as_deref())?;
+        let judge = judge.beside(spec, file)?;
         same(&set, "list of images", &task.data, &set.sha256)?;
         same(&set, "recipe", &task.recipe, &judge.recipe())?;
         Ok(judge)
@@ -213,7 +219,7 @@ impl<M: Judged> Visit<M> for Measure<'_> {
 
     fn visit<N: Of<M>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let start = Instant::now();
-        let judge = self.bench.judge::<M>(spec, self.cell)?;
+        let judge = self.bench.judge::<M>(spec, self.cell, self.file)?;
         let opened_s = start.elapsed().as_secs_f64();
         let mut record = self.record(spec, network, &judge)?;
         record.timing.prepare_s += opened_s;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::bail;
 use model_zoo::catalog::{self, Meant, Named, Spec, Weights};
 use model_zoo::weights::{Container, sha256};
+use model_zoo::{Modality, Noise};
 
 use crate::cell::Pattern;
 use crate::fetch::{FetchError, Settings, Wanted, cached};
@@ -16,7 +17,7 @@ use crate::options::Chosen;
 use crate::own;
 use crate::pipeline::layers_of;
 use crate::plan::{Lookup, PartFacts, Registry, TaskFacts};
-use crate::task::{Sets, train};
+use crate::task::{Sets, find, generate, train};
 use crate::terminal::remark_once;
 use crate::{allocate, criterion, reconstruct, repair};
 
@@ -146,6 +147,7 @@ impl Zoo {
             files: by_model(files)?,
             assets: assets.to_owned(),
             cache: Settings::from_env().cache,
+            sets: Sets::default().with_assets(assets),
             ..Self::default()
         })
     }
@@ -176,7 +178,7 @@ impl Zoo {
 
     /// With the folders of data sets by task.
     pub fn with_data(self, folders: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
-        let sets = Sets::new(folders)?;
+        let sets = Sets::new(folders)?.with_assets(&self.assets);
         Ok(Self { sets, ..self })
     }
 
@@ -244,8 +246,10 @@ impl Registry for Zoo {
         Ok(digest)
     }
 
-    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
-        let found = own::matching(glob)?;
+    fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>> {
+        let mut found = own::matching(glob)?;
+        let specs = find(task)?.among(glob, found.iter().map(|named| named.spec).collect())?;
+        found.retain(|named| specs.iter().any(|spec| spec.name == named.spec.name));
         for named in &found {
             if !self.files.contains_key(named.spec.name) {
                 not_others(named)?;
@@ -275,7 +279,18 @@ impl Registry for Zoo {
     }
 
     fn recipe(&self, task: &str, model: &str) -> Lookup<Option<String>> {
-        if crate::task::find(task)?.built_in() {
+        let kind = find(task)?;
+        if kind.judges == Noise::DOES {
+            if self.recipes.contains_key(model) {
+                remark_once(&format!(
+                    "note: --recipe {model}=... is not used: task `{task}` reads no pictures"
+                ));
+            }
+            let (spec, set) = (catalog::find(model)?, self.sets.get(task)?);
+            let recipe = generate::recipe(spec, &set, &self.file(spec.name)?)?;
+            return Ok(recipe.map(|recipe| recipe.to_string()));
+        }
+        if kind.built_in() {
             if self.recipes.contains_key(model) {
                 remark_once(&format!(
                     "note: --recipe {model}=... is not used: the images of task `{task}` come in one form only"
@@ -291,7 +306,7 @@ impl Registry for Zoo {
 
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {
         // Of the built-in images nothing is to be known, and a wrong number is the measurement's own error.
-        if crate::task::find(task)?.built_in() {
+        if find(task)?.built_in() {
             return Ok(None);
         }
         Ok(self.sets.get(task)?.calibration(images, seed)?.1)
@@ -383,7 +398,8 @@ mod tests {
         let names = ["timm/resnet18.a1_in1k", "resnet18"];
         let same = zoo(names.map(|name| (name, "a"))).unwrap();
         assert_eq!(same.file("resnet18").unwrap(), Path::new("a"));
-        assert_eq!(same.models_matching(names[0]).unwrap(), ["resnet18"]);
+        let matching = |name| same.models_matching(name, "imagenet").unwrap();
+        assert_eq!(matching(names[0]), ["resnet18"]);
         let error = zoo([(names[0], "b"), (names[1], "a")]).unwrap_err();
         assert!(error.to_string().contains("a and b"), "{error}");
     }
@@ -391,10 +407,12 @@ mod tests {
     #[test]
     fn names_of_other_weights_need_a_file() {
         let (_, _, _cache, zoo) = public();
-        let error = zoo.models_matching("resnet18.a1_in1k").unwrap_err();
+        let error = zoo
+            .models_matching("resnet18.a1_in1k", "imagenet")
+            .unwrap_err();
         assert!(error.to_string().contains("--weights"), "{error}");
         assert_eq!(
-            zoo.models_matching("resnet18.tv_in1k").unwrap(),
+            zoo.models_matching("resnet18.tv_in1k", "imagenet").unwrap(),
             ["resnet18"]
         );
     }

@@ -54,6 +54,14 @@ impl Stream {
         (self.bits() >> 40) as f32 / (1u32 << 24) as f32
     }
 
+    /// A draw from the normal distribution of mean 0 and variance 1 (Box and Muller 1958).
+    pub fn normal(&mut self) -> f32 {
+        let uniform = |bits: u64| (bits >> 11) as f64 / (1u64 << 53) as f64;
+        // The first is above 0, so that it has a logarithm.
+        let (length, turn) = (1.0 - uniform(self.bits()), uniform(self.bits()));
+        ((-2.0 * length.ln()).sqrt() * (std::f64::consts::TAU * turn).cos()) as f32
+    }
+
     /// Puts the items into a random order (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -78,6 +86,22 @@ mod tests {
         assert_eq!(draw(1, "a"), draw(1, "a"));
         assert_ne!(draw(1, "a"), draw(1, "b"));
         assert_ne!(draw(1, "a"), draw(2, "a"));
+    }
+
+    #[test]
+    fn normal_draws_have_the_moments_of_the_normal_distribution() {
+        let mut stream = Seed(0).stream("test");
+        let draws: Vec<f64> = (0..100_000).map(|_| stream.normal().into()).collect();
+        let moment = |power| draws.iter().map(|x| x.powi(power)).sum::<f64>() / draws.len() as f64;
+        for (power, wanted, near) in [
+            (1, 0.0, 0.01),
+            (2, 1.0, 0.02),
+            (3, 0.0, 0.05),
+            (4, 3.0, 0.1),
+        ] {
+            let found = moment(power);
+            assert!((found - wanted).abs() < near, "moment {power} is {found}");
+        }
     }
 
     #[test]

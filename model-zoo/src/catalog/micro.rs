@@ -1,12 +1,13 @@
-//! The built-in networks, for the 32 x 32 images of the micro set.
+//! The built-in networks, for the 32 x 32 images of the micro sets.
 //!
 //! They go through their families' ordinary constructors; what is small is the stem, the depths and the widths.
 
 use super::{SMALL, Size, Spec, Variant, Weights};
+use crate::diffusion::sampler::Process;
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, shufflenet_v2, vgg, vit};
+use crate::{regnet, shufflenet_v2, unet, vgg, vit};
 
 /// Classes of the micro set.
 const CLASSES: usize = 20;
@@ -87,6 +88,22 @@ const fn vit(name: &'static str, family: &'static str, [width, depth]: [usize; 2
     row(name, family, Size::Vit(size))
 }
 
+/// Pixels in, pixels out, without a context. Most of the multiply-adds are at 32 x 32 and most of the weights at 8 x 8, where
+/// the places attend to each other once, in the middle.
+const fn unet(name: &'static str, widths: &'static [usize]) -> Spec {
+    let size = unet::Size {
+        latent: 3,
+        widths,
+        heads: &[2, 2, 2],
+        attends: &[false, false, false],
+        depth: 1,
+        groups: 8,
+        context: None,
+        process: Process::MICRO,
+    };
+    row(name, "UNet", Size::UNet(size))
+}
+
 const VGG9: vgg::Size = vgg::Size {
     groups: &[&[16], &[32], &[48, 48], &[64, 64]],
     batch_norm: true,
@@ -96,7 +113,7 @@ const VGG9: vgg::Size = vgg::Size {
 };
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 22] = [
+pub(super) const ROWS: [Spec; 24] = [
     resnet("micro_resnet8", &[1, 1, 1], 10),
     resnet("micro_resnet14", &[2, 2, 2], 14),
     resnet("micro_resnet20", &[3, 3, 3], 16),
@@ -119,6 +136,8 @@ pub(super) const ROWS: [Spec; 22] = [
     vit("micro_deit_nano", "DeiT", [48, 3]),
     vit("micro_deit_tiny", "DeiT", [64, 3]),
     vit("micro_deit_small", "DeiT", [64, 4]),
+    unet("micro_unet_s", &[16, 24, 48]),
+    unet("micro_unet_m", &[16, 32, 96]),
 ];
 
 /// Networks that differ from another one in a single respect.

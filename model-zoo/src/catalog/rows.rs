@@ -1,6 +1,7 @@
 //! The public networks and the small ones that tests use, families together.
 
 use super::{SMALL, Size, Spec, Weights};
+use crate::diffusion::sampler::Process;
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
@@ -684,7 +685,8 @@ pub(super) const ROWS: &[Spec] = {
                 attends: &[true, true, true, false],
                 depth: 2,
                 groups: 32,
-                context: [77, 1024],
+                context: Some([77, 1024]),
+                process: Process::STABLE_DIFFUSION,
             }),
         },
         Spec {
@@ -780,7 +782,8 @@ pub(super) const ROWS: &[Spec] = {
                 attends: &[true, false],
                 depth: 1,
                 groups: 8,
-                context: [7, 24],
+                context: Some([7, 24]),
+                process: Process::STABLE_DIFFUSION,
             }),
         },
     ]

@@ -1,5 +1,5 @@
-//! DDIM, after Song, Meng and Ermon (2021), with the noise schedule of Stable Diffusion 2: the arithmetic of a step in
-//! f64, as factors that a caller applies to its tensors.
+//! DDIM, after Song, Meng and Ermon (2021), with the noise schedules that networks were trained with: the arithmetic of a
+//! step in f64, as factors that a caller applies to its tensors. [`ddim`](super::ddim) is such a caller.
 
 /// Training timesteps.
 pub const TRAINING_STEPS: usize = 1000;
@@ -13,6 +13,83 @@ pub enum Prediction {
     Velocity,
 }
 
+impl Prediction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Epsilon, Self::Velocity];
+
+    /// As recipes spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epsilon => "noise",
+            Self::Velocity => "velocity",
+        }
+    }
+}
+
+/// How noise grows with the timestep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noising {
+    /// Stable Diffusion's: [`Schedule::stable_diffusion`].
+    ScaledLinear,
+    /// [`Schedule::cosine`].
+    Cosine,
+}
+
+impl Noising {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ScaledLinear, Self::Cosine];
+
+    /// As recipes spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ScaledLinear => "scaled linear",
+            Self::Cosine => "cosine",
+        }
+    }
+
+    /// The schedule.
+    pub fn schedule(self) -> Schedule {
+        match self {
+            Self::ScaledLinear => Schedule::stable_diffusion(),
+            Self::Cosine => Schedule::cosine(),
+        }
+    }
+}
+
+/// What a network was trained to undo, and the timesteps that it is asked at where nobody says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// How noise grows.
+    pub noising: Noising,
+    /// What the network says.
+    pub prediction: Prediction,
+    /// Which timesteps.
+    pub spacing: Spacing,
+    /// How many.
+    pub steps: usize,
+}
+
+impl Process {
+    /// Stable Diffusion 2's base, whose network is for images of 512 x 512.
+    pub const STABLE_DIFFUSION: Self = Self {
+        noising: Noising::ScaledLinear,
+        prediction: Prediction::Epsilon,
+        spacing: Spacing::Leading,
+        steps: 50,
+    };
+
+    /// The built-in networks'. Their images are large plain areas, so a colour's mean over an image survives noise that hides
+    /// everything else: with Stable Diffusion's schedule the last step still shows it, and a sampler that begins with noise
+    /// alone draws pale images. The cosine schedule ends in noise, begun at its very last step. There, noise says nothing of
+    /// the image, and the velocity is the image itself: a small network's error is not divided by a signal near zero.
+    pub const MICRO: Self = Self {
+        noising: Noising::Cosine,
+        prediction: Prediction::Velocity,
+        spacing: Spacing::Trailing,
+        steps: 20,
+    };
+}
+
 /// How few timesteps are chosen among the training steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spacing {
@@ -22,6 +99,20 @@ pub enum Spacing {
     Trailing,
     /// Evenly from the first to the last.
     Linspace,
+}
+
+impl Spacing {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Leading, Self::Trailing, Self::Linspace];
+
+    /// As recipes spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Leading => "leading",
+            Self::Trailing => "trailing",
+            Self::Linspace => "linspace",
+        }
+    }
 }
 
 /// A number of steps that a spacing cannot give.
@@ -75,6 +166,26 @@ impl Schedule {
                     t as f64 * step + low
                 };
                 product *= 1.0 - root * root;
+                product
+            })
+            .collect();
+        Self { alpha_bar }
+    }
+
+    /// Nichol and Dhariwal's (2021, arXiv 2102.09672): the signal falls like a squared cosine, and at the last timestep next to
+    /// nothing of it is left.
+    pub fn cosine() -> Self {
+        const OFFSET: f64 = 0.008;
+        const MOST: f64 = 0.999;
+        let signal = |t: usize| {
+            let part = t as f64 / TRAINING_STEPS as f64;
+            let angle = (part + OFFSET) / (1.0 + OFFSET) * std::f64::consts::FRAC_PI_2;
+            angle.cos().powi(2)
+        };
+        let mut product = 1.0;
+        let alpha_bar = (0..TRAINING_STEPS)
+            .map(|t| {
+                product *= 1.0 - (1.0 - signal(t + 1) / signal(t)).min(MOST);
                 product
             })
             .collect();
@@ -182,6 +293,17 @@ mod tests {
                 assert!((next - wanted).abs() < 1e-12, "{prediction:?} at {t}");
             }
         }
+    }
+
+    #[test]
+    fn the_cosine_schedule_ends_in_noise() {
+        let schedule = Schedule::cosine();
+        let alpha_bar = schedule.alpha_bar();
+        assert_eq!(alpha_bar.len(), TRAINING_STEPS);
+        assert!(alpha_bar.is_sorted_by(|a, b| a > b));
+        assert!(alpha_bar[0] > 0.9999 && alpha_bar[TRAINING_STEPS - 1] < 1e-8);
+        // Half of it, but for the offset, is gone in the middle.
+        assert!((alpha_bar[TRAINING_STEPS / 2] - 0.49).abs() < 0.01);
     }
 
     #[test]

@@ -87,16 +87,25 @@ pub(super) fn weight_file(
     })
 }
 
-/// The images that `--data` names: a task's own, or a folder's.
-fn open_set(data: &Path) -> anyhow::Result<Set> {
-    let kind = data.to_str().and_then(|name| task::find(name).ok());
-    if let Some(set) = kind.and_then(Set::of_kind) {
+/// The images that `--data` names: a task's own, a folder's, or those of a task in a folder.
+fn open_set(data: &Path, assets: &Path) -> anyhow::Result<Set> {
+    let given = data.to_str();
+    if let Some((kind, folder)) = given.and_then(|given| {
+        let (name, folder) = given.split_once('=')?;
+        Some((task::find(name).ok()?, folder))
+    }) {
+        return Ok(Set::open(Path::new(folder), Some(kind))?);
+    }
+    let kind = given.and_then(|name| task::find(name).ok());
+    if let Some(kind) = kind
+        && let Some(set) = Set::of_kind(kind, assets)?
+    {
         return Ok(set);
     }
     match kind {
         Some(kind) if !data.is_dir() => Err(OpenError::NoFolder {
             task: kind.name,
-            hint: "--data DIR".to_owned(),
+            hint: format!("--data {}=DIR", kind.name),
         }
         .into()),
         _ => Set::open(data, None).with_context(|| {
@@ -116,7 +125,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(journal) = &args.resume {
         target::spare("--resume", journal, &[("weights", &file)])?;
     }
-    let set = Arc::new(open_set(&args.data)?);
+    let set = Arc::new(open_set(&args.data, &args.assets)?);
     if let Some(asked) = args.samples {
         ensure!(
             asked <= set.available() as u64,
@@ -126,7 +135,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     set.tell();
-    let recipe = if set.kind.built_in() {
+    let recipe = if set.generated().is_some() {
+        anyhow::ensure!(
+            args.recipe.is_none(),
+            "--recipe does nothing here: it says how pictures become inputs, and a generator reads none; leave it out"
+        );
+        None
+    } else if set.kind.built_in() {
         anyhow::ensure!(
             args.recipe.is_none(),
             "--recipe does nothing here: the built-in images come in one form only; leave it out, or give a folder with --data"
@@ -231,6 +246,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
         let kind = set.kind;
         let judge = judge::<M>(spec, Arc::clone(set), self.recipe.as_deref());
         let judge = judge.map_err(TaskError::from)?;
+        let judge = judge.beside(spec, &self.file)?;
         let network = open_dense(network, &self.file, BatchNorm::Folded)?;
         judge.census(spec, &network, device)?;
         let asked = self.args.samples.map_or(usize::MAX, |n| n as usize);

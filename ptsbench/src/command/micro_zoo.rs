@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit, Weights};
 use model_zoo::tap::Bare;
 use model_zoo::weights::{self, Container, Dtype};
-use model_zoo::{Classes, Classifier};
+use model_zoo::{Classes, Classifier, Modality};
 
 use crate::data::synthetic::MicroSet;
 use crate::interrupt;
@@ -21,7 +21,7 @@ use crate::{note, outln};
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names or patterns of built-in networks [default: all of them, smallest first].
+    /// Names or patterns of built-in networks [default: all classifiers, smallest first].
     models: Vec<String>,
     /// Folder for the trained weights and logs.
     #[arg(long, default_value = "assets/micro")]
@@ -88,8 +88,9 @@ fn train_one(spec: &'static Spec, args: &Args) -> anyhow::Result<()> {
 
 fn chosen(patterns: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
     let built_in = |spec: &&Spec| spec.weights == Weights::BuiltIn;
+    let trained = |spec: &&Spec| built_in(spec) && spec.does() == Classes::DOES;
     if patterns.is_empty() {
-        return Ok(catalog::all().iter().filter(built_in).collect());
+        return Ok(catalog::all().iter().filter(trained).collect());
     }
     let mut chosen: Vec<&'static Spec> = Vec::new();
     for pattern in patterns {

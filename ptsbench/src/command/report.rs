@@ -310,9 +310,9 @@ impl Registry for Recorded {
         }
     }
 
-    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
+    fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>> {
         // Records hold measurements: whose weights a name means is seen from their digests.
-        let found = catalog::matching(glob)?;
+        let found = task::find(task)?.among(glob, catalog::matching(glob)?)?;
         Ok(found.into_iter().map(|spec| spec.name.to_owned()).collect())
     }
 

@@ -37,6 +37,16 @@ pub struct Record {
 }
 
 impl Record {
+    /// Bytes of its value.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether its value has none.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// The key as text, or in hex where it is not printable.
     pub fn name(&self) -> String {
         if !self.key.is_empty() && self.key.iter().all(|byte| byte.is_ascii_graphic()) {

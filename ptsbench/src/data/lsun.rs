@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::decode::{self, Rgb, Rotation};
-use crate::data::error::{DataError, entries, is_image_name};
+use crate::data::error::{DataError, entries, is_image_name, name};
 use crate::data::lmdb::Database;
 
 /// A category's pictures.
@@ -47,6 +47,23 @@ impl Lsun {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A picture's name and how many bytes it has: what tells one list of pictures from another.
+    pub fn identity(&self, index: usize) -> Result<(String, u64), DataError> {
+        match self {
+            Self::Records(database) => {
+                let record = &database.records()[index];
+                Ok((record.name(), record.len() as u64))
+            }
+            Self::Files(files) => {
+                let path = &files[index];
+                let file = std::fs::metadata(path).map_err(|error| {
+                    DataError::new(path, format!("cannot be examined: {error}"))
+                })?;
+                Ok((name(path), file.len()))
+            }
+        }
     }
 
     /// Decodes a picture.

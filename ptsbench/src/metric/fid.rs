@@ -4,6 +4,8 @@
 //! values of `A1^T A2`, whose errors are of the size of round-off, where square roots turn round-off eigenvalues of 1e-16
 //! into 1e-8. Features themselves are such an `A`; a covariance has one in its Cholesky factor or its eigenvectors.
 
+mod kept;
+
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Par, Side};
 
@@ -97,6 +99,12 @@ pub struct Gatherer {
     waiting: Vec<f64>,
 }
 
+impl Default for Gatherer {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
 impl Gatherer {
     /// For samples of `width` features.
     pub fn new(width: usize) -> Self {
@@ -149,6 +157,16 @@ impl Gatherer {
             Par::rayon(0),
         );
         self.waiting.clear();
+    }
+
+    /// Features of a sample.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Samples added.
+    pub fn samples(&self) -> u64 {
+        self.samples
     }
 
     /// Mean and covariance of all samples.

@@ -48,7 +48,8 @@ impl Plan {
             };
             let mut models = IndexSet::new();
             for glob in &grid.models {
-                models.extend(registry.models_matching(glob).map_err(lookup(place()))?);
+                let found = registry.models_matching(glob, &self.task.name);
+                models.extend(found.map_err(lookup(place()))?);
             }
             let sparsities = self.sparsities(grid, registry, &lists, &lookup)?;
             for model in models {

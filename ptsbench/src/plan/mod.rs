@@ -38,8 +38,9 @@ const LIMIT: u64 = 4 << 20;
 pub trait Registry {
     /// SHA-256, in hex, of the model's weight file.
     fn weights(&self, model: &str) -> Lookup<String>;
-    /// The catalog's names that match a name or glob, in the catalog's order; an error where there is none.
-    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>>;
+    /// The catalog's names that match a name or glob, in the catalog's order; an error where there is none. A glob means
+    /// networks of the kind that the task judges.
+    fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>>;
     /// Refuses an N:M pattern that fits no layer of a model.
     fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()>;
     /// What there is to know of a task.

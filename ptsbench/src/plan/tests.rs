@@ -12,7 +12,7 @@ impl Registry for Fake {
     fn weights(&self, model: &str) -> Lookup<String> {
         Ok(format!("{:064x}", model.len()))
     }
-    fn models_matching(&self, glob: &str) -> Lookup<Vec<String>> {
+    fn models_matching(&self, glob: &str, _: &str) -> Lookup<Vec<String>> {
         let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
         let others = ["micro_mobilenetv2_100", "micro_regnetx_m", "micro_vit_tiny"];
         let found: Vec<String> = all

@@ -5,6 +5,7 @@
 //! this one.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::classify::{Classification, Hits};
+use super::generate::Generation;
 use super::{Set, TaskError};
 use crate::batches::Batches;
 use crate::cell::CalibrationCell;
@@ -31,6 +33,14 @@ pub type After<'a, T> = dyn FnMut(&T, &mut Vec<ImageError>) -> Result<(), TaskEr
 pub trait Judge<M: Modality> {
     /// What is counted on the way to a score.
     type Tally: Tally;
+
+    /// The same with what lies beside the network's weight file, for networks that need others around them.
+    fn beside(self, _: &Spec, _weights: &Path) -> Result<Self, TaskError>
+    where
+        Self: Sized,
+    {
+        Ok(self)
+    }
 
     /// How samples become inputs; none where they have one form for all networks.
     fn recipe(&self) -> Option<String>;
@@ -143,6 +153,14 @@ impl Judged for Classes {
     }
 }
 
+impl Judged for Noise {
+    type Judge = Generation;
+
+    fn judge(spec: &Spec, set: Arc<Set>, recipe: Option<&str>) -> Option<Generation> {
+        Generation::new(spec, set, recipe)
+    }
+}
+
 /// The judge of kinds that no task judges yet: there is none.
 #[derive(Debug)]
 pub enum Nobody {}
@@ -159,7 +177,7 @@ macro_rules! unjudged {
     )+};
 }
 
-unjudged!(Boxes, Noise, Tokens);
+unjudged!(Boxes, Tokens);
 
 impl<M: Modality> Judge<M> for Nobody {
     type Tally = Hits;

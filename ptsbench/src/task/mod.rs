@@ -4,21 +4,26 @@
 //! [`judged::Judge`] is a set as one network meets it.
 
 pub mod classify;
+pub mod generate;
+mod generated;
 pub mod journal;
 pub mod judged;
 mod labelled;
 mod set;
 pub mod train;
 
-use model_zoo::{Classes, Modality};
+use model_zoo::catalog::Spec;
+use model_zoo::{Classes, Modality, Noise};
 
 use crate::data::decode::ImageError;
 use crate::data::error::DataError;
-use crate::data::synthetic::{self, MicroSet};
+use crate::data::synthetic::{self, MicroSet, generation};
 use crate::interrupt::Interrupted;
 use crate::metric::top_k::TopKError;
 
 use classify::Misfit;
+use generate::GenerateError;
+pub use generated::Generated;
 use judged::OtherKind;
 pub use labelled::Labelled;
 pub use set::{OpenError, Set, Sets};
@@ -54,7 +59,31 @@ pub struct Kind {
 impl Kind {
     /// Whether its images need no folder.
     pub fn built_in(&self) -> bool {
-        self.split().is_some()
+        self.split().is_some() || self == MICRO_GENERATION
+    }
+
+    /// Of the networks that a name or pattern means: for a pattern, those of the kind that this task judges, since `*` can
+    /// mean no others; for a name, the one that was named.
+    pub fn among(
+        &self,
+        pattern: &str,
+        found: Vec<&'static Spec>,
+    ) -> Result<Vec<&'static Spec>, NoneOfKind> {
+        if !pattern.contains(['*', '?']) {
+            return Ok(found);
+        }
+        let judged: Vec<_> = found
+            .into_iter()
+            .filter(|spec| spec.does() == self.judges)
+            .collect();
+        if judged.is_empty() {
+            return Err(NoneOfKind {
+                pattern: pattern.to_owned(),
+                task: self.name,
+                judges: self.judges,
+            });
+        }
+        Ok(judged)
     }
 
     /// The part of the built-in images that it judges by, if they are built in.
@@ -68,7 +97,7 @@ impl Kind {
 }
 
 /// Every task.
-pub static TASKS: [Kind; 6] = [
+pub static TASKS: [Kind; 10] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -117,6 +146,38 @@ pub static TASKS: [Kind; 6] = [
         images: None,
         about: "pictures of your own, in one folder per class",
     },
+    Kind {
+        name: "micro_generation",
+        version: generation::VERSION,
+        judges: Noise::DOES,
+        classes: None,
+        images: Some(generated::MICRO_IMAGES),
+        about: "images like the procedural shapes, 32x32, built in",
+    },
+    Kind {
+        name: "lsun_church",
+        version: 1,
+        judges: Noise::DOES,
+        classes: None,
+        images: Some(generated::IMAGES),
+        about: "images like LSUN's churches, from their folder",
+    },
+    Kind {
+        name: "lsun_bedroom",
+        version: 1,
+        judges: Noise::DOES,
+        classes: None,
+        images: Some(generated::IMAGES),
+        about: "images like LSUN's bedrooms, from their folder",
+    },
+    Kind {
+        name: "sd2_text",
+        version: 1,
+        judges: Noise::DOES,
+        classes: None,
+        images: None,
+        about: "images of prompts, from a folder with prompts.txt",
+    },
 ];
 
 static MICRO: &Kind = &TASKS[0];
@@ -124,6 +185,10 @@ static IMAGENET: &Kind = &TASKS[2];
 static CIFAR10: &Kind = &TASKS[3];
 static CIFAR100: &Kind = &TASKS[4];
 static FOLDER: &Kind = &TASKS[5];
+static MICRO_GENERATION: &Kind = &TASKS[6];
+static LSUN_CHURCH: &Kind = &TASKS[7];
+static LSUN_BEDROOM: &Kind = &TASKS[8];
+static SD2_TEXT: &Kind = &TASKS[9];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,6 +196,20 @@ static FOLDER: &Kind = &TASKS[5];
 pub struct UnknownTask {
     /// What was asked.
     pub name: String,
+}
+
+/// A pattern that no network of a task's kind matches.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no model that matches `{pattern}` {judges}, as task `{task}` needs; `ptsbench list models` shows all names"
+)]
+pub struct NoneOfKind {
+    /// What was asked.
+    pub pattern: String,
+    /// The task.
+    pub task: &'static str,
+    /// What the networks do that it judges.
+    pub judges: &'static str,
 }
 
 fn names() -> String {
@@ -188,6 +267,9 @@ pub enum TaskError {
         /// Which, and why.
         error: ImageError,
     },
+    /// No images can be generated or compared.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
     /// The training images cannot be listed.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::generated::{self, Generated};
 use super::labelled::Labelled;
 use super::{CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, UnknownTask, find};
+use model_zoo::{Modality, Noise};
+
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
 use crate::data::error::{DataError, name};
@@ -65,6 +68,8 @@ pub struct Set {
 enum Content {
     /// Each is of one class.
     Labelled(Labelled),
+    /// Generated ones are compared with them.
+    Generated(Generated),
 }
 
 /// The task that a data set serves, if classifiers are judged by it.
@@ -98,9 +103,33 @@ impl Set {
         Self::built_in(MICRO, MicroSet::TEST)
     }
 
-    /// The images of a kind that needs no folder.
-    pub fn of_kind(kind: &'static Kind) -> Option<Self> {
-        kind.split().map(|split| Self::built_in(kind, split))
+    /// The images of a kind that needs no folder; `assets` has the built-in networks, one of which some are compared by.
+    pub fn of_kind(kind: &'static Kind, assets: &Path) -> Result<Option<Self>, DataError> {
+        if !kind.built_in() {
+            return Ok(None);
+        }
+        Ok(Some(match kind.split() {
+            Some(split) => Self::built_in(kind, split),
+            None => Self::compared(kind, None, Generated::built_in(assets)?)?,
+        }))
+    }
+
+    /// What generated images are compared with.
+    fn compared(
+        kind: &'static Kind,
+        folder: Option<&Path>,
+        images: Generated,
+    ) -> Result<Self, DataError> {
+        Ok(Self {
+            kind,
+            classes: 0,
+            folder: folder.map(Path::to_owned),
+            sha256: Some(images.sha256()?),
+            split: None,
+            notes: Vec::new(),
+            warnings: Vec::new(),
+            content: Content::Generated(images),
+        })
     }
 
     fn built_in(kind: &'static Kind, split: MicroSet) -> Self {
@@ -121,6 +150,14 @@ impl Set {
         if !folder.is_dir() {
             let problem = "no such folder; give the folder that a data set's archive unpacks to";
             return Err(DataError::new(folder, problem));
+        }
+        // What a generator is compared with has no layout of its own: its name, or the task asked for, says what it is.
+        let compared = match wanted {
+            Some(wanted) => (wanted.judges == Noise::DOES).then_some(wanted),
+            None => generated::recognise(folder),
+        };
+        if let Some(kind) = compared {
+            return Self::compared(kind, Some(folder), Generated::open(folder, kind)?);
         }
         let recognise = |folder: &Path| {
             // Asked for by name, class folders are class folders whatever else they look like.
@@ -249,6 +286,7 @@ impl Set {
     pub fn available(&self) -> usize {
         match &self.content {
             Content::Labelled(images) => images.len(),
+            Content::Generated(images) => images.available(),
         }
     }
 
@@ -256,6 +294,15 @@ impl Set {
     pub fn labelled(&self) -> Option<&Labelled> {
         match &self.content {
             Content::Labelled(images) => Some(images),
+            Content::Generated(_) => None,
+        }
+    }
+
+    /// What generated images are compared with.
+    pub fn generated(&self) -> Option<&Generated> {
+        match &self.content {
+            Content::Generated(images) => Some(images),
+            Content::Labelled(_) => None,
         }
     }
 
@@ -272,6 +319,11 @@ impl Set {
                 let sha256 = training.sha256(list.indices.iter().copied())?;
                 Ok((list, sha256))
             }
+            // A generator is calibrated by what it makes itself.
+            Content::Generated(_) => {
+                let indices = Vec::new();
+                Ok((CalibrationList { indices }, None))
+            }
         }
     }
 }
@@ -280,6 +332,7 @@ impl Set {
 #[derive(Debug, Default)]
 pub struct Sets {
     folders: HashMap<String, PathBuf>,
+    assets: PathBuf,
     open: Mutex<HashMap<&'static str, Arc<Set>>>,
 }
 
@@ -291,8 +344,16 @@ impl Sets {
         }
         Ok(Self {
             folders,
-            open: Mutex::default(),
+            ..Self::default()
         })
+    }
+
+    /// With the folder of the built-in networks.
+    pub fn with_assets(self, assets: &Path) -> Self {
+        Self {
+            assets: assets.to_owned(),
+            ..self
+        }
     }
 
     /// The set of a task.
@@ -302,7 +363,7 @@ impl Sets {
         if let Some(set) = open.get(kind.name) {
             return Ok(Arc::clone(set));
         }
-        let set = if let Some(set) = Set::of_kind(kind) {
+        let set = if let Some(set) = Set::of_kind(kind, &self.assets)? {
             set
         } else {
             let folder = self.folders.get(kind.name).ok_or(OpenError::NoFolder {
