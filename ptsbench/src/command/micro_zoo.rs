@@ -7,21 +7,20 @@ use std::time::Instant;
 
 use anyhow::Context;
 use burn::tensor::Device;
-use model_zoo::catalog::{self, Spec, Visit, Weights};
+use model_zoo::catalog::{self, OtherModality, Spec, Visit, Weights};
 use model_zoo::tap::Bare;
 use model_zoo::weights::{self, Container, Dtype};
-use model_zoo::{Classes, Classifier, Modality};
+use model_zoo::{Boxes, Classes, Classifier, Modality, Noise, Of, Tokens};
 
-use crate::data::synthetic::MicroSet;
 use crate::interrupt;
 use crate::store::write_atomic;
-use crate::task::train::{self, ClassLesson, Recipe, Training};
+use crate::task::train::{self, ClassLesson, EpochLog, NoiseLesson, Recipe, Taught, Training};
 use crate::{note, outln};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names or patterns of built-in networks [default: all classifiers, smallest first].
+    /// Names or patterns of built-in networks [default: all of them, smallest first].
     models: Vec<String>,
     /// Folder for the trained weights and logs.
     #[arg(long, default_value = "assets/micro")]
@@ -79,16 +78,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 fn train_one(spec: &'static Spec, args: &Args) -> anyhow::Result<()> {
     // Always the CPU: the stored files are what this very path gives.
-    spec.open_classes(
-        &Device::flex(),
-        "`micro-zoo` trains classifiers",
-        Train { args },
-    )?
+    spec.open(&Device::flex(), Train { args })
 }
 
 fn chosen(patterns: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
     let built_in = |spec: &&Spec| spec.weights == Weights::BuiltIn;
-    let trained = |spec: &&Spec| built_in(spec) && spec.does() == Classes::DOES;
+    let trained = |spec: &&Spec| built_in(spec) && spec.does() != Boxes::DOES;
     if patterns.is_empty() {
         return Ok(catalog::all().iter().filter(trained).collect());
     }
@@ -116,15 +111,56 @@ impl Visit<Classes> for Train<'_> {
     type Out = anyhow::Result<()>;
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) -> anyhow::Result<()> {
+        let mut lesson = ClassLesson::default();
+        let transformer = Recipe::micro(spec.name).transformer;
+        if transformer.is_some_and(|t| t.distilled) {
+            lesson = lesson.with_teacher(teacher(&self.args.out)?);
+        }
+        self.train(spec, network, lesson)
+    }
+}
+
+impl Visit<Noise> for Train<'_> {
+    type Out = anyhow::Result<()>;
+
+    fn visit<N: Of<Noise>>(self, spec: &'static Spec, network: N) -> anyhow::Result<()> {
+        let process = spec.process().context("it undoes no process")?;
+        self.train(spec, network, NoiseLesson::new(process))
+    }
+}
+
+impl Visit<Boxes> for Train<'_> {
+    type Out = anyhow::Result<()>;
+
+    fn visit<N: Of<Boxes>>(self, spec: &'static Spec, _: N) -> anyhow::Result<()> {
+        untrained::<Boxes>(spec)
+    }
+}
+
+impl Visit<Tokens> for Train<'_> {
+    type Out = anyhow::Result<()>;
+
+    fn visit<N: Of<Tokens>>(self, spec: &'static Spec, _: N) -> anyhow::Result<()> {
+        untrained::<Tokens>(spec)
+    }
+}
+
+fn untrained<M: Modality>(spec: &Spec) -> anyhow::Result<()> {
+    Err(OtherModality::of::<M>(spec, "`micro-zoo` trains classifiers and generators").into())
+}
+
+impl Train<'_> {
+    fn train<M: Taught, N: Of<M>>(
+        self,
+        spec: &'static Spec,
+        network: N,
+        lesson: M::Lesson,
+    ) -> anyhow::Result<()> {
         let (name, recipe, device) = (spec.name, Recipe::micro(spec.name), Device::flex());
         let checkpoint = self
             .args
             .work
             .join(format!("{name}.checkpoint.safetensors"));
-        let mut lesson = ClassLesson::default();
-        if recipe.transformer.is_some_and(|t| t.distilled) {
-            lesson = lesson.with_teacher(teacher(&self.args.out)?);
-        }
         let mut training = if checkpoint.exists() && !self.args.fresh {
             let training = Training::resume(name, network, recipe, lesson, &device, &checkpoint)?;
             note!("{name}: going on after epoch {}", training.log().len());
@@ -141,17 +177,24 @@ impl Visit<Classes> for Train<'_> {
             if let Some(log) = training.log().last() {
                 let left = seconds * (recipe.epochs - log.epoch) as f64 / 60.0;
                 note!(
-                    "{name}: epoch {} of {}, loss {:.3}, top-1 {:.2} % in training, {:.2} % on the validation split; {seconds:.0} s, {left:.0} min to go",
+                    "{name}: epoch {} of {}, loss {:.3}{}; {seconds:.0} s, {left:.0} min to go",
                     log.epoch,
                     recipe.epochs,
                     log.loss,
-                    log.score("train_top1").unwrap_or_default(),
-                    log.score("validation_top1").unwrap_or_default()
+                    scores(log)
                 );
             }
         }
         store(&training, spec, &device, self.args)
     }
+}
+
+/// What an epoch came to, as ", validation_top1 91.50".
+fn scores(log: &EpochLog) -> String {
+    let scores = log.scores.iter();
+    scores
+        .map(|(name, score)| format!(", {} {score:.3}", name.replace('_', " ")))
+        .collect()
 }
 
 /// The trained network that teaches others.
@@ -184,8 +227,8 @@ fn teacher(folder: &Path) -> anyhow::Result<train::Teacher> {
 ///
 /// The weights are stored in half precision and loaded again before they are scored: what the file says is what it gives.
 /// This is the one place that reads the test split.
-fn store<N: Classifier>(
-    training: &Training<Classes, N>,
+fn store<M: Taught, N: Of<M>>(
+    training: &Training<M, N>,
     spec: &'static Spec,
     device: &Device,
     args: &Args,
@@ -207,14 +250,16 @@ fn store<N: Classifier>(
     save(&unscored, &BTreeMap::new())?;
     let half = Container::open(&unscored)?;
     let stored = weights::load(network.clone(), |path| network.key(path), &half)?;
-    let top1 = train::top1(&stored, MicroSet::TEST, device)?;
+    // The other built-in networks are where this one goes to.
+    let assets = args.out.parent().unwrap_or(Path::new("."));
+    let (metric, score) = M::test(spec, &stored, assets, device)?;
     let metadata = BTreeMap::from([
         ("model".to_owned(), name.to_owned()),
         (
             "recipe".to_owned(),
             serde_json::to_string(&training.recipe())?,
         ),
-        ("test_top1".to_owned(), top1.to_string()),
+        (format!("test_{metric}"), score.to_string()),
     ]);
     save(&file, &metadata)?;
     std::fs::remove_file(&unscored).with_context(|| format!("removing {}", unscored.display()))?;
@@ -234,7 +279,7 @@ fn store<N: Classifier>(
         Some(_) => "not the bytes that were there before",
     };
     outln!(
-        "{}: top-1 {top1:.2} %, SHA-256 {after}, {verdict}",
+        "{}: {metric} {score:.2}, SHA-256 {after}, {verdict}",
         file.display()
     )?;
     Ok(())

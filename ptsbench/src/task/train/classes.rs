@@ -1,9 +1,11 @@
 //! Training classifiers: labelled images, cross-entropy, perhaps a teacher.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use model_zoo::catalog::Spec;
 use model_zoo::tap::Bare;
 use model_zoo::{Classes, Classifier};
 
@@ -48,6 +50,15 @@ impl ClassLesson {
 
 impl Taught for Classes {
     type Lesson = ClassLesson;
+
+    fn test<N: Classifier>(
+        _: &Spec,
+        network: &N,
+        _: &Path,
+        device: &Device,
+    ) -> Result<(String, f64), TrainError> {
+        Ok(("top1".to_owned(), top1(network, MicroSet::TEST, device)?))
+    }
 }
 
 impl Lesson<Classes> for ClassLesson {

@@ -6,6 +6,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::{Recipe, local};
 use crate::seed::{Seed, Stream};
 
+/// What a generator's output comes from.
+const GENERATOR_OUT: &str = "out.conv.weight";
+/// What RetinaNet's outputs come from, and the deviation with which it begins there (Lin et al. 2017, arXiv 1708.02002,
+/// section 4.1); the classes' biases stay what the network's constructor makes of the prior.
+const DETECTOR_OUT: [&str; 2] = ["cls_logits.weight", "bbox_reg.weight"];
+const DETECTOR: f32 = 0.01;
+const PRIOR: &str = "cls_logits.bias";
+
 /// A network of the same shapes with fresh weights; `images` are the recipe's, as bytes.
 pub fn fresh<M: Module>(network: M, recipe: Recipe, images: &[u8], device: &Device) -> M {
     network.map(&mut Init {
@@ -50,6 +58,10 @@ impl ModuleMapper for Init<'_> {
             (0..count).map(|_| deviation * one(&mut stream)).collect()
         };
         let mut values: Vec<f32> = match (D, self.transformer) {
+            // A generator begins by saying nothing.
+            (4, _) if path == GENERATOR_OUT => vec![0.0; count],
+            (4, _) if DETECTOR_OUT.iter().any(|end| path.ends_with(end)) => normal(DETECTOR),
+            (1, _) if path.ends_with(PRIOR) => return param,
             (3, true) => normal(1.0),
             (4, true) => normal(1.0 / ((shape[1] * shape[2] * shape[3]) as f32).sqrt()),
             (4, false) => normal((2.0 / (shape[0] * shape[2] * shape[3]) as f32).sqrt()),

@@ -1,8 +1,10 @@
 //! What differs in training between kinds of networks: the samples of an epoch, the loss of a batch, the scores.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use model_zoo::catalog::Spec;
 use model_zoo::{Modality, Of};
 
 use super::{Recipe, TrainError};
@@ -12,6 +14,14 @@ use crate::seed::Stream;
 pub trait Taught: Modality + Sized {
     /// What it is trained on.
     type Lesson: Lesson<Self>;
+
+    /// The score of a trained network on the test split, and its metric; `assets` has the other built-in networks.
+    fn test<N: Of<Self>>(
+        spec: &Spec,
+        network: &N,
+        assets: &Path,
+        device: &Device,
+    ) -> Result<(String, f64), TrainError>;
 }
 
 /// A batch of the samples that networks of a kind are trained on.

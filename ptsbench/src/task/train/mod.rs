@@ -12,6 +12,7 @@ mod classes;
 mod init;
 mod lesson;
 mod local;
+mod noise;
 mod recipe;
 mod step;
 #[cfg(test)]
@@ -21,19 +22,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use burn::tensor::{Device, TensorData};
-use model_zoo::Of;
 use model_zoo::graft::{read_params, write_params};
+use model_zoo::tap::Bare;
 use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use model_zoo::{Modality, Of};
 use serde::{Deserialize, Serialize};
 
 use crate::interrupt::{self, Interrupted};
 use crate::metric::top_k::TopKError;
 use crate::seed::Seed;
+use crate::task::TaskError;
+use crate::task::judged::Judge;
 
 use step::{AdamW, Descent, State};
 
 pub use classes::{ClassLesson, Teacher, top1};
 pub use lesson::{Batch, Lesson, Taken, Taught};
+pub use noise::NoiseLesson;
 pub use recipe::{Recipe, TEACHER, Transformer};
 
 /// What an epoch came to: a line of the training log.
@@ -65,6 +70,17 @@ pub enum TrainError {
     /// The logits are not numbers any more.
     #[error(transparent)]
     Score(#[from] TopKError),
+    /// A network cannot be scored.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The built-in task is for another kind of network.
+    #[error("`{model}` cannot be trained: task `{task}` is not for it")]
+    NoTask {
+        /// The network.
+        model: &'static str,
+        /// The task.
+        task: &'static str,
+    },
     /// A checkpoint of another run.
     #[error(
         "{file}: the checkpoint is of another run: its {field} is {found}, expected {expected}; delete it, or name another work folder"
@@ -321,7 +337,7 @@ impl<M: Taught, N: Of<M>> Training<M, N> {
             });
         }
         let (gradients, lr) = (loss.backward(), recipe.rate(done));
-        self.network = match recipe.beta2() {
+        self.network = match recipe.second_moment() {
             None => self.network.map(&mut Descent {
                 path: Vec::new(),
                 gradients,
@@ -341,6 +357,19 @@ impl<M: Taught, N: Of<M>> Training<M, N> {
         };
         Ok((self, value, right))
     }
+}
+
+/// What a judge says of a trained network.
+fn tested<M: Modality>(
+    judge: &impl Judge<M>,
+    network: &impl Of<M>,
+    samples: usize,
+    device: &Device,
+) -> Result<(String, f64), TrainError> {
+    let run = |input| network.run(input, &mut Bare::default());
+    let score = judge.evaluate(&run, samples, device, |_| {})?;
+    let value = score.value.number().unwrap_or(f64::NAN);
+    Ok((score.metric, value))
 }
 
 fn floats(data: TensorData) -> Vec<f32> {

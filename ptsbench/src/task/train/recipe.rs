@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::synthetic::{self, MicroSet};
+use crate::data::synthetic::{self, MicroSet, generation};
 
 /// Epochs of the built-in networks. Larger ones mostly need fewer, and none is so good that sparsity has nothing to take away.
 ///
@@ -59,6 +59,9 @@ pub struct Recipe {
     pub momentum: f64,
     /// Decay of every parameter, added to its gradient.
     pub decay: f64,
+    /// Decay of the second moment, where the optimizer is AdamW and the network no transformer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta2: Option<f64>,
     /// What a transformer is trained with instead. Absent elsewhere, so that older files still state their recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transformer: Option<Transformer>,
@@ -95,12 +98,29 @@ impl Recipe {
         lr: 0.1,
         momentum: 0.9,
         decay: 5e-4,
+        beta2: None,
         transformer: None,
+    };
+
+    /// The generators': new images in every epoch, as noise and timesteps are.
+    const GENERATOR: Self = Self {
+        data: generation::VERSION,
+        images: generation::LEN,
+        blocks: Some(16),
+        epochs: 16,
+        batch: 64,
+        lr: 1e-3,
+        decay: 0.01,
+        beta2: Some(0.99),
+        ..Self::MICRO
     };
 
     /// The recipe of a built-in network: its epochs are in [`EPOCHS`]. A DeiT differs from a ViT by a smoothed target
     /// and erased rectangles: what of the paper's augmentation makes sense in minutes.
     pub fn micro(name: &str) -> Self {
+        if name.starts_with("micro_unet") {
+            return Self::GENERATOR;
+        }
         let epochs = EPOCHS.iter().find(|(known, _)| *known == name);
         let plain = Self {
             epochs: epochs.map_or(Self::MICRO.epochs, |&(_, epochs)| epochs),
@@ -131,8 +151,8 @@ impl Recipe {
     }
 
     /// The decay of AdamW's second moment; none where the optimizer is SGD.
-    pub fn beta2(&self) -> Option<f64> {
-        self.transformer.map(|t| t.beta2)
+    pub fn second_moment(&self) -> Option<f64> {
+        self.transformer.map(|t| t.beta2).or(self.beta2)
     }
 
     /// The first image of an epoch, counted from 1.
