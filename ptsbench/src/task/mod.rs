@@ -4,17 +4,20 @@
 //! [`judged::Judge`] is a set as one network meets it.
 
 pub mod classify;
+pub mod detect;
 pub mod journal;
 pub mod judged;
 mod labelled;
+pub mod scenes;
 mod set;
+pub mod sightings;
 pub mod train;
 
-use model_zoo::{Classes, Modality};
+use model_zoo::{Boxes, Classes, Modality};
 
 use crate::data::decode::ImageError;
 use crate::data::error::DataError;
-use crate::data::synthetic::{self, MicroSet};
+use crate::data::synthetic::{self, MicroSet, Split, detection};
 use crate::interrupt::Interrupted;
 use crate::metric::top_k::TopKError;
 
@@ -58,17 +61,22 @@ impl Kind {
     }
 
     /// The part of the built-in images that it judges by, if they are built in.
-    fn split(&self) -> Option<MicroSet> {
+    fn split(&self) -> Option<Split> {
         match self.name {
-            "micro" => Some(MicroSet::TEST),
-            "micro_validation" => Some(MicroSet::VALIDATION),
+            "micro" | "micro_boxes" => Some(Split::Test),
+            "micro_validation" | "micro_boxes_validation" => Some(Split::Validation),
             _ => None,
         }
+    }
+
+    /// Whether its samples have one form for all networks, so that there is no recipe for them.
+    pub fn one_form(&self) -> bool {
+        self.built_in() && self.judges == Classes::DOES
     }
 }
 
 /// Every task.
-pub static TASKS: [Kind; 6] = [
+pub static TASKS: [Kind; 8] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -117,6 +125,22 @@ pub static TASKS: [Kind; 6] = [
         images: None,
         about: "pictures of your own, in one folder per class",
     },
+    Kind {
+        name: "micro_boxes",
+        version: detection::VERSION,
+        judges: Boxes::DOES,
+        classes: Some(detection::CATEGORIES.len()),
+        images: Some(detection::pictures(Split::Test)),
+        about: "procedural scenes with objects of 5 classes, 160x160, built in",
+    },
+    Kind {
+        name: "micro_boxes_validation",
+        version: detection::VERSION,
+        judges: Boxes::DOES,
+        classes: Some(detection::CATEGORIES.len()),
+        images: Some(detection::pictures(Split::Validation)),
+        about: "more scenes of that kind, for making choices",
+    },
 ];
 
 static MICRO: &Kind = &TASKS[0];
@@ -124,6 +148,8 @@ static IMAGENET: &Kind = &TASKS[2];
 static CIFAR10: &Kind = &TASKS[3];
 static CIFAR100: &Kind = &TASKS[4];
 static FOLDER: &Kind = &TASKS[5];
+static MICRO_BOXES: &Kind = &TASKS[6];
+static MICRO_BOXES_VALIDATION: &Kind = &TASKS[7];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +191,9 @@ pub enum TaskError {
     /// The network is not one for the task's images.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// The network is not one for the task's pictures with objects, or no network is.
+    #[error(transparent)]
+    NoDetector(#[from] detect::Misfit),
     /// The images are not those of the cell.
     #[error(
         "task {task}: its {what} is {found}, and the cell's is {expected}; the folder or the program changed since the plan was read, start again"

@@ -4,8 +4,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model_zoo::{Boxes, Modality};
+
 use super::labelled::Labelled;
-use super::{CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, UnknownTask, find};
+use super::scenes::Scenes;
+use super::{
+    CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, MICRO_BOXES, MICRO_BOXES_VALIDATION,
+    UnknownTask, find,
+};
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
 use crate::data::error::{DataError, name};
@@ -13,7 +19,7 @@ use crate::data::folder::{self, Form};
 use crate::data::imagenet::{self, Wanted};
 use crate::data::layout::{self, Layout};
 use crate::data::source::Source;
-use crate::data::synthetic::{self, MicroSet};
+use crate::data::synthetic::{MicroSet, Split};
 use crate::seed::Seed;
 use crate::terminal::remark_once;
 
@@ -65,6 +71,8 @@ pub struct Set {
 enum Content {
     /// Each is of one class.
     Labelled(Labelled),
+    /// Objects are on them.
+    Scenes(Scenes),
 }
 
 /// The task that a data set serves, if classifiers are judged by it.
@@ -95,24 +103,41 @@ fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
 impl Set {
     /// The built-in images of the test split.
     pub fn micro() -> Self {
-        Self::built_in(MICRO, MicroSet::TEST)
+        let images = Labelled::built_in(MicroSet::TEST);
+        Self::built_in(MICRO, Content::Labelled(images))
+    }
+
+    /// The built-in pictures with objects: those of the validation split, or of another split under the task's name.
+    pub fn micro_boxes(split: Split) -> Self {
+        let kind = match split {
+            Split::Validation => MICRO_BOXES_VALIDATION,
+            Split::Train | Split::Test => MICRO_BOXES,
+        };
+        Self::built_in(kind, Content::Scenes(Scenes::built_in(split)))
     }
 
     /// The images of a kind that needs no folder.
     pub fn of_kind(kind: &'static Kind) -> Option<Self> {
-        kind.split().map(|split| Self::built_in(kind, split))
+        let split = kind.split()?;
+        Some(match kind.judges == Boxes::DOES {
+            true => Self::micro_boxes(split),
+            false => {
+                let images = Labelled::built_in(MicroSet { split });
+                Self::built_in(kind, Content::Labelled(images))
+            }
+        })
     }
 
-    fn built_in(kind: &'static Kind, split: MicroSet) -> Self {
+    fn built_in(kind: &'static Kind, content: Content) -> Self {
         Self {
             kind,
-            classes: synthetic::CLASSES,
+            classes: kind.classes.unwrap_or(0),
             folder: None,
             sha256: None,
             split: None,
             notes: Vec::new(),
             warnings: Vec::new(),
-            content: Content::Labelled(Labelled::built_in(split)),
+            content,
         }
     }
 
@@ -249,6 +274,7 @@ impl Set {
     pub fn available(&self) -> usize {
         match &self.content {
             Content::Labelled(images) => images.len(),
+            Content::Scenes(scenes) => scenes.len(),
         }
     }
 
@@ -256,6 +282,15 @@ impl Set {
     pub fn labelled(&self) -> Option<&Labelled> {
         match &self.content {
             Content::Labelled(images) => Some(images),
+            Content::Scenes(_) => None,
+        }
+    }
+
+    /// The images, where objects are on them.
+    pub fn scenes(&self) -> Option<&Scenes> {
+        match &self.content {
+            Content::Labelled(_) => None,
+            Content::Scenes(scenes) => Some(scenes),
         }
     }
 
@@ -270,6 +305,12 @@ impl Set {
                 let training = labelled.training()?;
                 let list = CalibrationList::draw(Seed(seed), images, training.len())?;
                 let sha256 = training.sha256(list.indices.iter().copied())?;
+                Ok((list, sha256))
+            }
+            Content::Scenes(scenes) => {
+                let training = scenes.training()?;
+                let list = CalibrationList::draw(Seed(seed), images, training.len())?;
+                let sha256 = training.sha256(&list.indices)?;
                 Ok((list, sha256))
             }
         }
