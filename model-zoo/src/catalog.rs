@@ -13,6 +13,7 @@ pub mod origin;
 
 pub use names::{Meant, Named, named};
 
+use crate::detection::Head;
 use crate::diffusion::sampler::Process;
 use crate::misspelt::{did_you_mean, nearest};
 use crate::modality::{Boxes, Classes, ClassesOnly, Modality, Noise, VisitAny};
@@ -115,6 +116,15 @@ impl Spec {
     /// one size.
     pub fn one_size(&self) -> bool {
         matches!(self.size, Size::Vit(_) | Size::Ssd(_) | Size::SsdLite(_))
+    }
+
+    /// Whose rules its outputs follow, if it finds boxes.
+    pub fn head(&self) -> Option<Head> {
+        match self.size {
+            Size::RetinaNet(_) => Some(Head::RetinaNet),
+            Size::Ssd(_) | Size::SsdLite(_) => Some(Head::Ssd),
+            _ => None,
+        }
     }
 
     /// Whether it takes images of these channels, height and width: its own, or, without positions of patches, any on which

@@ -290,7 +290,7 @@ impl Registry for Zoo {
             let recipe = generate::recipe(spec, &set, &self.file(spec.name)?)?;
             return Ok(recipe.map(|recipe| recipe.to_string()));
         }
-        if kind.built_in() {
+        if kind.one_form() {
             if self.recipes.contains_key(model) {
                 remark_once(&format!(
                     "note: --recipe {model}=... is not used: the images of task `{task}` come in one form only"
@@ -300,8 +300,9 @@ impl Registry for Zoo {
         }
         let spec = catalog::find(model)?;
         let (recipe, weights) = (self.recipes.get(spec.name), self.files.get(spec.name));
-        let own = own::recipe_file(recipe.map(PathBuf::as_path), weights.map(PathBuf::as_path))?;
-        Ok(Some(own::recipe(spec, own.as_ref()).to_string()))
+        let (recipe, weights) = (recipe.map(PathBuf::as_path), weights.map(PathBuf::as_path));
+        let own = own::recipe_file(spec, recipe, weights)?;
+        Ok(own::recipe_for(kind, spec, own.as_ref())?)
     }
 
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>> {

@@ -7,10 +7,13 @@ use crate::diffusion::sampler::Process;
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, shufflenet_v2, unet, vgg, vit};
+use crate::{regnet, retinanet, shufflenet_v2, unet, vgg, vit};
 
 /// Classes of the micro set.
 const CLASSES: usize = 20;
+/// Categories of the procedural scenes, and their pictures.
+const OBJECTS: usize = 5;
+const SCENES: [usize; 3] = [3, 160, 160];
 
 const fn row(name: &'static str, family: &'static str, size: Size) -> Spec {
     Spec {
@@ -88,6 +91,31 @@ const fn vit(name: &'static str, family: &'static str, [width, depth]: [usize; 2
     row(name, family, Size::Vit(size))
 }
 
+/// Pyramids of three stages of a ResNet: cells of 8 pixels and more, for scenes of 160 x 160.
+const fn retinanet(
+    name: &'static str,
+    depths: &'static [usize],
+    width: usize,
+    pyramid: usize,
+) -> Spec {
+    let size = retinanet::Size {
+        backbone: resnet::Size {
+            block: Block::Basic,
+            stem: Stem::ImageNet,
+            depths,
+            width,
+            classes: 0,
+        },
+        epsilon: 1e-5,
+        width: pyramid,
+        classes: OBJECTS,
+    };
+    Spec {
+        input: SCENES,
+        ..row(name, "RetinaNet", Size::RetinaNet(size))
+    }
+}
+
 /// Pixels in, pixels out, without a context. Most of the multiply-adds are at 32 x 32 and most of the weights at 8 x 8, where
 /// the places attend to each other once, in the middle.
 const fn unet(name: &'static str, widths: &'static [usize]) -> Spec {
@@ -113,7 +141,7 @@ const VGG9: vgg::Size = vgg::Size {
 };
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 24] = [
+pub(super) const ROWS: [Spec; 26] = [
     resnet("micro_resnet8", &[1, 1, 1], 10),
     resnet("micro_resnet14", &[2, 2, 2], 14),
     resnet("micro_resnet20", &[3, 3, 3], 16),
@@ -136,6 +164,8 @@ pub(super) const ROWS: [Spec; 24] = [
     vit("micro_deit_nano", "DeiT", [48, 3]),
     vit("micro_deit_tiny", "DeiT", [64, 3]),
     vit("micro_deit_small", "DeiT", [64, 4]),
+    retinanet("micro_retinanet_s", &[1, 1, 1, 1], 16, 32),
+    retinanet("micro_retinanet_m", &[2, 2, 2, 2], 24, 48),
     unet("micro_unet_s", &[16, 24, 48]),
     unet("micro_unet_m", &[16, 32, 96]),
 ];

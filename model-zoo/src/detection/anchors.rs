@@ -94,7 +94,13 @@ impl AnchorShapes {
 
     /// RetinaNet's: sides of 32 to 512 with two steps of a third of an octave, ratios 1/2, 1 and 2.
     pub fn retinanet() -> Self {
-        let sides = [32.0_f64, 64.0, 128.0, 256.0, 512.0].map(|side| {
+        Self::retinanet_from(32)
+    }
+
+    /// RetinaNet's for smaller or larger objects: `side` is the smallest one, and twice as much on each level.
+    pub fn retinanet_from(side: usize) -> Self {
+        let sides = [1.0_f64, 2.0, 4.0, 8.0, 16.0].map(|level| {
+            let side = side as f64 * level;
             [0.0, 1.0, 2.0].map(|third| (side * (third / 3.0_f64).exp2()).trunc() as f32)
         });
         let levels: Vec<(&[f32], &[f32])> = sides
@@ -130,6 +136,12 @@ impl AnchorShapes {
         }
         anchors
     }
+}
+
+/// Rows and columns of the five levels of RetinaNet's pyramid over a padded image: an eighth of it, and half on each
+/// further level, rounded up.
+pub fn pyramid(padded: [usize; 2]) -> [[usize; 2]; 5] {
+    std::array::from_fn(|level| padded.map(|side| side.div_ceil(8 << level).max(1)))
 }
 
 #[cfg(test)]

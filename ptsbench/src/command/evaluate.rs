@@ -141,15 +141,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "--recipe does nothing here: it says how pictures become inputs, and a generator reads none; leave it out"
         );
         None
-    } else if set.kind.built_in() {
+    } else if set.kind.one_form() {
         anyhow::ensure!(
             args.recipe.is_none(),
             "--recipe does nothing here: the built-in images come in one form only; leave it out, or give a folder with --data"
         );
         None
     } else {
-        let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
-        Some(own::recipe(spec, own.as_ref()).to_string())
+        let own = own::recipe_file(spec, args.recipe.as_deref(), args.weights.as_deref())?;
+        own::recipe_for(set.kind, spec, own.as_ref())?
     };
     let chosen = device::choose(args.device)?;
     interrupt::install(match args.resume {
@@ -328,8 +328,8 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
             recipe,
             available: judge.available(),
             images: tally.samples(),
-            numbers: tally.numbers(),
-            found: tally.to_string(),
+            numbers: judge.numbers(&tally),
+            found: judge.said(&tally),
             evaluated: tally.samples() - first,
             unreadable: tally.unreadable().to_vec(),
             seconds: started.elapsed().as_secs_f64(),

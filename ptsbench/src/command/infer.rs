@@ -67,8 +67,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let named = own::named(&args.model)?;
     let spec = named.spec;
     let file = weight_file(&named, args.weights.clone(), &args.assets)?;
-    let own = own::recipe_file(args.recipe.as_deref(), args.weights.as_deref())?;
-    let recipe = own::recipe(spec, own.as_ref());
+    let own = own::recipe_file(spec, args.recipe.as_deref(), args.weights.as_deref())?;
+    let recipe = own::recipe(spec, own.as_ref())?;
     let chosen = device::choose(args.device)?;
     interrupt::install("this command writes nothing")?;
     let unreadable = spec.open_classes(

@@ -10,11 +10,13 @@ use burn::tensor::Device;
 use model_zoo::catalog::{self, OtherModality, Spec, Visit, Weights};
 use model_zoo::tap::Bare;
 use model_zoo::weights::{self, Container, Dtype};
-use model_zoo::{Boxes, Classes, Classifier, Modality, Noise, Of, Tokens};
+use model_zoo::{Boxes, Classes, Classifier, Noise, Of, Tokens};
 
 use crate::interrupt;
 use crate::store::write_atomic;
-use crate::task::train::{self, ClassLesson, EpochLog, NoiseLesson, Recipe, Taught, Training};
+use crate::task::train::{
+    self, BoxLesson, ClassLesson, EpochLog, NoiseLesson, Recipe, Taught, Training,
+};
 use crate::{note, outln};
 
 /// Arguments.
@@ -83,9 +85,8 @@ fn train_one(spec: &'static Spec, args: &Args) -> anyhow::Result<()> {
 
 fn chosen(patterns: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
     let built_in = |spec: &&Spec| spec.weights == Weights::BuiltIn;
-    let trained = |spec: &&Spec| built_in(spec) && spec.does() != Boxes::DOES;
     if patterns.is_empty() {
-        return Ok(catalog::all().iter().filter(trained).collect());
+        return Ok(catalog::all().iter().filter(built_in).collect());
     }
     let mut chosen: Vec<&'static Spec> = Vec::new();
     for pattern in patterns {
@@ -116,7 +117,7 @@ impl Visit<Classes> for Train<'_> {
         if transformer.is_some_and(|t| t.distilled) {
             lesson = lesson.with_teacher(teacher(&self.args.out)?);
         }
-        self.train(spec, network, lesson)
+        self.train::<Classes, N>(spec, network, lesson)
     }
 }
 
@@ -125,15 +126,16 @@ impl Visit<Noise> for Train<'_> {
 
     fn visit<N: Of<Noise>>(self, spec: &'static Spec, network: N) -> anyhow::Result<()> {
         let process = spec.process().context("it undoes no process")?;
-        self.train(spec, network, NoiseLesson::new(process))
+        self.train::<Noise, N>(spec, network, NoiseLesson::new(process))
     }
 }
 
 impl Visit<Boxes> for Train<'_> {
     type Out = anyhow::Result<()>;
 
-    fn visit<N: Of<Boxes>>(self, spec: &'static Spec, _: N) -> anyhow::Result<()> {
-        untrained::<Boxes>(spec)
+    fn visit<N: Of<Boxes>>(self, spec: &'static Spec, network: N) -> anyhow::Result<()> {
+        let lesson = BoxLesson::new(spec).context("it has no anchors")?;
+        self.train::<Boxes, N>(spec, network, lesson)
     }
 }
 
@@ -141,12 +143,9 @@ impl Visit<Tokens> for Train<'_> {
     type Out = anyhow::Result<()>;
 
     fn visit<N: Of<Tokens>>(self, spec: &'static Spec, _: N) -> anyhow::Result<()> {
-        untrained::<Tokens>(spec)
+        let wanted = "`micro-zoo` trains networks that a built-in task is for";
+        Err(OtherModality::of::<Tokens>(spec, wanted).into())
     }
-}
-
-fn untrained<M: Modality>(spec: &Spec) -> anyhow::Result<()> {
-    Err(OtherModality::of::<M>(spec, "`micro-zoo` trains classifiers and generators").into())
 }
 
 impl Train<'_> {

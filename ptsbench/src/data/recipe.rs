@@ -1,6 +1,8 @@
 //! From a picture to a network's input. A recipe belongs to a weight file: the same network under another recipe has
 //! another accuracy.
 
+pub mod boxes;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -42,6 +44,18 @@ pub const CIFAR100: Statistics = Statistics {
 };
 
 impl Statistics {
+    /// Refuses numbers that no picture can be normalised with.
+    pub fn sound(&self) -> Result<(), String> {
+        let Self { mean, std } = self;
+        if !mean.iter().all(|mean| mean.is_finite()) {
+            return Err(format!("mean is {mean:?}; give three finite numbers"));
+        }
+        if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return Err(format!("std is {std:?}; give three numbers above 0"));
+        }
+        Ok(())
+    }
+
     /// Normalised values of all bytes for one channel, in the reference's order of f32 operations.
     fn table(&self, channel: usize) -> [f32; 256] {
         std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel])
@@ -118,6 +132,13 @@ impl fmt::Display for Recipe {
     }
 }
 
+/// Three numbers as a list writes them.
+fn three(text: &str) -> Option<[f32; 3]> {
+    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
+    let values: Option<Vec<f32>> = inner.split(", ").map(|value| value.parse().ok()).collect();
+    values?.try_into().ok()
+}
+
 /// How recipes begin that keep a picture's proportions.
 const SHORTER: &str = "shorter side";
 /// How those begin that do not.
@@ -142,12 +163,6 @@ impl FromStr for Recipe {
             let (crop, rest) = rest.split_once(", mean ")?;
             let (mean, std) = rest.split_once(", std ")?;
             let (short, filter) = resize.strip_prefix(' ')?.split_once(' ')?;
-            let three = |text: &str| -> Option<[f32; 3]> {
-                let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-                let values: Option<Vec<f32>> =
-                    inner.split(", ").map(|value| value.parse().ok()).collect();
-                values?.try_into().ok()
-            };
             let recipe = Self {
                 short: short.parse().ok()?,
                 filter: match filter {
@@ -197,7 +212,6 @@ impl Recipe {
 
     /// Refuses numbers that no picture can be prepared with.
     pub fn sound(&self) -> Result<(), String> {
-        let Statistics { mean, std } = self.statistics;
         if !(1..=LARGEST).contains(&self.crop) {
             return Err(format!(
                 "an input of {0} x {0} pixels; give a side from 1 to {LARGEST}",
@@ -210,13 +224,7 @@ impl Recipe {
                 self.short, self.crop
             ));
         }
-        if !mean.iter().all(|mean| mean.is_finite()) {
-            return Err(format!("mean is {mean:?}; give three finite numbers"));
-        }
-        if !std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return Err(format!("std is {std:?}; give three numbers above 0"));
-        }
-        Ok(())
+        self.statistics.sound()
     }
 
     /// Width and height after resizing: the longer side is truncated, and never below the crop.
@@ -286,7 +294,7 @@ pub mod ssd {
 
 /// torchvision's RetinaNet: normalise, resize as floats, pad to multiples of 32.
 pub mod retinanet {
-    use super::{IMAGENET, Rgb, resize};
+    use super::{Rgb, Statistics, resize};
 
     /// The sides a detector resizes to.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -338,9 +346,9 @@ pub mod retinanet {
         }
 
         /// Normalises and resizes a picture.
-        pub fn apply(self, picture: &Rgb) -> Sized {
+        pub fn apply(self, picture: &Rgb, statistics: &Statistics) -> Sized {
             let (width, height) = self.resized(picture.width, picture.height);
-            let planes = IMAGENET.normalize(picture);
+            let planes = statistics.normalize(picture);
             let values = planes
                 .chunks_exact(picture.width * picture.height)
                 .flat_map(|plane| {

@@ -1,6 +1,8 @@
 //! Recipes that come with somebody's own weights: timm's `config.json`, transformers' `preprocessor_config.json`, and a
 //! small TOML file of our own. What a recipe cannot express is refused by name, never approximated.
 
+mod boxes;
+
 use std::path::{Path, PathBuf};
 
 use model_zoo::file;
@@ -9,6 +11,8 @@ use serde_json::{Map, Value};
 
 use super::recipe::{Recipe, Statistics};
 use super::resize::Filter;
+
+pub use boxes::OwnBoxes;
 
 /// The largest file of this kind that is read: labels of many classes are its bulk.
 const LIMIT: u64 = 16 << 20;
@@ -23,6 +27,8 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 pub struct Own {
     /// How pictures become inputs; none where only classes are named.
     pub recipe: Option<Recipe>,
+    /// How they become a detector's, and its outputs boxes; none where the file does not speak of detectors.
+    pub boxes: Option<OwnBoxes>,
     /// Names of the classes.
     pub labels: Option<Vec<String>>,
     /// The file that says so.
@@ -43,6 +49,15 @@ pub struct RecipeError {
 pub fn read(file: &Path) -> Result<Own, RecipeError> {
     let text = text(file)?;
     let json = file.extension().is_some_and(|ending| ending == "json");
+    if let (false, Some(said)) = (json, boxes::of_toml(&text)) {
+        let (boxes, labels) = said.map_err(|problem| refused(file, problem))?;
+        return Ok(Own {
+            recipe: None,
+            boxes: Some(boxes),
+            labels,
+            from: file.to_owned(),
+        });
+    }
     let said = if json {
         object(&text).and_then(|config| of_json(&config))
     } else {
@@ -57,6 +72,7 @@ pub fn read(file: &Path) -> Result<Own, RecipeError> {
         }
         Ok(Own {
             recipe,
+            boxes: None,
             labels,
             from: file.to_owned(),
         })
@@ -87,6 +103,7 @@ pub fn beside(weights: &Path) -> Result<Option<Own>, RecipeError> {
         let recipe = Some(recipe);
         return Ok(Some(Own {
             recipe,
+            boxes: None,
             labels,
             from,
         }));
@@ -95,11 +112,13 @@ pub fn beside(weights: &Path) -> Result<Option<Own>, RecipeError> {
     Ok(match (said(PREPROCESSOR)?, labels) {
         (Some((from, (recipe, named))), labels) => Some(Own {
             recipe,
+            boxes: None,
             labels: labels.map(|(_, labels)| labels).or(named),
             from,
         }),
         (None, Some((from, labels))) => Some(Own {
             recipe: None,
+            boxes: None,
             labels: Some(labels),
             from,
         }),
@@ -110,7 +129,8 @@ pub fn beside(weights: &Path) -> Result<Option<Own>, RecipeError> {
 /// A recipe and names of classes, as far as a file has them.
 type Said = (Option<Recipe>, Option<Vec<String>>);
 
-fn refused(file: &Path, problem: String) -> RecipeError {
+/// A file that says nothing usable.
+pub fn refused(file: &Path, problem: String) -> RecipeError {
     RecipeError {
         file: file.to_owned(),
         problem,

@@ -14,8 +14,8 @@ use crate::store::{StoreError, write_atomic};
 /// Time between two writes at least: a batch of small images takes less than the disk does.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes of the file at most: a line for each of all images of ImageNet is half as much.
-const LIMIT: u64 = 64 << 20;
+/// Times what a write took that pass before the next one, so that long files take a small part of the evaluation.
+const SHARE: u32 = 20;
 
 /// Version of the file's form.
 const SCHEMA: u32 = 1;
@@ -110,6 +110,17 @@ pub enum JournalError {
         /// What this evaluation has.
         expected: String,
     },
+    /// It would not be read again.
+    #[error(
+        "{}: the progress is longer than the {most} bytes that are read again; evaluate without --resume, or fewer --samples",
+        path.display()
+    )]
+    Long {
+        /// The file.
+        path: PathBuf,
+        /// Bytes at most.
+        most: u64,
+    },
     /// It cannot be written.
     #[error(transparent)]
     Write(#[from] StoreError),
@@ -120,7 +131,8 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     of: Binding,
-    written: Option<Instant>,
+    /// When it was written last, and how long that took.
+    written: Option<(Instant, Duration)>,
 }
 
 impl Journal {
@@ -130,7 +142,7 @@ impl Journal {
             path: path.to_owned(),
             reason,
         };
-        let so_far = match file::read(path, LIMIT) {
+        let so_far = match file::read(path, T::LIMIT) {
             Err(error) if error.is_missing() => T::default(),
             Err(reason) => {
                 return Err(JournalError::Read {
@@ -170,7 +182,8 @@ impl Journal {
 
     /// Keeps the counts, unless the last ones were kept a moment ago.
     pub fn keep<T: Tally>(&mut self, so_far: &T) -> Result<(), JournalError> {
-        if self.written.is_some_and(|at| at.elapsed() < PAUSE) {
+        let soon = |(at, took): (Instant, Duration)| at.elapsed() < PAUSE.max(took * SHARE);
+        if self.written.is_some_and(soon) {
             return Ok(());
         }
         self.keep_now(so_far)
@@ -178,6 +191,7 @@ impl Journal {
 
     /// Keeps the counts.
     pub fn keep_now<T: Tally>(&mut self, so_far: &T) -> Result<(), JournalError> {
+        let start = Instant::now();
         let written = Written {
             schema: SCHEMA,
             of: self.of.clone(),
@@ -189,8 +203,14 @@ impl Journal {
                 reason: error.to_string(),
             })?;
         text.push('\n');
+        if text.len() as u64 > T::LIMIT {
+            return Err(JournalError::Long {
+                path: self.path.clone(),
+                most: T::LIMIT,
+            });
+        }
         write_atomic(&self.path, text.as_bytes())?;
-        self.written = Some(Instant::now());
+        self.written = Some((Instant::now(), start.elapsed()));
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::classify::{Classification, Hits};
+use super::detect::Detection;
 use super::generate::Generation;
 use super::{Set, TaskError};
 use crate::batches::Batches;
@@ -81,6 +82,16 @@ pub trait Judge<M: Modality> {
     /// The score that the counts amount to.
     fn score(&self, tally: &Self::Tally) -> Score;
 
+    /// The metrics of what was looked at in words.
+    fn said(&self, tally: &Self::Tally) -> String {
+        tally.to_string()
+    }
+
+    /// The counts and metrics of what was looked at as an object.
+    fn numbers(&self, tally: &Self::Tally) -> serde_json::Value {
+        tally.numbers()
+    }
+
     /// The score over the first `samples`, all of which must be readable; `progress` is told how many are through.
     fn evaluate(
         &self,
@@ -117,8 +128,11 @@ pub struct Stint<T> {
 }
 
 /// How far an evaluation got: a prefix of the set's order, so that it does not depend on batches. It is printed as the
-/// metrics of what was looked at, and kept to go on from.
+/// metrics of what was looked at, as far as it knows them, and kept to go on from.
 pub trait Tally: Clone + Default + Display + Serialize + DeserializeOwned {
+    /// Bytes that it may take when it is kept: a line for each of all images of ImageNet is half as much.
+    const LIMIT: u64 = 64 << 20;
+
     /// Samples looked at, unreadable ones included.
     fn samples(&self) -> usize;
 
@@ -161,6 +175,17 @@ impl Judged for Noise {
     }
 }
 
+impl Judged for Boxes {
+    type Judge = Detection;
+
+    fn judge(spec: &Spec, set: Arc<Set>, recipe: Option<&str>) -> Option<Detection> {
+        match set.kind.judges == Boxes::DOES {
+            true => Detection::new(spec, set, recipe),
+            false => None,
+        }
+    }
+}
+
 /// The judge of kinds that no task judges yet: there is none.
 #[derive(Debug)]
 pub enum Nobody {}
@@ -177,7 +202,7 @@ macro_rules! unjudged {
     )+};
 }
 
-unjudged!(Boxes, Tokens);
+unjudged!(Tokens);
 
 impl<M: Modality> Judge<M> for Nobody {
     type Tally = Hits;

@@ -4,20 +4,23 @@
 //! [`judged::Judge`] is a set as one network meets it.
 
 pub mod classify;
+pub mod detect;
 pub mod generate;
 mod generated;
 pub mod journal;
 pub mod judged;
 mod labelled;
+pub mod scenes;
 mod set;
+pub mod sightings;
 pub mod train;
 
 use model_zoo::catalog::Spec;
-use model_zoo::{Classes, Modality, Noise};
+use model_zoo::{Boxes, Classes, Modality, Noise};
 
 use crate::data::decode::ImageError;
 use crate::data::error::DataError;
-use crate::data::synthetic::{self, MicroSet, generation};
+use crate::data::synthetic::{self, MicroSet, Split, detection, generation};
 use crate::interrupt::Interrupted;
 use crate::metric::top_k::TopKError;
 
@@ -87,17 +90,22 @@ impl Kind {
     }
 
     /// The part of the built-in images that it judges by, if they are built in.
-    fn split(&self) -> Option<MicroSet> {
+    fn split(&self) -> Option<Split> {
         match self.name {
-            "micro" => Some(MicroSet::TEST),
-            "micro_validation" => Some(MicroSet::VALIDATION),
+            "micro" | "micro_boxes" => Some(Split::Test),
+            "micro_validation" | "micro_boxes_validation" => Some(Split::Validation),
             _ => None,
         }
+    }
+
+    /// Whether its samples have one form for all networks, so that there is no recipe for them.
+    pub fn one_form(&self) -> bool {
+        self.built_in() && self.judges == Classes::DOES
     }
 }
 
 /// Every task.
-pub static TASKS: [Kind; 10] = [
+pub static TASKS: [Kind; 12] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -178,6 +186,22 @@ pub static TASKS: [Kind; 10] = [
         images: None,
         about: "images of prompts, from a folder with prompts.txt",
     },
+    Kind {
+        name: "micro_boxes",
+        version: detection::VERSION,
+        judges: Boxes::DOES,
+        classes: Some(detection::CATEGORIES.len()),
+        images: Some(detection::pictures(Split::Test)),
+        about: "procedural scenes with objects of 5 classes, 160x160, built in",
+    },
+    Kind {
+        name: "micro_boxes_validation",
+        version: detection::VERSION,
+        judges: Boxes::DOES,
+        classes: Some(detection::CATEGORIES.len()),
+        images: Some(detection::pictures(Split::Validation)),
+        about: "more scenes of that kind, for making choices",
+    },
 ];
 
 static MICRO: &Kind = &TASKS[0];
@@ -189,6 +213,8 @@ static MICRO_GENERATION: &Kind = &TASKS[6];
 static LSUN_CHURCH: &Kind = &TASKS[7];
 static LSUN_BEDROOM: &Kind = &TASKS[8];
 static SD2_TEXT: &Kind = &TASKS[9];
+static MICRO_BOXES: &Kind = &TASKS[10];
+static MICRO_BOXES_VALIDATION: &Kind = &TASKS[11];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -244,6 +270,9 @@ pub enum TaskError {
     /// The network is not one for the task's images.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// The network is not one for the task's pictures with objects, or no network is.
+    #[error(transparent)]
+    NoDetector(#[from] detect::Misfit),
     /// The images are not those of the cell.
     #[error(
         "task {task}: its {what} is {found}, and the cell's is {expected}; the folder or the program changed since the plan was read, start again"

@@ -4,11 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model_zoo::{Boxes, Modality, Noise};
+
 use super::generated::{self, Generated};
 use super::labelled::Labelled;
-use super::{CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, UnknownTask, find};
-use model_zoo::{Modality, Noise};
-
+use super::scenes::Scenes;
+use super::{
+    CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, MICRO_BOXES, MICRO_BOXES_VALIDATION,
+    UnknownTask, find,
+};
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
 use crate::data::error::{DataError, name};
@@ -16,7 +20,7 @@ use crate::data::folder::{self, Form};
 use crate::data::imagenet::{self, Wanted};
 use crate::data::layout::{self, Layout};
 use crate::data::source::Source;
-use crate::data::synthetic::{self, MicroSet};
+use crate::data::synthetic::{MicroSet, Split};
 use crate::seed::Seed;
 use crate::terminal::remark_once;
 
@@ -70,6 +74,8 @@ enum Content {
     Labelled(Labelled),
     /// Generated ones are compared with them.
     Generated(Generated),
+    /// Objects are on them.
+    Scenes(Scenes),
 }
 
 /// The task that a data set serves, if classifiers are judged by it.
@@ -100,7 +106,17 @@ fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
 impl Set {
     /// The built-in images of the test split.
     pub fn micro() -> Self {
-        Self::built_in(MICRO, MicroSet::TEST)
+        let images = Labelled::built_in(MicroSet::TEST);
+        Self::built_in(MICRO, Content::Labelled(images))
+    }
+
+    /// The built-in pictures with objects: those of the validation split, or of another split under the task's name.
+    pub fn micro_boxes(split: Split) -> Self {
+        let kind = match split {
+            Split::Validation => MICRO_BOXES_VALIDATION,
+            Split::Train | Split::Test => MICRO_BOXES,
+        };
+        Self::built_in(kind, Content::Scenes(Scenes::built_in(split)))
     }
 
     /// The images of a kind that needs no folder; `assets` has the built-in networks, one of which some are compared by.
@@ -109,7 +125,11 @@ impl Set {
             return Ok(None);
         }
         Ok(Some(match kind.split() {
-            Some(split) => Self::built_in(kind, split),
+            Some(split) if kind.judges == Boxes::DOES => Self::micro_boxes(split),
+            Some(split) => {
+                let images = Labelled::built_in(MicroSet { split });
+                Self::built_in(kind, Content::Labelled(images))
+            }
             None => Self::compared(kind, None, Generated::built_in(assets)?)?,
         }))
     }
@@ -132,16 +152,16 @@ impl Set {
         })
     }
 
-    fn built_in(kind: &'static Kind, split: MicroSet) -> Self {
+    fn built_in(kind: &'static Kind, content: Content) -> Self {
         Self {
             kind,
-            classes: synthetic::CLASSES,
+            classes: kind.classes.unwrap_or(0),
             folder: None,
             sha256: None,
             split: None,
             notes: Vec::new(),
             warnings: Vec::new(),
-            content: Content::Labelled(Labelled::built_in(split)),
+            content,
         }
     }
 
@@ -287,6 +307,7 @@ impl Set {
         match &self.content {
             Content::Labelled(images) => images.len(),
             Content::Generated(images) => images.available(),
+            Content::Scenes(scenes) => scenes.len(),
         }
     }
 
@@ -294,7 +315,7 @@ impl Set {
     pub fn labelled(&self) -> Option<&Labelled> {
         match &self.content {
             Content::Labelled(images) => Some(images),
-            Content::Generated(_) => None,
+            Content::Generated(_) | Content::Scenes(_) => None,
         }
     }
 
@@ -302,7 +323,15 @@ impl Set {
     pub fn generated(&self) -> Option<&Generated> {
         match &self.content {
             Content::Generated(images) => Some(images),
-            Content::Labelled(_) => None,
+            Content::Labelled(_) | Content::Scenes(_) => None,
+        }
+    }
+
+    /// The images, where objects are on them.
+    pub fn scenes(&self) -> Option<&Scenes> {
+        match &self.content {
+            Content::Scenes(scenes) => Some(scenes),
+            Content::Labelled(_) | Content::Generated(_) => None,
         }
     }
 
@@ -323,6 +352,12 @@ impl Set {
             Content::Generated(_) => {
                 let indices = Vec::new();
                 Ok((CalibrationList { indices }, None))
+            }
+            Content::Scenes(scenes) => {
+                let training = scenes.training()?;
+                let list = CalibrationList::draw(Seed(seed), images, training.len())?;
+                let sha256 = training.sha256(&list.indices)?;
+                Ok((list, sha256))
             }
         }
     }

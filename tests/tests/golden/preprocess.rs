@@ -291,7 +291,7 @@ fn preprocess_retinanet() {
             .collect();
         let sized: Vec<_> = pictures
             .iter()
-            .map(|picture| sides.apply(picture))
+            .map(|picture| sides.apply(picture, &recipe::IMAGENET))
             .collect();
         let sizes = match want.get("image_sizes") {
             Some(sizes) => sizes

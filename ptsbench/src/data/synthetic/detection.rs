@@ -4,7 +4,9 @@
 //! those of the whole object inside the picture, as an annotator would guess them. Like the classification set it is drawn
 //! in integers, each picture from a stream of its own.
 
-use super::{CHANNELS, Colour, Frame, ONE, PX, SHAPES, Shape, TEXTURES, Texture, colour, within};
+use super::{
+    CHANNELS, Colour, Frame, ONE, PX, SHAPES, Shape, Split, TEXTURES, Texture, colour, within,
+};
 use crate::data::decode::Rgb;
 use crate::metric::coco_ap::Truth;
 use crate::seed::{Seed, Stream};
@@ -15,10 +17,13 @@ pub const VERSION: u32 = 1;
 pub const SIDE: usize = 160;
 /// Names of the categories; a category's id is its place here plus 1.
 pub const CATEGORIES: [&str; SHAPES.len()] = ["disc", "square", "triangle", "cross", "ring"];
-/// Training pictures.
-pub const TRAIN: usize = 4_000;
-/// Test pictures.
-pub const TEST: usize = 1_000;
+/// Pictures of a split.
+pub const fn pictures(split: Split) -> usize {
+    match split {
+        Split::Train => 4_000,
+        Split::Validation | Split::Test => 1_000,
+    }
+}
 
 /// One object, or a crowd of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +50,8 @@ pub struct Scene {
 /// Radii of small, medium and large objects in sixteenths of a pixel; areas stay on their side of 32² and 96² pixels.
 const RADII: [(i32, i32); 3] = [(5 * PX, 13 * PX), (24 * PX, 44 * PX), (74 * PX, 78 * PX)];
 
-/// Draws a picture of the training or the test split.
-pub fn scene(split: super::Split, index: usize) -> Scene {
+/// Draws a picture of a split.
+pub fn scene(split: Split, index: usize) -> Scene {
     let purpose = format!("micro-detection.v{VERSION}.{}.{index}", split.name());
     let stream = &mut Seed(0).stream(&purpose);
     let mut canvas = Canvas::ground(stream);
@@ -270,7 +275,6 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::synthetic::Split;
     use crate::metric::coco_ap::{self, Found};
 
     #[test]
@@ -306,6 +310,7 @@ mod tests {
         let again = scene(Split::Test, 7);
         assert_ne!(scene(Split::Test, 8), again);
         assert_ne!(scene(Split::Train, 7), again);
+        assert_ne!(scene(Split::Validation, 7), again);
         assert_eq!(scene(Split::Test, 7), again);
     }
 

@@ -7,6 +7,7 @@
 //! On one machine and number of threads, a run that was killed and resumed therefore ends with the same bytes.
 
 mod augment;
+mod box_loss;
 mod boxes;
 mod classes;
 mod init;
@@ -36,6 +37,7 @@ use crate::task::judged::Judge;
 
 use step::{AdamW, Descent, State};
 
+pub use boxes::BoxLesson;
 pub use classes::{ClassLesson, Teacher, top1};
 pub use lesson::{Batch, Lesson, Taken, Taught};
 pub use noise::NoiseLesson;

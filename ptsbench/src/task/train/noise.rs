@@ -18,7 +18,7 @@ use crate::data::synthetic::{CHANNELS, PIXELS, SIDE, generation};
 use crate::interrupt;
 use crate::seed::{Seed, Stream};
 use crate::task::Sets;
-use crate::task::judged::{Judge, Judged};
+use crate::task::judged::Judged;
 
 /// The built-in task.
 const TASK: &str = "micro_generation";
@@ -92,7 +92,7 @@ impl Taught for Noise {
             model: spec.name,
             task: TASK,
         })?;
-        super::tested(&judge, network, SCORED, device)
+        super::tested::<Noise>(&judge, network, SCORED, device)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::synthetic::{self, MicroSet, generation};
+use crate::data::synthetic::{self, MicroSet, Split, detection, generation};
 
 /// Epochs of the built-in networks. Larger ones mostly need fewer, and none is so good that sparsity has nothing to take away.
 ///
@@ -102,6 +102,19 @@ impl Recipe {
         transformer: None,
     };
 
+    /// The detectors': new scenes in every epoch.
+    const DETECTOR: Self = Self {
+        data: detection::VERSION,
+        images: detection::pictures(Split::Train),
+        blocks: Some(20),
+        epochs: 20,
+        batch: 16,
+        lr: 1e-3,
+        decay: 0.05,
+        beta2: Some(0.99),
+        ..Self::MICRO
+    };
+
     /// The generators': new images in every epoch, as noise and timesteps are.
     const GENERATOR: Self = Self {
         data: generation::VERSION,
@@ -118,6 +131,9 @@ impl Recipe {
     /// The recipe of a built-in network: its epochs are in [`EPOCHS`]. A DeiT differs from a ViT by a smoothed target
     /// and erased rectangles: what of the paper's augmentation makes sense in minutes.
     pub fn micro(name: &str) -> Self {
+        if name.starts_with("micro_retinanet") || name.starts_with("micro_ssd") {
+            return Self::DETECTOR;
+        }
         if name.starts_with("micro_unet") {
             return Self::GENERATOR;
         }
