@@ -230,6 +230,14 @@ pub fn find(name: &str) -> Result<&'static Kind, UnknownTask> {
         })
 }
 
+/// The first task whose built-in images are for networks of this kind; the first of all where none has such.
+pub fn built_in(spec: &Spec) -> &'static Kind {
+    let mut built_in = TASKS.iter().filter(|kind| kind.built_in());
+    built_in
+        .find(|kind| kind.judges == spec.does())
+        .unwrap_or(MICRO)
+}
+
 /// Why a network has no score.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {

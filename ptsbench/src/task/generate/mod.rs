@@ -43,7 +43,7 @@ const BATCH_VALUES: usize = 32 * 32 * 32;
 const MOST: usize = 64;
 
 /// The stream of the noise that judged images begin as.
-const NOISE: &str = "generation";
+pub const NOISE: &str = "generation";
 
 /// Why images cannot be generated or compared.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +209,7 @@ impl Judge<Noise> for Generation {
     type Tally = Made;
 
     fn beside(mut self, spec: &Spec, weights: &Path) -> Result<Self, TaskError> {
+        self.check(spec)?;
         self.parts = Parts::find(spec, weights).map_err(GenerateError::from)?;
         self.recipe.parts = self.parts.as_ref().map(|parts| parts.sha256.clone());
         Ok(self)
