@@ -205,6 +205,7 @@ impl Visit<Noise> for Generate<'_> {
             .recipe
             .context("a network that predicts noise has a recipe")?;
         let parts = Parts::find(spec, self.file)?;
+        let recipe = recipe.with(parts.as_ref());
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let parts = match parts {
             Some(parts) => parts.open(device)?,

@@ -367,3 +367,51 @@ impl Generated {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_told_by_their_names_and_prompts() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let set = folder("set");
+        assert_eq!(recognise(&set), None);
+        folder("set/bedroom_val_lmdb");
+        assert_eq!(recognise(&set), Some(LSUN_BEDROOM));
+        folder("set/church_outdoor_train_lmdb");
+        // Both categories are no set of one.
+        assert_eq!(recognise(&set), None);
+        assert_eq!(recognise(&folder("LSUN_Churches")), Some(LSUN_CHURCH));
+        std::fs::write(set.join(PROMPTS), "a church").unwrap();
+        assert_eq!(recognise(&set), Some(SD2_TEXT));
+    }
+
+    #[test]
+    fn a_folder_without_what_is_needed_says_what_to_add() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let said = || {
+            Generated::open(root.path(), LSUN_CHURCH)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(said().contains(inception::FILE), "{}", said());
+        std::fs::write(at("resnet50.safetensors"), "").unwrap();
+        assert!(said().contains("nothing to compare"), "{}", said());
+        std::fs::write(at("resnet18.pth"), "").unwrap();
+        assert!(said().contains("several classifiers"), "{}", said());
+        // Inception's file is what FID is defined on.
+        std::fs::write(at(inception::FILE), "").unwrap();
+        assert!(said().contains("nothing to compare"), "{}", said());
+        for name in ["a.npz", "b.npz"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        assert!(said().contains("several statistics"), "{}", said());
+    }
+}

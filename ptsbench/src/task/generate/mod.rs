@@ -87,8 +87,7 @@ pub fn recipe(spec: &Spec, set: &Set, weights: &Path) -> Result<Option<Recipe>, 
     let Some(recipe) = Recipe::of(spec, features) else {
         return Ok(None);
     };
-    let parts = Parts::find(spec, weights)?.map(|parts| parts.sha256);
-    Ok(Some(Recipe { parts, ..recipe }))
+    Ok(Some(recipe.with(Parts::find(spec, weights)?.as_ref())))
 }
 
 /// Says once which texts are longer than what a text encoder reads.
@@ -211,7 +210,7 @@ impl Judge<Noise> for Generation {
     fn beside(mut self, spec: &Spec, weights: &Path) -> Result<Self, TaskError> {
         self.check(spec)?;
         self.parts = Parts::find(spec, weights).map_err(GenerateError::from)?;
-        self.recipe.parts = self.parts.as_ref().map(|parts| parts.sha256.clone());
+        self.recipe = self.recipe.with(self.parts.as_ref());
         Ok(self)
     }
 
