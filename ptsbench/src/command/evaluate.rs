@@ -1,5 +1,5 @@
-//! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned, on the built-in images or a data set
-//! on disk.
+//! `ptsbench evaluate`: how well a network does its task as its file stands, dense or pruned, on the built-in images or a
+//! data set on disk: accuracy, or the distance of generated images.
 //!
 //! A picture that cannot be read costs a line, not the run. It was not classified, so it counts against the accuracy, and
 //! the exit code says that there were any.
@@ -205,7 +205,8 @@ struct Report {
     /// Where its images lie; absent for the built-in ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<PathBuf>,
-    /// SHA-256 of the list of all its images; absent for the built-in ones.
+    /// SHA-256 of the list of all its images, or of all that generated ones are compared with; absent for the built-in ones
+    /// that classifiers are judged by.
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<String>,
     /// How those images were told from the training ones; absent where the data set says it.

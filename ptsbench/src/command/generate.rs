@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
-use model_zoo::catalog::{Spec, Visit};
+use model_zoo::catalog::{OtherModality, Spec, Visit};
 use model_zoo::file;
 use model_zoo::tap::Bare;
 use model_zoo::{Noise, Of};
@@ -30,6 +30,8 @@ use crate::task::generate::recipe::Recipe;
 use crate::task::generate::{GenerateError, NOISE, batch_of, tell_of_long};
 use crate::{note, outln};
 
+/// What the command does, for networks that do something else.
+const WANTED: &str = "`generate` makes pictures of noise";
 /// The file of the contact sheet.
 const SHEET: &str = "sheet.png";
 /// Pictures on the sheet at most: the first ones.
@@ -102,19 +104,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         files,
         chosen: &chosen,
     };
-    spec.open_noise(
-        &chosen.device,
-        "`generate` makes pictures of noise",
-        generate,
-    )?
+    spec.open_noise(&chosen.device, WANTED, generate)?
 }
 
-/// The network's own recipe, but for what the arguments say; without one the network is none that generates, and is refused
-/// when it is opened.
-fn recipe(spec: &Spec, args: &Args) -> anyhow::Result<Option<Recipe>> {
-    let Some(mut recipe) = Recipe::of(spec, None) else {
-        return Ok(None);
-    };
+/// The network's own recipe, but for what the arguments say; a network without one makes no pictures.
+fn recipe(spec: &Spec, args: &Args) -> anyhow::Result<Recipe> {
+    let mut recipe = Recipe::of(spec, None).ok_or(OtherModality {
+        model: spec.name,
+        does: spec.does(),
+        wanted: WANTED,
+    })?;
     if let Some(steps) = args.steps {
         recipe.process.steps = steps;
     }
@@ -137,7 +136,7 @@ fn recipe(spec: &Spec, args: &Args) -> anyhow::Result<Option<Recipe>> {
         );
         recipe.guidance = Some(guidance);
     }
-    Ok(Some(recipe))
+    Ok(recipe)
 }
 
 /// The texts that the pictures are made of, if any.
@@ -184,7 +183,7 @@ fn spared(args: &Args, count: usize) -> anyhow::Result<Vec<PathBuf>> {
 struct Generate<'a> {
     args: &'a Args,
     file: &'a Path,
-    recipe: Option<Recipe>,
+    recipe: Recipe,
     texts: Vec<String>,
     files: Vec<PathBuf>,
     chosen: &'a Chosen,
@@ -201,11 +200,8 @@ impl Visit<Noise> for Generate<'_> {
 
     fn visit<N: Of<Noise>>(self, spec: &'static Spec, network: N) -> Self::Out {
         let device = &self.chosen.device;
-        let recipe = self
-            .recipe
-            .context("a network that predicts noise has a recipe")?;
         let parts = Parts::find(spec, self.file)?;
-        let recipe = recipe.with(parts.as_ref());
+        let recipe = self.recipe.with(parts.as_ref());
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let parts = match parts {
             Some(parts) => parts.open(device)?,

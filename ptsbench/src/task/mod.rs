@@ -18,6 +18,7 @@ use model_zoo::{Classes, Modality, Noise};
 use crate::data::decode::ImageError;
 use crate::data::error::DataError;
 use crate::data::synthetic::{self, MicroSet, generation};
+use crate::features::FeatureError;
 use crate::interrupt::Interrupted;
 use crate::metric::top_k::TopKError;
 
@@ -287,6 +288,15 @@ pub enum TaskError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+impl From<FeatureError> for TaskError {
+    fn from(error: FeatureError) -> Self {
+        match error {
+            FeatureError::Interrupted(stop) => stop.into(),
+            error => GenerateError::from(error).into(),
+        }
+    }
 }
 
 /// Refuses images that are not those of a cell: `what` is known of both, or of neither.

@@ -24,7 +24,7 @@ use super::judged::{After, Judge, Run, Stint};
 use super::{Set, TaskError};
 use crate::batches::Batches;
 use crate::cell::CalibrationCell;
-use crate::features::FeatureError;
+use crate::features::{Extractor, FeatureError};
 use crate::interrupt;
 use crate::metric::fid::{self, FidError, Gatherer};
 use crate::record::{Better, Counts, Level, Score};
@@ -173,11 +173,7 @@ impl Generation {
     }
 
     /// The distance of what was made.
-    fn found(
-        &self,
-        made: &Made,
-        extractor: &crate::features::Extractor,
-    ) -> Result<Found, TaskError> {
+    fn found(&self, made: &Made, extractor: &Extractor) -> Result<Found, TaskError> {
         let images = self.images();
         let distance = match made.lost {
             0 => {
@@ -271,6 +267,8 @@ impl Judge<Noise> for Generation {
         let opened = self.opened(device)?;
         let drawing = Drawing::new(&self.recipe, opened, device).map_err(GenerateError::from)?;
         let extractor = images.extractor(device)?;
+        // First, so that what is wrong with the reference shows before the long work.
+        images.statistics(&extractor)?;
         let mut made = start;
         if made.features.samples() == 0 {
             made.features = Gatherer::new(extractor.width);

@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(found(), Ok(None));
         std::fs::create_dir(folder.path().join("scheduler")).unwrap();
         let path = folder.path().join("scheduler").join(SCHEDULER);
-        let mut says = |text: &str| {
+        let says = |text: &str| {
             std::fs::write(&path, text).unwrap();
             found()
         };
