@@ -16,7 +16,7 @@ pub use names::{Meant, Named, named};
 use crate::detection::Head;
 use crate::diffusion::sampler::Process;
 use crate::misspelt::{did_you_mean, nearest};
-use crate::modality::{Boxes, Classes, ClassesOnly, Modality, Noise, VisitAny};
+use crate::modality::{Boxes, Classes, ClassesOnly, Modality, Noise, NoiseOnly, VisitAny};
 pub use crate::modality::{OtherModality, Visit};
 use crate::{
     mobilenet_v2, mobilenet_v3, regnet, resnet, retinanet, shufflenet_v2, ssd, unet, vgg, vit,
@@ -220,6 +220,16 @@ impl Spec {
         visitor: V,
     ) -> Result<V::Out, OtherModality> {
         self.open(device, ClassesOnly { visitor, wanted })
+    }
+
+    /// The same with a visitor for networks that predict noise.
+    pub fn open_noise<V: Visit<Noise>>(
+        &'static self,
+        device: &Device,
+        wanted: &'static str,
+        visitor: V,
+    ) -> Result<V::Out, OtherModality> {
+        self.open(device, NoiseOnly { visitor, wanted })
     }
 }
 

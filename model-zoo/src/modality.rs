@@ -151,24 +151,31 @@ pub(crate) struct ClassesOnly<V> {
     pub(crate) wanted: &'static str,
 }
 
-impl<V: Visit<Classes>> Visit<Classes> for ClassesOnly<V> {
-    type Out = Result<V::Out, OtherModality>;
-
-    fn visit<N: Of<Classes>>(self, spec: &'static Spec, network: N) -> Self::Out {
-        Ok(self.visitor.visit(spec, network))
-    }
+/// Visits networks that predict noise, and refuses all others.
+pub(crate) struct NoiseOnly<V> {
+    pub(crate) visitor: V,
+    pub(crate) wanted: &'static str,
 }
 
-macro_rules! refused {
-    ($($modality:ident),+) => {$(
-        impl<V: Visit<Classes>> Visit<$modality> for ClassesOnly<V> {
+macro_rules! only {
+    ($only:ident, $own:ident, $($other:ident),+) => {
+        impl<V: Visit<$own>> Visit<$own> for $only<V> {
             type Out = Result<V::Out, OtherModality>;
 
-            fn visit<N: Of<$modality>>(self, spec: &'static Spec, _: N) -> Self::Out {
-                Err(OtherModality::of::<$modality>(spec, self.wanted))
+            fn visit<N: Of<$own>>(self, spec: &'static Spec, network: N) -> Self::Out {
+                Ok(self.visitor.visit(spec, network))
             }
         }
-    )+};
+
+        $(impl<V: Visit<$own>> Visit<$other> for $only<V> {
+            type Out = Result<V::Out, OtherModality>;
+
+            fn visit<N: Of<$other>>(self, spec: &'static Spec, _: N) -> Self::Out {
+                Err(OtherModality::of::<$other>(spec, self.wanted))
+            }
+        })+
+    };
 }
 
-refused!(Boxes, Noise, Tokens);
+only!(ClassesOnly, Classes, Boxes, Noise, Tokens);
+only!(NoiseOnly, Noise, Classes, Boxes, Tokens);

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::command::{
-    compare, completions, data, doctor, evaluate, export, fetch, fid, figures, infer, inspect,
-    latency, list, micro_zoo, pack, plan, report, run,
+    compare, completions, data, doctor, evaluate, export, fetch, fid, figures, generate, infer,
+    inspect, latency, list, micro_zoo, pack, plan, report, run,
 };
 
 /// The post-training sparsity benchmark.
@@ -44,10 +44,12 @@ pub enum Command {
     Export(export::Args),
     /// Compare two weight files: keys, shapes, types, differences, sparsity.
     Compare(compare::Args),
-    /// Measure the accuracy of a network as its file stands.
+    /// Measure how well a network does its task as its file stands.
     Evaluate(evaluate::Args),
     /// Classify images with a network.
     Infer(infer::Args),
+    /// Make pictures with a diffusion network.
+    Generate(generate::Args),
     /// Measure the Fréchet distance between two sets of images.
     Fid(fid::Args),
     /// Write tables and the HTML report from records.
@@ -96,6 +98,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(args)?,
             Command::Latency(args) => latency::run(args)?,
             Command::Infer(args) => return infer::run(args),
+            Command::Generate(args) => return generate::run(args),
             Command::Fid(args) => return fid::run(args),
             Command::Report(args) => report::run(args)?,
             Command::Figures(args) => figures::run(args)?,

@@ -150,6 +150,7 @@ fn only_these_write() {
             ("ptsbench/src/fetch/hub.rs", "the cache of public files"),
             ("ptsbench/src/metric/npz.rs", "`fid --save-stats`"),
             ("ptsbench/src/command/export.rs", "the folder of its file"),
+            ("ptsbench/src/command/generate.rs", "generated pictures"),
             ("ptsbench/src/command/micro_zoo.rs", "trained networks"),
             ("ptsbench/src/task/train/stored.rs", "a table, in its test"),
         ],

@@ -674,7 +674,8 @@ fn what_judges_nobody_takes_networks_of_every_kind() {
             assert!(!done && text.contains(&other), "{text}");
             assert!(text.contains("leave --granularity"), "{text}");
         }
-        let (done, text) = said(folder.path(), &[&["evaluate", model], weights].concat());
+        let evaluate: &[&str] = &["evaluate", model, "--data", "micro"];
+        let (done, text) = said(folder.path(), &[evaluate, weights].concat());
         assert!(!done && text.contains(&other), "{text}");
         assert!(text.contains("`ptsbench list models`"), "{text}");
     }

@@ -1,5 +1,5 @@
-//! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned, on the built-in images or a data set
-//! on disk.
+//! `ptsbench evaluate`: how well a network does its task as its file stands, dense or pruned, on the built-in images or a
+//! data set on disk: accuracy, or the distance of generated images.
 //!
 //! A picture that cannot be read costs a line, not the run. It was not classified, so it counts against the accuracy, and
 //! the exit code says that there were any.
@@ -43,10 +43,10 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// What to judge it on: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
-    /// (`ptsbench list datasets`)
-    #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
-    pub data: PathBuf,
+    /// What to judge it on: a task with built-in images, the folder of a data set (`ptsbench list datasets`), or a task's
+    /// folder as TASK=DIR [default: the built-in images for networks of its kind, micro for classifiers]
+    #[arg(long, value_name = "TASK|DIR")]
+    pub data: Option<PathBuf>,
     /// Only N images: the first of the built-in ones, or of a folder's in a fixed random order
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: Option<u64>,
@@ -111,7 +111,7 @@ fn open_set(data: &Path, assets: &Path) -> anyhow::Result<Set> {
         _ => Set::open(data, None).with_context(|| {
             let data = data.display();
             format!(
-                "--data {data}: give `micro`, `micro_validation`, or the folder of ImageNet, CIFAR or pictures of your own"
+                "--data {data}: give a task with built-in images (`ptsbench list tasks`), or the folder of a data set (`ptsbench list datasets`)"
             )
         }),
     }
@@ -125,7 +125,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(journal) = &args.resume {
         target::spare("--resume", journal, &[("weights", &file)])?;
     }
-    let set = Arc::new(open_set(&args.data, &args.assets)?);
+    let data = args.data.clone();
+    let data = data.unwrap_or_else(|| task::built_in(spec).name.into());
+    let set = Arc::new(open_set(&data, &args.assets)?);
     if let Some(asked) = args.samples {
         ensure!(
             asked <= set.available() as u64,
@@ -203,7 +205,8 @@ struct Report {
     /// Where its images lie; absent for the built-in ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     folder: Option<PathBuf>,
-    /// SHA-256 of the list of all its images; absent for the built-in ones.
+    /// SHA-256 of the list of all its images, or of all that generated ones are compared with; absent for the built-in ones
+    /// that classifiers are judged by.
     #[serde(skip_serializing_if = "Option::is_none")]
     list: Option<String>,
     /// How those images were told from the training ones; absent where the data set says it.

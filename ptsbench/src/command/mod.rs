@@ -9,6 +9,7 @@ pub mod export;
 pub mod fetch;
 pub mod fid;
 pub mod figures;
+pub mod generate;
 pub mod infer;
 pub mod inspect;
 pub mod latency;

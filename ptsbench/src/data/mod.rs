@@ -7,6 +7,7 @@ pub mod check;
 pub mod cifar;
 pub mod coco;
 pub mod decode;
+pub mod encode;
 pub mod error;
 pub mod folder;
 pub mod imagenet;

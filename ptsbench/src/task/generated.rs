@@ -10,7 +10,6 @@ use model_zoo::weights;
 use model_zoo::{Classes, Modality, inception};
 use sha2::{Digest, Sha256};
 
-use super::generate::GenerateError;
 use super::{Kind, LSUN_BEDROOM, LSUN_CHURCH, SD2_TEXT, TaskError};
 use crate::data::decode::Rgb;
 use crate::data::error::{DataError, entries, is_image_name, name, read_text};
@@ -20,7 +19,7 @@ use crate::data::synthetic::generation;
 use crate::features::{Extractor, FeatureError, Seen};
 use crate::metric::fid::Statistics;
 use crate::metric::npz;
-use crate::terminal::remark_once;
+use crate::terminal::{remark, remark_once};
 
 /// The built-in classifier whose features the built-in set is compared by: what it hands to its last layer.
 const MICRO_FEATURES: &str = "micro_resnet20";
@@ -33,6 +32,9 @@ pub(super) const MICRO_IMAGES: usize = 10_000;
 
 /// Reference images in a batch; their statistics depend on it by rounding alone, so it is fixed.
 const BATCH: usize = 100;
+
+/// Reference images between two remarks on how many are measured.
+const OFTEN: usize = 2_000;
 
 /// The prompts of a folder, a line each.
 pub(super) const PROMPTS: &str = "prompts.txt";
@@ -306,7 +308,7 @@ impl Generated {
 
     /// The network that takes features.
     pub fn extractor(&self, device: &Device) -> Result<Extractor, TaskError> {
-        Ok(self.features.open(device).map_err(GenerateError::from)?)
+        Ok(self.features.open(device)?)
     }
 
     /// Images that generated ones are compared with; 0 where only their statistics are known.
@@ -336,11 +338,11 @@ impl Generated {
                 }
                 statistics.clone()
             }
-            Reference::Micro => {
-                Self::measure(extractor, generation::LEN, |at| Ok(generation::picture(at)))?
-            }
+            Reference::Micro => Self::measure(extractor, [generation::LEN; 2], |at| {
+                Ok(generation::picture(at))
+            })?,
             Reference::Pictures(pictures) => {
-                Self::measure(extractor, pictures.len(), |at| pictures.image(at))?
+                Self::measure(extractor, [pictures.len(), OFTEN], |at| pictures.image(at))?
             }
         };
         Ok(measured.insert(statistics).clone())
@@ -348,22 +350,76 @@ impl Generated {
 
     fn measure(
         extractor: &Extractor,
-        count: usize,
+        [count, often]: [usize; 2],
         image: impl Fn(usize) -> Result<Rgb, DataError> + Sync,
     ) -> Result<Statistics, TaskError> {
+        let of = extractor.name;
         remark_once(&format!(
-            "note: measuring the features of {count} reference images by {}",
-            extractor.name
+            "note: measuring the features of {count} reference images by {of}"
         ));
-        let mut unreadable = None;
-        let statistics = extractor.statistics(count, BATCH, image, |seen| {
-            if let Seen::Unreadable(error) = seen {
+        let (mut unreadable, mut told) = (None, 0);
+        let statistics = extractor.statistics(count, BATCH, image, |seen| match seen {
+            Seen::Unreadable(error) => {
                 unreadable.get_or_insert(error);
             }
+            // The built-in images take seconds; pictures by Inception, hours.
+            Seen::Through(done) if done >= told + often && done < count => {
+                told = done;
+                remark(format_args!("{done} of {count} reference images measured"));
+            }
+            Seen::Through(_) => {}
         });
         match unreadable {
             Some(error) => Err(error.into()),
-            None => Ok(statistics.map_err(GenerateError::from)?),
+            None => Ok(statistics?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_told_by_their_names_and_prompts() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let set = folder("set");
+        assert_eq!(recognise(&set), None);
+        folder("set/bedroom_val_lmdb");
+        assert_eq!(recognise(&set), Some(LSUN_BEDROOM));
+        folder("set/church_outdoor_train_lmdb");
+        // Both categories are no set of one.
+        assert_eq!(recognise(&set), None);
+        assert_eq!(recognise(&folder("LSUN_Churches")), Some(LSUN_CHURCH));
+        std::fs::write(set.join(PROMPTS), "a church").unwrap();
+        assert_eq!(recognise(&set), Some(SD2_TEXT));
+    }
+
+    #[test]
+    fn a_folder_without_what_is_needed_says_what_to_add() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let said = || {
+            Generated::open(root.path(), LSUN_CHURCH)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(said().contains(inception::FILE), "{}", said());
+        std::fs::write(at("resnet50.safetensors"), "").unwrap();
+        assert!(said().contains("nothing to compare"), "{}", said());
+        std::fs::write(at("resnet18.pth"), "").unwrap();
+        assert!(said().contains("several classifiers"), "{}", said());
+        // Inception's file is what FID is defined on.
+        std::fs::write(at(inception::FILE), "").unwrap();
+        assert!(said().contains("nothing to compare"), "{}", said());
+        for name in ["a.npz", "b.npz"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        assert!(said().contains("several statistics"), "{}", said());
     }
 }

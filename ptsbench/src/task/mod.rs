@@ -21,6 +21,7 @@ use model_zoo::{Boxes, Classes, Modality, Noise};
 use crate::data::decode::ImageError;
 use crate::data::error::DataError;
 use crate::data::synthetic::{self, MicroSet, Split, detection, generation};
+use crate::features::FeatureError;
 use crate::interrupt::Interrupted;
 use crate::metric::top_k::TopKError;
 
@@ -256,6 +257,14 @@ pub fn find(name: &str) -> Result<&'static Kind, UnknownTask> {
         })
 }
 
+/// The first task whose built-in images are for networks of this kind; the first of all where none has such.
+pub fn built_in(spec: &Spec) -> &'static Kind {
+    let mut built_in = TASKS.iter().filter(|kind| kind.built_in());
+    built_in
+        .find(|kind| kind.judges == spec.does())
+        .unwrap_or(MICRO)
+}
+
 /// Why a network has no score.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -308,6 +317,15 @@ pub enum TaskError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+impl From<FeatureError> for TaskError {
+    fn from(error: FeatureError) -> Self {
+        match error {
+            FeatureError::Interrupted(stop) => stop.into(),
+            error => GenerateError::from(error).into(),
+        }
+    }
 }
 
 /// Refuses images that are not those of a cell: `what` is known of both, or of neither.

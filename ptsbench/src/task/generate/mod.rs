@@ -24,7 +24,7 @@ use super::judged::{After, Judge, Run, Stint};
 use super::{Set, TaskError};
 use crate::batches::Batches;
 use crate::cell::CalibrationCell;
-use crate::features::FeatureError;
+use crate::features::{Extractor, FeatureError};
 use crate::interrupt;
 use crate::metric::fid::{self, FidError, Gatherer};
 use crate::record::{Better, Counts, Level, Score};
@@ -43,7 +43,7 @@ const BATCH_VALUES: usize = 32 * 32 * 32;
 const MOST: usize = 64;
 
 /// The stream of the noise that judged images begin as.
-const NOISE: &str = "generation";
+pub const NOISE: &str = "generation";
 
 /// Why images cannot be generated or compared.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +87,7 @@ pub fn recipe(spec: &Spec, set: &Set, weights: &Path) -> Result<Option<Recipe>, 
     let Some(recipe) = Recipe::of(spec, features) else {
         return Ok(None);
     };
-    let parts = Parts::find(spec, weights)?.map(|parts| parts.sha256);
-    Ok(Some(Recipe { parts, ..recipe }))
+    Ok(Some(recipe.with(Parts::find(spec, weights)?.as_ref())))
 }
 
 /// Says once which texts are longer than what a text encoder reads.
@@ -174,11 +173,7 @@ impl Generation {
     }
 
     /// The distance of what was made.
-    fn found(
-        &self,
-        made: &Made,
-        extractor: &crate::features::Extractor,
-    ) -> Result<Found, TaskError> {
+    fn found(&self, made: &Made, extractor: &Extractor) -> Result<Found, TaskError> {
         let images = self.images();
         let distance = match made.lost {
             0 => {
@@ -209,8 +204,9 @@ impl Judge<Noise> for Generation {
     type Tally = Made;
 
     fn beside(mut self, spec: &Spec, weights: &Path) -> Result<Self, TaskError> {
+        self.check(spec)?;
         self.parts = Parts::find(spec, weights).map_err(GenerateError::from)?;
-        self.recipe.parts = self.parts.as_ref().map(|parts| parts.sha256.clone());
+        self.recipe = self.recipe.with(self.parts.as_ref());
         Ok(self)
     }
 
@@ -271,6 +267,8 @@ impl Judge<Noise> for Generation {
         let opened = self.opened(device)?;
         let drawing = Drawing::new(&self.recipe, opened, device).map_err(GenerateError::from)?;
         let extractor = images.extractor(device)?;
+        // First, so that what is wrong with the reference shows before the long work.
+        images.statistics(&extractor)?;
         let mut made = start;
         if made.features.samples() == 0 {
             made.features = Gatherer::new(extractor.width);
