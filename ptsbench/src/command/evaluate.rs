@@ -1,4 +1,4 @@
-//! `ptsbench evaluate`: the accuracy of a network as its file stands, dense or pruned, on the built-in images or a data set
+//! `ptsbench evaluate`: the score of a network as its file stands, dense or pruned, on the built-in images or a data set
 //! on disk.
 //!
 //! A picture that cannot be read costs a line, not the run. It was not classified, so it counts against the accuracy, and
@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use model_zoo::Of;
 use model_zoo::catalog::{Named, Spec, Visit};
 use model_zoo::tap::Bare;
 use model_zoo::weights::sha256;
+use model_zoo::{Boxes, Modality, Of};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// What to judge it on: micro, or the folder of ImageNet, CIFAR, or pictures of your own in one folder per class
+    /// What to judge it on: micro, micro_boxes, or the folder of ImageNet, CIFAR, COCO, VOC, or pictures of your own
     /// (`ptsbench list datasets`)
     #[arg(long, value_name = "TASK|DIR", default_value = "micro")]
     pub data: PathBuf,
@@ -102,7 +102,7 @@ fn open_set(data: &Path) -> anyhow::Result<Set> {
         _ => Set::open(data, None).with_context(|| {
             let data = data.display();
             format!(
-                "--data {data}: give `micro`, `micro_validation`, or the folder of ImageNet, CIFAR or pictures of your own"
+                "--data {data}: give `micro`, `micro_boxes`, their `_validation`, or the folder of ImageNet, CIFAR, COCO, VOC or pictures of your own"
             )
         }),
     }
@@ -169,8 +169,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     note!(
-        "{unreadable} of {} images could not be read; they count as not classified",
-        report.images
+        "{unreadable} of {} images could not be read; {}",
+        report.images,
+        match report.judges == Boxes::DOES {
+            true => "the objects on them count as not found",
+            false => "they count as not classified",
+        }
     );
     Ok(ExitCode::FAILURE)
 }
@@ -183,6 +187,9 @@ struct Report {
     /// Of the weight file.
     sha256: String,
     data: &'static str,
+    /// What the networks do that the task judges.
+    #[serde(skip)]
+    judges: &'static str,
     /// Measurement version of the task.
     version: u32,
     /// Where its images lie; absent for the built-in ones.
@@ -305,6 +312,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
             weights: self.file,
             sha256,
             data: kind.name,
+            judges: kind.judges,
             version: kind.version,
             folder: set.folder.clone(),
             list: set.sha256.clone(),

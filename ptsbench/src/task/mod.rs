@@ -76,7 +76,7 @@ impl Kind {
 }
 
 /// Every task.
-pub static TASKS: [Kind; 8] = [
+pub static TASKS: [Kind; 10] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -141,6 +141,22 @@ pub static TASKS: [Kind; 8] = [
         images: Some(detection::pictures(Split::Validation)),
         about: "more scenes of that kind, for making choices",
     },
+    Kind {
+        name: "coco",
+        version: 1,
+        judges: Boxes::DOES,
+        classes: Some(80),
+        images: Some(5000),
+        about: "COCO 2017, or objects of your own in its form",
+    },
+    Kind {
+        name: "voc07",
+        version: 1,
+        judges: Boxes::DOES,
+        classes: Some(20),
+        images: Some(4952),
+        about: "VOC 2007, or objects of your own in its form",
+    },
 ];
 
 static MICRO: &Kind = &TASKS[0];
@@ -150,6 +166,8 @@ static CIFAR100: &Kind = &TASKS[4];
 static FOLDER: &Kind = &TASKS[5];
 static MICRO_BOXES: &Kind = &TASKS[6];
 static MICRO_BOXES_VALIDATION: &Kind = &TASKS[7];
+static COCO: &Kind = &TASKS[8];
+static VOC07: &Kind = &TASKS[9];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
