@@ -139,6 +139,16 @@ fn predict<T: Tap>(
     by_anchor(tap.unit(&format!("{path}.{name}"), conv, x), values)
 }
 
+/// The convolution that names classes.
+fn class_logits(width: usize, classes: usize, device: &Device) -> Conv2d {
+    let mut conv = Conv2dConfig::new([width, ANCHORS * classes], [3; 2])
+        .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
+        .init(device);
+    let value = -((1.0 - PRIOR) / PRIOR).ln();
+    conv.bias = Some(Initializer::Constant { value }.init([ANCHORS * classes], device));
+    conv
+}
+
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> RetinaNet {
@@ -160,10 +170,6 @@ impl Size {
             blocks.into_iter().map(with).collect()
         };
         let [layer1, layer2, layer3, layer4] = body.stages.map(stage);
-        let mut cls_logits = conv([width, ANCHORS * self.classes], 3, 1);
-        let value = -((1.0 - PRIOR) / PRIOR).ln();
-        cls_logits.bias =
-            Some(Initializer::Constant { value }.init([ANCHORS * self.classes], device));
         RetinaNet {
             backbone: Backbone {
                 body: Body {
@@ -190,7 +196,7 @@ impl Size {
             head: Heads {
                 classification_head: ClassHead {
                     conv: tower(),
-                    cls_logits,
+                    cls_logits: class_logits(width, self.classes, device),
                 },
                 regression_head: BoxHead {
                     conv: tower(),
@@ -273,6 +279,21 @@ impl Network for RetinaNet {
 
     fn key_in(&self, layout: Layout, path: &str) -> Option<String> {
         (layout == Layout::TorchvisionFirst).then(|| first_key(path))
+    }
+
+    fn classifier(&self) -> Option<String> {
+        Some("head.classification_head.cls_logits".to_owned())
+    }
+
+    fn rows_of_class(&self) -> usize {
+        ANCHORS
+    }
+
+    fn with_classes(mut self, classes: usize) -> Self {
+        let weight = &self.head.classification_head.cls_logits.weight;
+        let (width, device) = (weight.lazy_shape()[1], weight.lazy_device());
+        self.head.classification_head.cls_logits = class_logits(width, classes, &device);
+        self
     }
 
     fn fold(mut self) -> Self {

@@ -210,6 +210,16 @@ impl Header {
         }
     }
 
+    /// With so many values at each place.
+    fn with_values(self, values: usize) -> Self {
+        let weight = &self.conv.weight;
+        let shape = weight.lazy_shape();
+        Self {
+            conv: Self::init(shape[1], values, shape[2], &weight.lazy_device()).conv,
+            ..self
+        }
+    }
+
     fn behind_depthwise(self, channels: usize, device: &Device) -> Self {
         let depthwise = ConvNormActConfig::new([channels; 2], 3, 1)
             .grouped(channels)
@@ -450,6 +460,24 @@ impl<B: Block> Network for Ssd<B> {
             _ => None,
         };
         known.unwrap_or_else(|| path.to_owned())
+    }
+
+    fn classifier(&self) -> Option<String> {
+        Some("classification_headers.0.conv".to_owned())
+    }
+
+    fn rows_of_class(&self) -> usize {
+        PRIORS
+    }
+
+    fn with_classes(self, classes: usize) -> Self {
+        let headers = self.classification_headers.into_iter();
+        Self {
+            classification_headers: headers
+                .map(|header| header.with_values(PRIORS * classes))
+                .collect(),
+            ..self
+        }
     }
 
     fn fold(self) -> Self {

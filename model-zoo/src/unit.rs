@@ -254,12 +254,17 @@ pub trait Network: Module + 'static {
         self
     }
 
-    /// The path of the layer whose rows are the classes; none in a network without one.
+    /// The path of the layer whose rows are the classes, or of the first one; none in a network without one.
     fn classifier(&self) -> Option<String> {
         None
     }
 
-    /// The network with so many classes: another layer, with random weights, in the classifier's place.
+    /// Rows that such a layer has for each class: in detectors one for each anchor of a place.
+    fn rows_of_class(&self) -> usize {
+        1
+    }
+
+    /// The network with so many classes: other layers, with random weights, in the place of those that name them.
     fn with_classes(self, _classes: usize) -> Self {
         self
     }

@@ -631,9 +631,9 @@ fn said(folder: &Path, arguments: &[&str]) -> (bool, String) {
 #[test]
 fn what_judges_nobody_takes_networks_of_every_kind() {
     let folder = tempfile::tempdir().unwrap();
-    for (model, does) in [
-        ("tiny_retinanet", "finds boxes"),
-        ("tiny_unet", "predicts noise"),
+    for (model, classes, does) in [
+        ("tiny_retinanet", " with 5 classes", "finds boxes"),
+        ("tiny_unet", "", "predicts noise"),
     ] {
         let spec = catalog::find(model).unwrap();
         let file = format!("{model}.safetensors");
@@ -650,10 +650,13 @@ fn what_judges_nobody_takes_networks_of_every_kind() {
         ];
         let rate: &[&str] = &["--rate", "0.5"];
 
-        // A file is told by its tensors, and has no classes to speak of.
+        // A file is told by its tensors, and only some networks have classes to speak of.
         let (done, text) = said(folder.path(), &["inspect", &file]);
         let first = text.lines().next().unwrap_or_default();
-        assert!(done && first == format!("{file}: {model}"), "{text}");
+        assert!(
+            done && first == format!("{file}: {model}{classes}"),
+            "{text}"
+        );
         let explain = ["inspect", model, "--rate", "0.9", "--explain"];
         for done in [
             said(folder.path(), &explain),

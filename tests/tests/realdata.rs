@@ -227,7 +227,7 @@ fn sets_that_do_not_fit_are_refused_with_numbers() {
     );
     fs::create_dir(desk.path("empty")).unwrap();
     for data in ["empty", "nothing"] {
-        let words = ["give `micro`, `micro_validation`, or the folder", data];
+        let words = ["give `micro`", "or the folder of ImageNet", data];
         desk.refused(&format!("evaluate {MODEL} --data {data}"), &words);
     }
 }

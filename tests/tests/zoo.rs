@@ -9,6 +9,8 @@
 //! Outputs are compared in every case; stages in the tiny networks and in FID's, and elsewhere where the outputs fail, to
 //! say where the difference begins.
 
+#[path = "zoo/detections.rs"]
+mod detections;
 #[path = "zoo/exports.rs"]
 mod exports;
 #[path = "zoo/formula.rs"]

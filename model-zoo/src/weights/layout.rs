@@ -46,7 +46,7 @@ fn fitted<N: Network>(network: N, source: &dyn Source) -> N {
     }
 }
 
-/// The rows of a source's classifier, where its columns are the network's and their number is another than its own.
+/// The classes of a source's classifier, where its columns are the network's and their number is another than its own.
 pub fn other_classes<N: Network>(network: &N, source: &dyn Source) -> Option<usize> {
     let weight = format!("{}.weight", network.classifier()?);
     let slot = parameters(network, source)
@@ -57,7 +57,9 @@ pub fn other_classes<N: Network>(network: &N, source: &dyn Source) -> Option<usi
     else {
         return None;
     };
-    (*rows > 0 && rows != own && columns == wanted).then_some(*rows)
+    let each = network.rows_of_class();
+    let other = *rows > 0 && rows != own && columns == wanted && rows.is_multiple_of(each);
+    other.then(|| rows / each)
 }
 
 /// The network with a source's number of classes, if the source is otherwise this very network's; else what differs.

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use model_zoo::Of;
 use model_zoo::catalog::{Named, Spec, Visit};
 use model_zoo::tap::Bare;
 use model_zoo::weights::sha256;
+use model_zoo::{Boxes, Modality, Of};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -186,8 +186,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     note!(
-        "{unreadable} of {} images could not be read; they count as not classified",
-        report.images
+        "{unreadable} of {} images could not be read; {}",
+        report.images,
+        match report.judges == Boxes::DOES {
+            true => "the objects on them count as not found",
+            false => "they count as not classified",
+        }
     );
     Ok(ExitCode::FAILURE)
 }
@@ -200,6 +204,9 @@ struct Report {
     /// Of the weight file.
     sha256: String,
     data: &'static str,
+    /// What the networks do that the task judges.
+    #[serde(skip)]
+    judges: &'static str,
     /// Measurement version of the task.
     version: u32,
     /// Where its images lie; absent for the built-in ones.
@@ -324,6 +331,7 @@ impl<M: Judged> Visit<M> for Evaluate<'_> {
             weights: self.file,
             sha256,
             data: kind.name,
+            judges: kind.judges,
             version: kind.version,
             folder: set.folder.clone(),
             list: set.sha256.clone(),

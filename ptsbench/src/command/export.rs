@@ -28,9 +28,17 @@ use crate::registry::Zoo;
 use crate::repair;
 use crate::store::read_record;
 use model_zoo::Grain;
+use model_zoo::catalog::{self, Weights};
 
 /// Whose images a reconstruction by options is calibrated on; a record names its own.
-const TASK: &str = "micro";
+fn task_of(model: &str) -> anyhow::Result<&'static str> {
+    let spec = catalog::find(model)?;
+    Ok(match (spec.weights, spec.head()) {
+        (Weights::BuiltIn, Some(_)) => "micro_boxes",
+        _ => "micro",
+    })
+}
+
 /// Calibration images in a cached batch, where there are as many.
 const BATCH: usize = 64;
 
@@ -230,20 +238,23 @@ fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
         Some(pattern) => Some(sparsity(args, model, pattern, registry)?),
         None => None,
     };
+    let task = task_of(model)?;
     Ok(Cell {
         model: model.to_owned(),
         weights: registry.weights(model).map_err(anyhow::Error::from_boxed)?,
         task: TaskCell {
-            name: TASK.to_owned(),
+            name: task.to_owned(),
             version: registry
-                .task(TASK)
+                .task(task)
                 .map_err(anyhow::Error::from_boxed)?
                 .version,
             // Nothing is evaluated.
             samples: 1,
             data: None,
             split: None,
-            recipe: None,
+            recipe: registry
+                .recipe(task, model)
+                .map_err(anyhow::Error::from_boxed)?,
         },
         sparsity,
         precision: Precision::F32,

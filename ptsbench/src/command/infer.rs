@@ -1,17 +1,19 @@
-//! `ptsbench infer`: what a network takes images for.
+//! `ptsbench infer`: what a network takes images for, or finds on them.
 //!
-//! An image that cannot be read costs a line, not the run: the others are classified, the unreadable ones are counted,
+//! An image that cannot be read costs a line, not the run: the others are looked at, the unreadable ones are counted,
 //! and the exit code says whether there were any.
+
+mod boxes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use burn::tensor::{Tensor, TensorData};
-use model_zoo::catalog::{Spec, Visit, Weights};
+use model_zoo::catalog::{OtherModality, Spec, Visit, Weights};
 use model_zoo::file;
 use model_zoo::tap::Bare;
-use model_zoo::{Classes, Classifier};
+use model_zoo::{Boxes, Classes, Classifier, Noise, Of, Tokens};
 use serde::Serialize;
 
 use super::evaluate::weight_file;
@@ -48,9 +50,16 @@ pub struct Args {
     /// (docs/weights.md) [default: the first of those beside the file of --weights, else the catalog's]
     #[arg(long, value_name = "FILE")]
     pub recipe: Option<PathBuf>,
-    /// Names of the classes, a line each [default: those of the recipe's file, those of the built-in networks, numbers elsewhere]
+    /// Names of the classes, a line each [default: those of the recipe's file, those of the built-in networks, COCO's or VOC's
+    /// for the published detectors, numbers elsewhere]
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
+    /// Only boxes with this score or more (of networks that find boxes)
+    #[arg(long, value_name = "SCORE", default_value_t = 0.3)]
+    pub score: f32,
+    /// Write each picture with its boxes drawn on it into this folder, as PNG (of networks that find boxes)
+    #[arg(long, value_name = "FOLDER")]
+    pub draw: Option<PathBuf>,
     /// The device to compute on
     #[arg(long, value_enum, default_value_t)]
     pub device: Choice,
@@ -68,20 +77,22 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let spec = named.spec;
     let file = weight_file(&named, args.weights.clone(), &args.assets)?;
     let own = own::recipe_file(spec, args.recipe.as_deref(), args.weights.as_deref())?;
-    let recipe = own::recipe(spec, own.as_ref())?;
+    if let (Some(folder), None) = (&args.draw, spec.head()) {
+        anyhow::bail!(
+            "--draw {}: `{}` finds no boxes that could be drawn; leave it out",
+            folder.display(),
+            spec.name
+        );
+    }
     let chosen = device::choose(args.device)?;
-    interrupt::install("this command writes nothing")?;
-    let unreadable = spec.open_classes(
-        &chosen.device,
-        "`infer` names classes",
-        Infer {
-            args: &args,
-            file: &file,
-            recipe,
-            own: own.as_ref(),
-            chosen: &chosen,
-        },
-    )??;
+    interrupt::install("pictures that are drawn already stay")?;
+    let infer = Infer {
+        args: &args,
+        file: &file,
+        own: own.as_ref(),
+        chosen: &chosen,
+    };
+    let unreadable = spec.open(&chosen.device, infer)?;
     if unreadable == 0 {
         return Ok(ExitCode::SUCCESS);
     }
@@ -116,13 +127,7 @@ fn labels(
         }
         return Ok((0..classes).map(|class| format!("class {class}")).collect());
     };
-    let text = file::read_text(path, limits::LABELS).map_err(|error| {
-        anyhow!(
-            "{}: {error}; give the labels as a text file, one name per line",
-            path.display()
-        )
-    })?;
-    let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    let names = names_of(path)?;
     anyhow::ensure!(
         names.len() == classes,
         "{}: {} lines, and {} has {classes} classes; give one name per line, in the order of the classes",
@@ -133,10 +138,20 @@ fn labels(
     Ok(names)
 }
 
+/// The lines of a file of names.
+fn names_of(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = file::read_text(path, limits::LABELS).map_err(|error| {
+        anyhow!(
+            "{}: {error}; give the labels as a text file, one name per line",
+            path.display()
+        )
+    })?;
+    Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+}
+
 struct Infer<'a> {
     args: &'a Args,
     file: &'a Path,
-    recipe: Recipe,
     own: Option<&'a Own>,
     chosen: &'a Chosen,
 }
@@ -167,7 +182,7 @@ impl Visit<Classes> for Infer<'_> {
         let network = open_dense(network, self.file, BatchNorm::Folded)?;
         let classes = classes(&subject::census(spec, &network, device));
         let labels = labels(self.args, spec, self.own, classes)?;
-        let recipe = self.recipe;
+        let recipe = own::recipe(spec, self.own)?;
         takes(spec, [3, recipe.crop, recipe.crop])?;
         let mut unreadable = 0;
         for image in &self.args.images {
@@ -197,6 +212,41 @@ impl Visit<Classes> for Infer<'_> {
         Ok(unreadable)
     }
 }
+
+impl Visit<Boxes> for Infer<'_> {
+    type Out = anyhow::Result<usize>;
+
+    fn visit<N: Of<Boxes>>(self, spec: &'static Spec, network: N) -> anyhow::Result<usize> {
+        let Self {
+            args,
+            file,
+            own,
+            chosen,
+        } = self;
+        let find = boxes::Find {
+            args,
+            file,
+            own,
+            chosen,
+        };
+        find.visit(spec, network)
+    }
+}
+
+macro_rules! refused {
+    ($($modality:ident),+) => {$(
+        impl Visit<$modality> for Infer<'_> {
+            type Out = anyhow::Result<usize>;
+
+            fn visit<N: Of<$modality>>(self, spec: &'static Spec, _: N) -> anyhow::Result<usize> {
+                let does = "`infer` names classes and finds boxes";
+                Err(OtherModality::of::<$modality>(spec, does).into())
+            }
+        }
+    )+};
+}
+
+refused!(Noise, Tokens);
 
 impl Infer<'_> {
     fn print(&self, answer: &Answer<'_>) -> anyhow::Result<()> {

@@ -42,7 +42,7 @@ pub const KNOWN: [Known; 7] = [
     Known {
         set: "COCO",
         task: "detection",
-        layout: "annotations/instances_<split>.json and <split>/*.jpg",
+        layout: "annotations/instances_<split>.json and <split>/*.jpg, or <split> with _annotations.coco.json",
     },
     Known {
         set: "CIFAR-10",
@@ -171,15 +171,18 @@ fn check_voc(folder: &Path) -> Result<Report, DataError> {
         warnings: Vec::new(),
     };
     let root = voc::find_root(folder).unwrap_or_else(|| folder.to_owned());
-    for set in ["trainval", "test"] {
-        if !root
-            .join("ImageSets/Main")
-            .join(format!("{set}.txt"))
-            .is_file()
-        {
+    let training: &[&str] = match voc::has_set(folder, "trainval") {
+        true => &["trainval"],
+        false => &["train", "val"],
+    };
+    let mut own = None;
+    for set in training.iter().chain(&["test"]) {
+        if !voc::has_set(folder, set) {
             continue;
         }
-        let voc = voc::read_set(folder, set)?;
+        let opened = voc::open(folder, set)?;
+        let (voc, count) = (opened.voc, opened.classes.len());
+        own = opened.from.map(|from| format!("classes: {count}; {from}"));
         let objects = voc
             .pictures
             .iter()
@@ -196,6 +199,7 @@ fn check_voc(folder: &Path) -> Result<Report, DataError> {
             "neither trainval.txt nor test.txt is in ImageSets/Main; unpack the archive again";
         return Err(DataError::new(&root, problem));
     }
+    report.facts.extend(own);
     Ok(report)
 }
 

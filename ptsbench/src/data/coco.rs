@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::data::error::{DataError, read, read_text};
+use crate::data::error::{DataError, entries, is_image_name, name, read, read_text};
 use crate::data::{decode, limits};
 use crate::metric::coco_ap::{Found, Truth};
 
@@ -380,16 +380,160 @@ pub fn read_results(path: &Path, images: &HashSet<i64>) -> Result<Vec<Found>, Da
         .collect()
 }
 
-/// The splits of a folder in COCO's layout: name, annotation file, picture folder.
+/// Where annotation tools put a split's annotations: among its pictures.
+const AMONG: &str = "_annotations.coco.json";
+
+/// The splits of a folder in COCO's layout, `annotations/instances_<split>.json` beside `<split>/`, or with the annotations
+/// in `<split>/` itself: name, annotation file, picture folder.
 pub fn splits(root: &Path) -> Vec<(String, PathBuf, PathBuf)> {
-    let annotations = crate::data::error::entries(&root.join("annotations")).unwrap_or_default();
-    let split = |path: PathBuf| {
-        let file = crate::data::error::name(&path);
+    let annotations = entries(&root.join("annotations")).unwrap_or_default();
+    let beside = annotations.into_iter().filter_map(|path| {
+        let file = name(&path);
         let split = file.strip_prefix("instances_")?.strip_suffix(".json")?;
-        Some((split.to_owned(), root.join(split), path))
-    };
-    let found = annotations.into_iter().filter_map(split);
-    found
-        .map(|(split, folder, path)| (split, path, folder))
-        .collect()
+        Some((split.to_owned(), path, root.join(split)))
+    });
+    let folders = entries(root).unwrap_or_default();
+    let among = folders.into_iter().filter_map(|folder| {
+        let annotations = folder.join(AMONG);
+        let split = name(&folder);
+        annotations
+            .is_file()
+            .then_some((split, annotations, folder))
+    });
+    beside.chain(among).collect()
 }
+
+/// The split to evaluate on: `val2017`, the only other one for validation, or the only one for tests.
+pub fn evaluation(root: &Path) -> Result<(String, PathBuf, PathBuf), DataError> {
+    let splits = splits(root);
+    if let Some(split) = splits.iter().find(|(name, ..)| name == "val2017") {
+        return Ok(split.clone());
+    }
+    for begins in ["val", "test"] {
+        let named = splits.iter().filter(|(name, ..)| name.starts_with(begins));
+        match named.collect::<Vec<_>>().as_slice() {
+            [] => {}
+            [split] => return Ok((*split).clone()),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(name, ..)| name.as_str()).collect();
+                let problem = format!(
+                    "several splits to evaluate on: {}; leave one of them in the folder",
+                    names.join(", ")
+                );
+                return Err(DataError::new(root, problem));
+            }
+        }
+    }
+    let names: Vec<&str> = splits.iter().map(|(name, ..)| name.as_str()).collect();
+    let problem = format!(
+        "no split to evaluate on among {}; add annotations/instances_val.json and val/ (or test)",
+        names.join(", ")
+    );
+    Err(DataError::new(root, problem))
+}
+
+/// The training pictures that belong to a split to evaluate on, by name; their annotations are not looked at.
+pub fn training(root: &Path, evaluation: &str) -> Result<Vec<PathBuf>, DataError> {
+    let year = evaluation.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    let folders = [format!("train{year}"), "train".to_owned()].map(|name| root.join(name));
+    let Some(folder) = folders.iter().find(|folder| folder.is_dir()) else {
+        let problem = format!(
+            "no training pictures, which calibration is drawn from; add {}/ with pictures, annotations are not needed",
+            name(&folders[0])
+        );
+        return Err(DataError::new(root, problem));
+    };
+    let pictures: Vec<PathBuf> = entries(folder)?
+        .into_iter()
+        .filter(|path| is_image_name(path))
+        .collect();
+    if pictures.is_empty() {
+        let problem = "no picture here, and calibration is drawn from the training pictures; add them, annotations are not needed";
+        return Err(DataError::new(folder, problem));
+    }
+    Ok(pictures)
+}
+
+/// COCO's 80 categories: id and name. Ids have gaps.
+pub const CATEGORIES: [(i64, &str); 80] = [
+    (1, "person"),
+    (2, "bicycle"),
+    (3, "car"),
+    (4, "motorcycle"),
+    (5, "airplane"),
+    (6, "bus"),
+    (7, "train"),
+    (8, "truck"),
+    (9, "boat"),
+    (10, "traffic light"),
+    (11, "fire hydrant"),
+    (13, "stop sign"),
+    (14, "parking meter"),
+    (15, "bench"),
+    (16, "bird"),
+    (17, "cat"),
+    (18, "dog"),
+    (19, "horse"),
+    (20, "sheep"),
+    (21, "cow"),
+    (22, "elephant"),
+    (23, "bear"),
+    (24, "zebra"),
+    (25, "giraffe"),
+    (27, "backpack"),
+    (28, "umbrella"),
+    (31, "handbag"),
+    (32, "tie"),
+    (33, "suitcase"),
+    (34, "frisbee"),
+    (35, "skis"),
+    (36, "snowboard"),
+    (37, "sports ball"),
+    (38, "kite"),
+    (39, "baseball bat"),
+    (40, "baseball glove"),
+    (41, "skateboard"),
+    (42, "surfboard"),
+    (43, "tennis racket"),
+    (44, "bottle"),
+    (46, "wine glass"),
+    (47, "cup"),
+    (48, "fork"),
+    (49, "knife"),
+    (50, "spoon"),
+    (51, "bowl"),
+    (52, "banana"),
+    (53, "apple"),
+    (54, "sandwich"),
+    (55, "orange"),
+    (56, "broccoli"),
+    (57, "carrot"),
+    (58, "hot dog"),
+    (59, "pizza"),
+    (60, "donut"),
+    (61, "cake"),
+    (62, "chair"),
+    (63, "couch"),
+    (64, "potted plant"),
+    (65, "bed"),
+    (67, "dining table"),
+    (70, "toilet"),
+    (72, "tv"),
+    (73, "laptop"),
+    (74, "mouse"),
+    (75, "remote"),
+    (76, "keyboard"),
+    (77, "cell phone"),
+    (78, "microwave"),
+    (79, "oven"),
+    (80, "toaster"),
+    (81, "sink"),
+    (82, "refrigerator"),
+    (84, "book"),
+    (85, "clock"),
+    (86, "vase"),
+    (87, "scissors"),
+    (88, "teddy bear"),
+    (89, "hair drier"),
+    (90, "toothbrush"),
+];

@@ -18,6 +18,7 @@ pub mod linear;
 pub mod lmdb;
 pub mod loader;
 pub mod lsun;
+pub mod marked;
 pub mod matlab;
 pub mod pickle;
 pub mod recipe;

@@ -106,7 +106,7 @@ impl Kind {
 }
 
 /// Every task.
-pub static TASKS: [Kind; 12] = [
+pub static TASKS: [Kind; 14] = [
     Kind {
         name: "micro",
         version: synthetic::VERSION,
@@ -203,6 +203,22 @@ pub static TASKS: [Kind; 12] = [
         images: Some(detection::pictures(Split::Validation)),
         about: "more scenes of that kind, for making choices",
     },
+    Kind {
+        name: "coco",
+        version: 1,
+        judges: Boxes::DOES,
+        classes: Some(80),
+        images: Some(5000),
+        about: "COCO 2017, or objects of your own in its form",
+    },
+    Kind {
+        name: "voc07",
+        version: 1,
+        judges: Boxes::DOES,
+        classes: Some(20),
+        images: Some(4952),
+        about: "VOC 2007, or objects of your own in its form",
+    },
 ];
 
 static MICRO: &Kind = &TASKS[0];
@@ -216,6 +232,8 @@ static LSUN_BEDROOM: &Kind = &TASKS[8];
 static SD2_TEXT: &Kind = &TASKS[9];
 static MICRO_BOXES: &Kind = &TASKS[10];
 static MICRO_BOXES_VALIDATION: &Kind = &TASKS[11];
+static COCO: &Kind = &TASKS[12];
+static VOC07: &Kind = &TASKS[13];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,18 +1,21 @@
 //! Pictures with objects on them: those to evaluate on, in their order, what is on them, and those that calibration is
 //! drawn from.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-use crate::data::coco::Category;
+use crate::data::coco::{self, Category, Depth};
 use crate::data::decode::{self, ImageError, Rgb, Rotation};
 use crate::data::error::{DataError, name};
 use crate::data::synthetic::Split;
 use crate::data::synthetic::detection as micro;
+use crate::data::voc;
 use crate::metric::coco_ap::Truth;
 use crate::metric::voc_ap;
+use crate::seed::Seed;
 
 /// Pictures, and what is on those to evaluate on.
 #[derive(Debug)]
@@ -26,8 +29,20 @@ pub struct Scenes {
     order: Vec<usize>,
     truth: Vec<OnceLock<Objects>>,
     training: OnceLock<Pictures>,
-    /// Where training pictures lie that are not listed yet.
+    /// Which training pictures are listed, and in which folder.
+    listed: Training,
     folder: PathBuf,
+}
+
+/// Which training pictures a set has.
+#[derive(Debug)]
+enum Training {
+    /// The built-in ones.
+    BuiltIn,
+    /// Those that belong to a split of COCO's.
+    Coco(String),
+    /// The first of these image sets that there is.
+    Voc(&'static [&'static str]),
 }
 
 /// What boxes are judged by.
@@ -157,6 +172,7 @@ impl Scenes {
             truth: (0..evaluation.len()).map(|_| OnceLock::new()).collect(),
             evaluation,
             training: OnceLock::from(Pictures::Micro(Split::Train)),
+            listed: Training::BuiltIn,
             folder: PathBuf::new(),
         }
     }
@@ -189,12 +205,182 @@ impl Scenes {
         self.evaluation.picture(self.place(at), rotation)
     }
 
+    /// The pictures of a folder in COCO's layout, by id.
+    pub(super) fn coco(folder: &Path) -> Result<(Self, Vec<String>), DataError> {
+        let (split, annotations, pictures) = coco::evaluation(folder)?;
+        let mut set = coco::read_instances(&annotations, &pictures, Depth::Listed)?;
+        set.images.sort_by_key(|image| image.id);
+        let mut truth: HashMap<i64, Vec<Truth>> = HashMap::new();
+        for object in set.truth {
+            truth.entry(object.image).or_default().push(object);
+        }
+        let all = set.images.into_iter().map(|image| {
+            let objects = Objects {
+                image: image.id,
+                coco: truth.remove(&image.id).unwrap_or_default(),
+                voc: Vec::new(),
+            };
+            (image.path, objects)
+        });
+        let training = Training::Coco(split);
+        let scenes = Self::of_files(folder, Metric::Coco, set.categories, all, training);
+        let scenes = scenes.some(&annotations)?;
+        Ok((scenes, set.warnings))
+    }
+
+    /// The pictures of a folder in VOC's layout, in their list's order; and notes.
+    pub(super) fn voc(folder: &Path) -> Result<(Self, Vec<String>, Option<String>), DataError> {
+        let set = match voc::has_set(folder, "test") {
+            true => "test",
+            false => "val",
+        };
+        let opened = voc::open(folder, set)?;
+        let category = |(at, name): (usize, String)| Category {
+            id: at as i64 + 1,
+            name,
+        };
+        let categories = opened.classes.into_iter().enumerate().map(category);
+        let pictures = opened.voc.pictures.into_iter().enumerate();
+        let all = pictures.map(|(at, picture)| {
+            let object = |object: voc::Object| voc_ap::Object {
+                class: object.class,
+                bbox: object.bbox,
+                difficult: object.difficult,
+            };
+            let objects = Objects {
+                image: at as i64,
+                coco: Vec::new(),
+                voc: picture.objects.into_iter().map(object).collect(),
+            };
+            (picture.path, objects)
+        });
+        let sets: &[&str] = match set {
+            "test" => &["trainval", "train"],
+            _ => &["train"],
+        };
+        let training = Training::Voc(sets);
+        let scenes = Self::of_files(folder, Metric::Voc, categories.collect(), all, training);
+        let scenes = scenes.some(folder)?;
+        let from = opened.from;
+        let note = from.map(|from| format!("{}: {from}", folder.display()));
+        Ok((scenes, opened.voc.warnings, note))
+    }
+
+    fn of_files(
+        folder: &Path,
+        metric: Metric,
+        categories: Vec<Category>,
+        all: impl Iterator<Item = (PathBuf, Objects)>,
+        listed: Training,
+    ) -> Self {
+        let (files, objects): (Vec<PathBuf>, Vec<Objects>) = all.unzip();
+        // Ids may follow each other by what is on the pictures.
+        let mut order: Vec<usize> = (0..files.len()).collect();
+        Seed(0).stream("evaluation").shuffle(&mut order);
+        Self {
+            categories,
+            metric,
+            evaluation: Pictures::Files(files),
+            order,
+            truth: objects.into_iter().map(OnceLock::from).collect(),
+            training: OnceLock::new(),
+            listed,
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Refuses a set without pictures or classes.
+    fn some(self, file: &Path) -> Result<Self, DataError> {
+        let lacks = match (self.is_empty(), self.categories.is_empty()) {
+            (true, _) => "no pictures",
+            (false, true) => "no classes of objects",
+            (false, false) => return Ok(self),
+        };
+        let problem = format!("{lacks} to evaluate on; complete the annotations");
+        Err(DataError::new(file, problem))
+    }
+
+    /// SHA-256 of the classes, the pictures and what is on them; none for the built-in ones.
+    pub(super) fn sha256(&self) -> Result<Option<String>, DataError> {
+        let Pictures::Files(files) = &self.evaluation else {
+            return Ok(None);
+        };
+        let mut hash = Sha256::new();
+        for Category { id, name } in &self.categories {
+            hash.update(id.to_le_bytes());
+            hash.update((name.len() as u64).to_le_bytes());
+            hash.update(name);
+        }
+        for (place, file) in files.iter().enumerate() {
+            add_file(&mut hash, file)?;
+            let objects = self.objects(place);
+            hash.update((objects.coco.len() as u64).to_le_bytes());
+            for object in &objects.coco {
+                hash.update(object.category.to_le_bytes());
+                let numbers = object.bbox.iter().chain([&object.area]);
+                numbers.for_each(|number| hash.update(number.to_le_bytes()));
+                // An object of id 0 is never found.
+                hash.update([object.crowd.into(), u8::from(object.id == 0)]);
+            }
+            hash.update((objects.voc.len() as u64).to_le_bytes());
+            for object in &objects.voc {
+                hash.update((object.class as u64).to_le_bytes());
+                let numbers = object.bbox.iter();
+                numbers.for_each(|number| hash.update(number.to_le_bytes()));
+                hash.update([object.difficult.into()]);
+            }
+        }
+        Ok(Some(hex(hash)))
+    }
+
     /// The training pictures, listed when first asked for.
     pub fn training(&self) -> Result<&Pictures, DataError> {
         if let Some(pictures) = self.training.get() {
             return Ok(pictures);
         }
-        let problem = "no training pictures";
-        Err(DataError::new(&self.folder, problem))
+        let files = match &self.listed {
+            Training::BuiltIn => Vec::new(),
+            Training::Coco(evaluation) => coco::training(&self.folder, evaluation)?,
+            Training::Voc(sets) => {
+                let set = sets.iter().find(|set| voc::has_set(&self.folder, set));
+                let Some(set) = set else {
+                    let problem = format!(
+                        "no training pictures, which calibration is drawn from; add ImageSets/Main/{}.txt and what it lists",
+                        sets[0]
+                    );
+                    return Err(DataError::new(&self.folder, problem));
+                };
+                voc::pictures(&self.folder, set)?
+            }
+        };
+        Ok(self.training.get_or_init(|| Pictures::Files(files)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn built_in_objects_are_the_same_in_both_forms() {
+        let scenes = Scenes::built_in(Split::Test);
+        let mut crowds = 0;
+        for place in 0..30 {
+            let Objects { coco, voc, .. } = scenes.objects(place);
+            assert_eq!(coco.len(), voc.len());
+            for (coco, voc) in coco.iter().zip(voc) {
+                let [left, top, width, height] = coco.bbox;
+                assert_eq!(
+                    voc.bbox,
+                    [left + 1.0, top + 1.0, left + width, top + height]
+                );
+                assert_eq!(voc.class as i64 + 1, coco.category);
+                assert_eq!(voc.difficult, coco.crowd);
+                crowds += usize::from(coco.crowd);
+            }
+        }
+        assert!(crowds > 0);
+        assert_eq!(scenes.sha256().unwrap(), None);
+        assert_eq!(scenes.training().unwrap().sha256(&[0]).unwrap(), None);
     }
 }

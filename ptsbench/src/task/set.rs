@@ -10,8 +10,8 @@ use super::generated::{self, Generated};
 use super::labelled::Labelled;
 use super::scenes::Scenes;
 use super::{
-    CIFAR10, CIFAR100, FOLDER, IMAGENET, Kind, MICRO, MICRO_BOXES, MICRO_BOXES_VALIDATION,
-    UnknownTask, find,
+    CIFAR10, CIFAR100, COCO, FOLDER, IMAGENET, Kind, MICRO, MICRO_BOXES, MICRO_BOXES_VALIDATION,
+    UnknownTask, VOC07, find,
 };
 use crate::data::calibration::{CalibrationError, CalibrationList};
 use crate::data::cifar;
@@ -67,6 +67,9 @@ pub struct Set {
     content: Content,
 }
 
+/// Warnings about a set's annotations that are shown when it is opened.
+const MOST_WARNINGS: usize = 3;
+
 /// The images of a set, by what is known of them.
 #[derive(Debug)]
 enum Content {
@@ -78,10 +81,12 @@ enum Content {
     Scenes(Scenes),
 }
 
-/// The task that a data set serves, if classifiers are judged by it.
+/// The task that a data set serves, if there is one.
 fn kind_of(layout: Layout) -> Option<&'static Kind> {
     match layout {
-        Layout::Voc | Layout::Coco | Layout::Lsun => None,
+        Layout::Voc => Some(VOC07),
+        Layout::Coco => Some(COCO),
+        Layout::Lsun => None,
         Layout::Cifar(cifar::Kind::Cifar10) => Some(CIFAR10),
         Layout::Cifar(cifar::Kind::Cifar100) => Some(CIFAR100),
         Layout::Folders(_) => Some(FOLDER),
@@ -99,7 +104,7 @@ fn none_of(folder: &Path, wanted: Option<&'static Kind>) -> DataError {
         let problem = format!("holds `{}`, not `{}`", holds.name, wanted.name);
         return DataError::new(folder, problem);
     }
-    let problem = "neither ImageNet, CIFAR nor pictures in one folder per class, the sets that classifiers are judged on; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts";
+    let problem = "neither ImageNet, CIFAR, pictures in one folder per class, COCO nor VOC, the sets that networks are judged on; `ptsbench data check` says what it holds, `ptsbench list datasets` shows the layouts";
     DataError::new(folder, problem)
 }
 
@@ -203,7 +208,9 @@ impl Set {
         let mut set = match layout {
             Layout::Cifar(_) => Self::open_cifar(&root),
             Layout::Folders(form) => Self::open_folders(&root, form),
-            _ => Self::open_imagenet(&root),
+            Layout::Coco => Self::open_coco(&root),
+            Layout::Voc => Self::open_voc(&root),
+            Layout::ImageNet | Layout::Lsun => Self::open_imagenet(&root),
         }?;
         set.notes.splice(0..0, below);
         Ok(set)
@@ -221,6 +228,50 @@ impl Set {
         Ok(Self {
             warnings: set.warnings,
             ..of
+        })
+    }
+
+    fn open_coco(folder: &Path) -> Result<Self, DataError> {
+        let (scenes, warnings) = Scenes::coco(folder)?;
+        Self::of_scenes(COCO, folder, scenes, warnings)
+    }
+
+    fn open_voc(folder: &Path) -> Result<Self, DataError> {
+        let (scenes, warnings, note) = Scenes::voc(folder)?;
+        let set = Self::of_scenes(VOC07, folder, scenes, warnings)?;
+        Ok(Self {
+            notes: note.into_iter().collect(),
+            ..set
+        })
+    }
+
+    fn of_scenes(
+        kind: &'static Kind,
+        folder: &Path,
+        scenes: Scenes,
+        mut warnings: Vec<String>,
+    ) -> Result<Self, DataError> {
+        // Boxes beyond the picture are frequent, and `data check` lists them all.
+        if let Some(more) = warnings
+            .len()
+            .checked_sub(MOST_WARNINGS)
+            .filter(|more| *more > 0)
+        {
+            warnings.truncate(MOST_WARNINGS);
+            warnings.push(format!(
+                "{}: {more} more of that kind; `ptsbench data check` shows all",
+                folder.display()
+            ));
+        }
+        Ok(Self {
+            kind,
+            classes: scenes.categories.len(),
+            folder: Some(folder.to_owned()),
+            sha256: scenes.sha256()?,
+            split: None,
+            notes: Vec::new(),
+            warnings,
+            content: Content::Scenes(scenes),
         })
     }
 

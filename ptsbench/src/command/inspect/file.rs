@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::Context;
 use burn::tensor::Device;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::tap::Census;
 use model_zoo::weights::{Source, WeightError, fits, load_network, other_classes, recognise};
-use model_zoo::{Modality, Of};
+use model_zoo::{Modality, Network, Of};
 use serde_json::json;
 
 use super::{fraction, grouped, ruled};
 use crate::inventory::Weights;
 use crate::subject;
-use crate::task::classify::classes;
 use crate::zeros::Zeros;
 
 /// A file's network and its prunable weights.
@@ -59,6 +59,13 @@ pub(super) fn network_of(source: &dyn Source) -> Option<(&'static Spec, Vec<&'st
     Some((first, also.collect()))
 }
 
+/// How many classes a network names, or looks for.
+fn classes<N: Network>(network: &N, census: &Census) -> Option<usize> {
+    let path = network.classifier()?;
+    let row = census.layers().into_iter().find(|row| row.path == path)?;
+    Some(row.layer?.shape[0] / network.rows_of_class())
+}
+
 impl Found {
     /// A network's prunable weights in a source.
     pub(super) fn of_network(
@@ -79,8 +86,7 @@ impl Found {
                     zeros: Zeros::of(&layer.shape, weights.weight(index).unwrap_or_default()),
                 };
                 let rows = weights.layers().iter().enumerate().map(row).collect();
-                let named = network.classifier().map(|_| classes(&census));
-                Ok((named, rows))
+                Ok((classes(&network, &census), rows))
             }
         }
         let (classes, layers) = spec.open(&Device::flex(), Layers(source))?;

@@ -51,6 +51,9 @@ impl fmt::Display for Made {
 }
 
 impl Tally for Made {
+    /// The sums of 4,096 features are four fifths of it.
+    const LIMIT: u64 = 192 << 20;
+
     fn samples(&self) -> usize {
         self.images
     }
