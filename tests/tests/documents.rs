@@ -19,7 +19,11 @@ use ptsbench::data::synthetic::generation;
 use ptsbench_tests::{program, workspace_root};
 
 /// What is not run: a part of the command, and why.
-const NOT_RUN: [(&str, &str); 17] = [
+const NOT_RUN: [(&str, &str); 18] = [
+    (
+        "infer mobilenetv1_ssd",
+        "needs the published weights; `detection.rs` draws boxes",
+    ),
     (
         "fetch ",
         "needs a network; the tests of `fetch/` have a server of their own",

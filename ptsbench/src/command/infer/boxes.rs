@@ -11,9 +11,9 @@ use model_zoo::tap::Bare;
 use model_zoo::{Boxes, Of};
 use serde::Serialize;
 
+use super::super::target;
 use super::{Args, names_of, oddity};
 use crate::cell::BatchNorm;
-use crate::command::target;
 use crate::data::decode::{self, Rgb};
 use crate::data::error::name;
 use crate::data::marked::{self, Mark};
