@@ -261,11 +261,11 @@ const ATTRIBUTES: usize = 1000;
 /// Elements and texts of an annotation at most; the published ones have 2,000.
 const NODES: u32 = 50_000;
 
-/// Size of one annotation file, and its objects with the names of their classes.
-fn read_annotation(
-    path: &Path,
-    warnings: &mut Vec<String>,
-) -> Result<((i64, i64), Vec<(String, Object)>), DataError> {
+/// Width and height of a picture, and its objects with the names of their classes.
+type Annotation = ((i64, i64), Vec<(String, Object)>);
+
+/// Reads one annotation file.
+fn read_annotation(path: &Path, warnings: &mut Vec<String>) -> Result<Annotation, DataError> {
     let text = read_text(path, limits::VOC)?;
     let refuse = |problem: String| DataError::new(path, problem);
     if text.trim().is_empty() {

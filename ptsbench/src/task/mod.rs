@@ -299,7 +299,7 @@ pub enum TaskError {
     Misfit(#[from] Misfit),
     /// The network is not one for the task's pictures with objects, or no network is.
     #[error(transparent)]
-    NoDetector(#[from] detect::Misfit),
+    NoDetector(Box<detect::Misfit>),
     /// The images are not those of the cell.
     #[error(
         "task {task}: its {what} is {found}, and the cell's is {expected}; the folder or the program changed since the plan was read, start again"
@@ -325,7 +325,7 @@ pub enum TaskError {
     },
     /// No images can be generated or compared.
     #[error(transparent)]
-    Generate(#[from] GenerateError),
+    Generate(Box<GenerateError>),
     /// The training images cannot be listed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -335,6 +335,18 @@ pub enum TaskError {
     /// The user asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+}
+
+impl From<detect::Misfit> for TaskError {
+    fn from(error: detect::Misfit) -> Self {
+        Self::NoDetector(Box::new(error))
+    }
+}
+
+impl From<GenerateError> for TaskError {
+    fn from(error: GenerateError) -> Self {
+        Self::Generate(Box::new(error))
+    }
 }
 
 impl From<FeatureError> for TaskError {

@@ -241,10 +241,8 @@ impl DetectionRecipe {
                 Ok(found)
             }
             Self::Ssd { rules } => {
-                let all = |of: fn(&(&[f32], &[f32])) -> Vec<f32>| -> Vec<f32> {
-                    outputs.iter().flat_map(of).collect()
-                };
-                let (logits, offsets) = (all(|o| o.0.to_vec()), all(|o| o.1.to_vec()));
+                let (logits, offsets): (Vec<_>, Vec<_>) = outputs.iter().copied().unzip();
+                let (logits, offsets) = (logits.concat(), offsets.concat());
                 let level = Level {
                     logits: &logits,
                     offsets: &offsets,

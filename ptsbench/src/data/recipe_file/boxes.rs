@@ -35,8 +35,11 @@ const KEYS: [&str; 7] = [
     "detections",
 ];
 
-/// What a TOML file says, and the names of classes; nothing where it does not speak of detectors.
-pub(super) fn of_toml(text: &str) -> Option<Result<(OwnBoxes, Option<Vec<String>>), String>> {
+/// What a detector's file says, and the names of classes if it has them.
+type Said = (OwnBoxes, Option<Vec<String>>);
+
+/// What a TOML file says; nothing where it does not speak of detectors.
+pub(super) fn of_toml(text: &str) -> Option<Result<Said, String>> {
     let mut table: toml::Table = toml::from_str(text).ok()?;
     if !KEYS.iter().any(|key| table.contains_key(*key)) {
         return None;

@@ -76,11 +76,10 @@ impl BoxLesson {
             .filter(|target| !target.crowd)
             .map(|target| target.category)
             .collect();
-        let (overlaps, loss): (_, fn(&[f32], &[f32], &Wanted<'_>) -> Loss) =
-            match self.recipe.head() {
-                Head::RetinaNet => (Overlaps::RETINANET, box_loss::retinanet),
-                Head::Ssd => (Overlaps::SSD, box_loss::ssd),
-            };
+        let overlaps = match self.recipe.head() {
+            Head::RetinaNet => Overlaps::RETINANET,
+            Head::Ssd => Overlaps::SSD,
+        };
         let roles = roles(&at.corners, &objects, &of(true), overlaps);
         let offsets_of = |anchor: usize, object: usize| match self.recipe.head() {
             Head::RetinaNet => BoxCoder::RETINANET.encode(objects[object], at.own[anchor]),
@@ -91,7 +90,10 @@ impl BoxLesson {
             labels: &labels,
             offsets: &offsets_of,
         };
-        loss(logits, offsets, &wanted)
+        match self.recipe.head() {
+            Head::RetinaNet => box_loss::retinanet(logits, offsets, &wanted),
+            Head::Ssd => box_loss::ssd(logits, offsets, &wanted),
+        }
     }
 }
 
