@@ -14,6 +14,7 @@ pub mod origin;
 pub use names::{Meant, Named, named};
 
 use crate::detection::Head;
+use crate::detection::anchors::Priors;
 use crate::diffusion::sampler::Process;
 use crate::misspelt::{did_you_mean, nearest};
 use crate::modality::{Boxes, Classes, ClassesOnly, Modality, Noise, NoiseOnly, VisitAny};
@@ -123,6 +124,15 @@ impl Spec {
         match self.size {
             Size::RetinaNet(_) => Some(Head::RetinaNet),
             Size::Ssd(_) | Size::SsdLite(_) => Some(Head::Ssd),
+            _ => None,
+        }
+    }
+
+    /// Where it expects boxes, if it is an SSD.
+    pub fn priors(&self) -> Option<&'static Priors> {
+        match self.size {
+            Size::Ssd(size) => Some(size.table.priors),
+            Size::SsdLite(_) => Some(&Priors::RELEASE),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! SSD (Liu et al. 2016, arXiv 1512.02325) on MobileNetV1 (arXiv 1704.04861), and SSD-Lite on MobileNetV2
 //! (arXiv 1801.04381), as qfgaohao/pytorch-ssd defines them.
 //!
-//! Six maps of 19 to 1 cells a side, at inputs of 300 x 300: two of the backbone, and one behind each of four blocks that
+//! Six maps of 19 to 1 cells a side, at the release's inputs of 300 x 300: two of the backbone, and one behind each of four blocks that
 //! follow it. Each has a header for classes and one for offsets, with weights of their own. The network gives what is
 //! before the softmax and the decoding, which are in [`crate::detection`]; class 0 is the background.
 //!
@@ -14,6 +14,7 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::tensor::{Device, Tensor};
 
+use crate::detection::anchors::Priors;
 use crate::inverted_residual::{Expansion, InvertedResidual, InvertedResidualConfig, Keys};
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, by_anchor, join};
 use crate::modality::{Boxes, Modality};
@@ -23,28 +24,8 @@ use crate::unit::{Fixed, Grain, Network, Tap, Unit};
 /// Boxes at each place of a map.
 const PRIORS: usize = 6;
 
-/// Channels of MobileNetV1's first convolution.
-const STEM: usize = 32;
-
-/// Channels and stride of MobileNetV1's blocks.
-const SEPARABLE: [(usize, usize); 13] = [
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (1024, 2),
-    (1024, 1),
-];
-
-/// Inner and outer channels of the blocks behind MobileNetV1.
-const EXTRAS: [[usize; 2]; 4] = [[256, 512], [128, 256], [128, 256], [128, 256]];
+/// Channels of MobileNetV2's first convolution.
+const LITE_STEM: usize = 32;
 
 /// Expansion, channels, blocks and stride of MobileNetV2's stages.
 const INVERTED: [(usize, usize, usize, usize); 7] = [
@@ -65,9 +46,54 @@ const LITE_EXTRAS: [[usize; 2]; 4] = [[256, 512], [128, 256], [128, 256], [64, 6
 
 const EPSILON: f64 = 1e-5;
 
+/// The layers of an SSD on MobileNetV1. Its first map is in front of the last reduction.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Channels of the first convolution.
+    pub stem: usize,
+    /// Channels and stride of MobileNetV1's blocks.
+    pub blocks: &'static [(usize, usize)],
+    /// Inner and outer channels of the blocks behind them.
+    pub extras: [[usize; 2]; 4],
+    /// Where boxes are expected.
+    pub priors: &'static Priors,
+}
+
+impl Table {
+    /// The release's.
+    pub const RELEASE: Self = Self {
+        stem: 32,
+        blocks: &[
+            (64, 1),
+            (128, 2),
+            (128, 1),
+            (256, 2),
+            (256, 1),
+            (512, 2),
+            (512, 1),
+            (512, 1),
+            (512, 1),
+            (512, 1),
+            (512, 1),
+            (1024, 2),
+            (1024, 1),
+        ],
+        extras: [[256, 512], [128, 256], [128, 256], [128, 256]],
+        priors: &Priors::RELEASE,
+    };
+
+    /// The block of the first map.
+    fn first(&self) -> usize {
+        let last = self.blocks.iter().rposition(|&(_, stride)| stride == 2);
+        last.map_or(0, |reduction| reduction - 1)
+    }
+}
+
 /// SSD on MobileNetV1: a row of the catalog's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
+    /// Its layers.
+    pub table: Table,
     /// Classes, the background included.
     pub classes: usize,
 }
@@ -253,16 +279,17 @@ impl Header {
 impl Size {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> MobileNetV1Ssd {
-        let mut channels = STEM;
+        let table = &self.table;
+        let mut channels = table.stem;
         let mut maps = Vec::new();
-        // The last block before the last reduction.
-        let first = SEPARABLE.len() - 3;
-        let blocks = SEPARABLE
+        let first = table.first();
+        let blocks = table
+            .blocks
             .iter()
             .enumerate()
             .map(|(place, &(output, stride))| {
                 let input = std::mem::replace(&mut channels, output);
-                if place == first || place + 1 == SEPARABLE.len() {
+                if place == first || place + 1 == table.blocks.len() {
                     maps.push(output);
                 }
                 Pair {
@@ -277,7 +304,7 @@ impl Size {
                 }
             });
         let blocks = blocks.collect();
-        let extras = EXTRAS.iter().map(|&[inner, output]| {
+        let extras = table.extras.iter().map(|&[inner, output]| {
             let input = std::mem::replace(&mut channels, output);
             maps.push(output);
             let conv = |channels, kernel, stride| {
@@ -297,7 +324,7 @@ impl Size {
             maps.iter().map(header).collect()
         };
         Ssd {
-            stem: ConvNormActConfig::new([3, STEM], 3, 2)
+            stem: ConvNormActConfig::new([3, table.stem], 3, 2)
                 .with_epsilon(EPSILON)
                 .init(device),
             blocks,
@@ -333,7 +360,7 @@ impl LiteSize {
             }
             .init(device)
         };
-        let stem = scaled(STEM);
+        let stem = scaled(LITE_STEM);
         let mut channels = stem;
         let mut maps = Vec::new();
         let (mut blocks, mut first) = (Vec::new(), 0);
@@ -502,7 +529,11 @@ mod tests {
     #[test]
     fn keys_are_the_checkpoints() {
         let (full, lite) = (
-            Size { classes: 2 }.init(&Device::flex()),
+            Size {
+                table: Table::RELEASE,
+                classes: 2,
+            }
+            .init(&Device::flex()),
             LiteSize {
                 width: 0.25,
                 classes: 2,

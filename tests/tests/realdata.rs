@@ -223,7 +223,7 @@ fn sets_that_do_not_fit_are_refused_with_numbers() {
     );
     desk.refused(
         &format!("evaluate {MODEL} --data imagenet"),
-        &["--data DIR"],
+        &["--data imagenet=DIR"],
     );
     fs::create_dir(desk.path("empty")).unwrap();
     for data in ["empty", "nothing"] {

@@ -3,11 +3,12 @@
 //! They go through their families' ordinary constructors; what is small is the stem, the depths and the widths.
 
 use super::{SMALL, Size, Spec, Variant, Weights};
+use crate::detection::anchors::Priors;
 use crate::diffusion::sampler::Process;
 use crate::mobilenet_v2::{self, Layout};
 use crate::mobilenet_v3::{self, Definition};
 use crate::resnet::{self, Block, Stem};
-use crate::{regnet, retinanet, shufflenet_v2, unet, vgg, vit};
+use crate::{regnet, retinanet, shufflenet_v2, ssd, unet, vgg, vit};
 
 /// Classes of the micro set.
 const CLASSES: usize = 20;
@@ -116,6 +117,46 @@ const fn retinanet(
     }
 }
 
+/// MobileNetV1's layers with fewer blocks, and one reduction less in front of the first map: cells of 8 pixels and more.
+const fn ssd(name: &'static str, stem: usize, blocks: &'static [(usize, usize)]) -> Spec {
+    let size = ssd::Size {
+        table: ssd::Table {
+            stem,
+            blocks,
+            extras: [[2 * stem, 4 * stem]; 4],
+            priors: &Priors::MICRO,
+        },
+        // The background is one.
+        classes: OBJECTS + 1,
+    };
+    Spec {
+        input: SCENES,
+        ..row(name, "SSD", Size::Ssd(size))
+    }
+}
+
+const SSD_S: &[(usize, usize)] = &[
+    (16, 1),
+    (32, 2),
+    (32, 1),
+    (64, 2),
+    (64, 1),
+    (128, 2),
+    (128, 1),
+];
+
+const SSD_M: &[(usize, usize)] = &[
+    (24, 1),
+    (48, 2),
+    (48, 1),
+    (96, 2),
+    (96, 1),
+    (96, 1),
+    (192, 2),
+    (192, 1),
+    (192, 1),
+];
+
 /// Pixels in, pixels out, without a context. Most of the multiply-adds are at 32 x 32 and most of the weights at 8 x 8, where
 /// the places attend to each other once, in the middle.
 const fn unet(name: &'static str, widths: &'static [usize]) -> Spec {
@@ -141,7 +182,7 @@ const VGG9: vgg::Size = vgg::Size {
 };
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 26] = [
+pub(super) const ROWS: [Spec; 28] = [
     resnet("micro_resnet8", &[1, 1, 1], 10),
     resnet("micro_resnet14", &[2, 2, 2], 14),
     resnet("micro_resnet20", &[3, 3, 3], 16),
@@ -166,6 +207,8 @@ pub(super) const ROWS: [Spec; 26] = [
     vit("micro_deit_small", "DeiT", [64, 4]),
     retinanet("micro_retinanet_s", &[1, 1, 1, 1], 16, 32),
     retinanet("micro_retinanet_m", &[2, 2, 2, 2], 24, 48),
+    ssd("micro_ssd_s", 16, SSD_S),
+    ssd("micro_ssd_m", 24, SSD_M),
     unet("micro_unet_s", &[16, 24, 48]),
     unet("micro_unet_m", &[16, 32, 96]),
 ];

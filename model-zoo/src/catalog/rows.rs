@@ -745,7 +745,10 @@ pub(super) const ROWS: &[Spec] = {
             paper: Some("MobileNetV1 SSD"),
             input: VOC,
             weights: PYTORCH_SSD,
-            size: Size::Ssd(ssd::Size { classes: 21 }),
+            size: Size::Ssd(ssd::Size {
+                table: ssd::Table::RELEASE,
+                classes: 21,
+            }),
         },
         Spec {
             name: "mobilenetv2_ssd_lite",

@@ -15,53 +15,84 @@ pub struct PriorMap {
     pub large: f64,
 }
 
-/// Side of SSD's input in pixels.
-pub const SSD_SIDE: f64 = 300.0;
+/// Where an SSD expects boxes: six maps of an input of one size.
+#[derive(Debug, PartialEq)]
+pub struct Priors {
+    /// Side of the input in pixels.
+    pub side: usize,
+    /// The maps, finest first.
+    pub maps: [PriorMap; 6],
+}
 
-/// The maps of MobileNetV1 SSD and MobileNetV2 SSD-Lite.
-pub const SSD_MAPS: [PriorMap; 6] = {
-    const fn map(cells: usize, stride: f64, small: f64, large: f64) -> PriorMap {
-        PriorMap {
-            cells,
-            stride,
-            small,
-            large,
-        }
+const fn map(cells: usize, stride: f64, small: f64, large: f64) -> PriorMap {
+    PriorMap {
+        cells,
+        stride,
+        small,
+        large,
     }
-    [
-        map(19, 16.0, 60.0, 105.0),
-        map(10, 32.0, 105.0, 150.0),
-        map(5, 64.0, 150.0, 195.0),
-        map(3, 100.0, 195.0, 240.0),
-        map(2, 150.0, 240.0, 285.0),
-        map(1, 300.0, 285.0, 330.0),
-    ]
-};
+}
 
-/// SSD's priors as centre x, centre y, width, height in shares of the side, clamped to 0 and 1: by map, row, column and
-/// shape. Computed in f64 and rounded once.
-pub fn ssd_priors() -> Vec<[f32; 4]> {
-    let mut priors = Vec::new();
-    for map in SSD_MAPS {
-        let scale = SSD_SIDE / map.stride;
-        let small = map.small / SSD_SIDE;
-        let large = (map.large * map.small).sqrt() / SSD_SIDE;
-        let mut shapes = vec![(small, small), (large, large)];
-        for ratio in [2.0_f64, 3.0] {
-            let root = ratio.sqrt();
-            shapes.extend([(small * root, small / root), (small / root, small * root)]);
-        }
-        for row in 0..map.cells {
-            for column in 0..map.cells {
-                let centre = |cell: usize| (cell as f64 + 0.5) / scale;
-                priors.extend(shapes.iter().map(|&(width, height)| {
-                    [centre(column), centre(row), width, height]
-                        .map(|value| (value as f32).clamp(0.0, 1.0))
-                }));
+impl Priors {
+    /// Of MobileNetV1 SSD and MobileNetV2 SSD-Lite.
+    pub const RELEASE: Self = Self {
+        side: 300,
+        maps: [
+            map(19, 16.0, 60.0, 105.0),
+            map(10, 32.0, 105.0, 150.0),
+            map(5, 64.0, 150.0, 195.0),
+            map(3, 100.0, 195.0, 240.0),
+            map(2, 150.0, 240.0, 285.0),
+            map(1, 300.0, 285.0, 330.0),
+        ],
+    };
+    /// Of the built-in networks: the same steps of 15 % of the side, from half the release's smallest, since objects of the
+    /// scenes are smaller.
+    pub const MICRO: Self = Self {
+        side: 160,
+        maps: [
+            map(20, 8.0, 16.0, 40.0),
+            map(10, 16.0, 40.0, 64.0),
+            map(5, 32.0, 64.0, 88.0),
+            map(3, 160.0 / 3.0, 88.0, 112.0),
+            map(2, 80.0, 112.0, 136.0),
+            map(1, 160.0, 136.0, 160.0),
+        ],
+    };
+
+    /// Those for inputs of this side.
+    pub fn of_side(side: usize) -> Option<&'static Self> {
+        [&Self::RELEASE, &Self::MICRO]
+            .into_iter()
+            .find(|priors| priors.side == side)
+    }
+
+    /// As centre x, centre y, width, height in shares of the side, clamped to 0 and 1: by map, row, column and shape. Computed
+    /// in f64 and rounded once.
+    pub fn boxes(&self) -> Vec<[f32; 4]> {
+        let side = self.side as f64;
+        let mut priors = Vec::new();
+        for map in &self.maps {
+            let scale = side / map.stride;
+            let small = map.small / side;
+            let large = (map.large * map.small).sqrt() / side;
+            let mut shapes = vec![(small, small), (large, large)];
+            for ratio in [2.0_f64, 3.0] {
+                let root = ratio.sqrt();
+                shapes.extend([(small * root, small / root), (small / root, small * root)]);
+            }
+            for row in 0..map.cells {
+                for column in 0..map.cells {
+                    let centre = |cell: usize| (cell as f64 + 0.5) / scale;
+                    priors.extend(shapes.iter().map(|&(width, height)| {
+                        [centre(column), centre(row), width, height]
+                            .map(|value| (value as f32).clamp(0.0, 1.0))
+                    }));
+                }
             }
         }
+        priors
     }
-    priors
 }
 
 /// Shapes around the origin at each pyramid level, as left, top, right, bottom in pixels.
@@ -150,8 +181,11 @@ mod tests {
 
     #[test]
     fn every_map_has_six_priors_a_cell() {
-        let cells: usize = SSD_MAPS.iter().map(|map| map.cells * map.cells).sum();
-        assert_eq!(ssd_priors().len(), 6 * cells);
+        for priors in [Priors::RELEASE, Priors::MICRO] {
+            let cells: usize = priors.maps.iter().map(|map| map.cells * map.cells).sum();
+            assert_eq!(priors.boxes().len(), 6 * cells);
+            assert_eq!(Priors::of_side(priors.side), Some(&priors));
+        }
     }
 
     #[test]

@@ -272,17 +272,15 @@ pub mod ssd {
 
     /// OpenCV turns pictures upright.
     pub const ROTATION: Rotation = Rotation::Apply;
-    /// Side of the input.
-    pub const SIDE: usize = 300;
 
-    /// The bytes that are normalised.
-    pub fn resized(picture: &Rgb) -> Rgb {
-        resize::opencv_linear(picture, SIDE, SIDE)
+    /// The bytes that are normalised, for an input of this side.
+    pub fn resized(picture: &Rgb, side: usize) -> Rgb {
+        resize::opencv_linear(picture, side, side)
     }
 
     /// The network's input: channels, rows, columns.
-    pub fn apply(picture: &Rgb) -> Vec<f32> {
-        let picture = resized(picture);
+    pub fn apply(picture: &Rgb, side: usize) -> Vec<f32> {
+        let picture = resized(picture, side);
         (0..3)
             .flat_map(|channel| {
                 let pixels = picture.pixels.as_chunks::<3>().0.iter();

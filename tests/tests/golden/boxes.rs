@@ -1,6 +1,6 @@
 //! Priors, anchors, box coding and suppression against torchvision and the MobileNet-SSD release.
 
-use model_zoo::detection::anchors::{AnchorShapes, ssd_priors};
+use model_zoo::detection::anchors::{AnchorShapes, Priors};
 use model_zoo::detection::boxes::{self, BoxCoder};
 use ptsbench_tests::golden_topic;
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn hash(boxes: &[[f32; 4]]) -> String {
 fn boxes_ssd() {
     let (tensors, expected) = (tensors(), expected());
     let mut tally = Tally::default();
-    let priors = ssd_priors();
+    let priors = Priors::RELEASE.boxes();
     assert_eq!(priors, tensors.boxes("ssd/priors_300"));
     assert_eq!(
         hash(&priors),

@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::probe::{Probe, Tally, Tolerance, json};
 
+/// Side of an SSD's input.
+const SIDE: usize = 300;
+
 const NORMALISED: Tolerance = Tolerance::abs(1e-6);
 const FLOAT_RESIZE: Tolerance = Tolerance::abs(2e-4);
 
@@ -236,16 +239,16 @@ fn preprocess_ssd() {
         );
         tally.exact(1);
         if same {
-            let resized = ssd::resized(&reference_pixels(image));
+            let resized = ssd::resized(&reference_pixels(image), SIDE);
             assert_eq!(
                 hash(&resized.pixels),
                 text(&want["sha256_resized_rgb"]),
                 "{name}"
             );
-            let shape = [3, ssd::SIDE, ssd::SIDE];
+            let shape = [3, SIDE, SIDE];
             Probe::of(&want["chw"]).check(
                 &shape,
-                &ssd::apply(&reference_pixels(image)),
+                &ssd::apply(&reference_pixels(image), SIDE),
                 NORMALISED,
                 &mut tally,
                 name,
@@ -254,7 +257,7 @@ fn preprocess_ssd() {
             // Our own decoding goes in, with its own few levels.
             let stored = topic().join(text(&want["resized_png"]));
             let stored = decode::read(&stored, Rotation::Ignore).expect("a good file");
-            let (most, mean) = difference(&ssd::resized(&turned), &stored);
+            let (most, mean) = difference(&ssd::resized(&turned, SIDE), &stored);
             println!("{name}: at most {most} levels, {mean:.4} on average");
             let levels = Tolerance::abs(if name == "cmyk" { 5.0 } else { 4.0 });
             tally.near(most.into(), 0.0, levels, &format!("{name}: levels"));

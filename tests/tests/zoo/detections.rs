@@ -1,7 +1,7 @@
 //! From the stored outputs of detectors to the boxes that the reference makes of them.
 
 use model_zoo::detection::Head;
-use model_zoo::detection::anchors::{AnchorShapes, pyramid, ssd_priors};
+use model_zoo::detection::anchors::{AnchorShapes, Priors, pyramid};
 use model_zoo::detection::boxes::Quad;
 use model_zoo::detection::found::{Found, Level, RetinaNetRules, SsdRules, retinanet, ssd};
 
@@ -91,7 +91,7 @@ fn stored_outputs_become_the_references_boxes() {
                     compare(&stored, image, &found, 96.0, spec.name);
                 }
                 Head::Ssd => {
-                    let anchors = ssd_priors();
+                    let anchors = Priors::RELEASE.boxes();
                     assert_eq!(anchors, expected, "{}", spec.name);
                     let level = Level {
                         logits,

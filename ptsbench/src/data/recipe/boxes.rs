@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use model_zoo::catalog::Spec;
 use model_zoo::detection::Head;
-use model_zoo::detection::anchors::{AnchorShapes, pyramid, ssd_priors};
+use model_zoo::detection::anchors::{AnchorShapes, Priors, pyramid};
 use model_zoo::detection::boxes::Quad;
 use model_zoo::detection::found::{self, Found, Level, NotNumbers, RetinaNetRules, SsdRules};
 
@@ -30,8 +30,10 @@ pub enum DetectionRecipe {
         /// Which boxes are kept.
         rules: RetinaNetRules,
     },
-    /// The MobileNet-SSD release's: 300 x 300, whatever the picture's proportions are, `(value - 127) / 128`.
+    /// The MobileNet-SSD release's: a square, whatever the picture's proportions are, `(value - 127) / 128`.
     Ssd {
+        /// The square's side, and where boxes are expected on it.
+        priors: &'static Priors,
         /// Which boxes are kept.
         rules: SsdRules,
     },
@@ -69,6 +71,7 @@ impl DetectionRecipe {
                 }
             }
             Head::Ssd => Self::Ssd {
+                priors: spec.priors()?,
                 rules: SsdRules::default(),
             },
         })
@@ -94,7 +97,7 @@ impl DetectionRecipe {
     pub fn sound(&self) -> Result<(), String> {
         let (score, candidates, overlap) = match self {
             Self::RetinaNet { rules, .. } => (rules.score, rules.candidates, rules.overlap),
-            Self::Ssd { rules } => (rules.score, rules.candidates, rules.overlap.into()),
+            Self::Ssd { rules, .. } => (rules.score, rules.candidates, rules.overlap.into()),
         };
         if !(0.0..1.0).contains(&score) {
             return Err(format!(
@@ -142,7 +145,7 @@ impl DetectionRecipe {
     pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         match self {
             Self::RetinaNet { sides, .. } => sides.resized(width, height),
-            Self::Ssd { .. } => (ssd::SIDE, ssd::SIDE),
+            Self::Ssd { priors, .. } => (priors.side, priors.side),
         }
     }
 
@@ -157,7 +160,7 @@ impl DetectionRecipe {
     pub fn typical(&self) -> (usize, usize) {
         match self {
             Self::RetinaNet { sides, .. } => (sides.short, sides.short),
-            Self::Ssd { .. } => (ssd::SIDE, ssd::SIDE),
+            Self::Ssd { priors, .. } => (priors.side, priors.side),
         }
     }
 
@@ -175,10 +178,10 @@ impl DetectionRecipe {
             Self::RetinaNet {
                 sides, statistics, ..
             } => sides.apply(picture, statistics),
-            Self::Ssd { .. } => Sized {
-                width: ssd::SIDE,
-                height: ssd::SIDE,
-                values: ssd::apply(picture),
+            Self::Ssd { priors, .. } => Sized {
+                width: priors.side,
+                height: priors.side,
+                values: ssd::apply(picture, priors.side),
             },
         }
     }
@@ -187,9 +190,9 @@ impl DetectionRecipe {
     pub fn batch(&self, pictures: &[Sized]) -> retinanet::Batch {
         match self {
             Self::RetinaNet { .. } => retinanet::batch(pictures),
-            Self::Ssd { .. } => retinanet::Batch {
-                width: ssd::SIDE,
-                height: ssd::SIDE,
+            Self::Ssd { priors, .. } => retinanet::Batch {
+                width: priors.side,
+                height: priors.side,
                 values: pictures
                     .iter()
                     .flat_map(|picture| picture.values.iter().copied())
@@ -205,7 +208,7 @@ impl DetectionRecipe {
             Self::RetinaNet { anchor, .. } => {
                 AnchorShapes::retinanet_from(*anchor).on(padded, &pyramid(padded))
             }
-            Self::Ssd { .. } => ssd_priors(),
+            Self::Ssd { priors, .. } => priors.boxes(),
         }
     }
 
@@ -240,7 +243,7 @@ impl DetectionRecipe {
                 }
                 Ok(found)
             }
-            Self::Ssd { rules } => {
+            Self::Ssd { rules, .. } => {
                 let (logits, offsets): (Vec<_>, Vec<_>) = outputs.iter().copied().unzip();
                 let (logits, offsets) = (logits.concat(), offsets.concat());
                 let level = Level {
@@ -274,24 +277,24 @@ impl fmt::Display for DetectionRecipe {
                 "shorter side {}, longer side {}, mean {mean:?}, std {std:?}, padded to {STRIDE}, anchors from {anchor}; score above {}, {} candidates per level, overlap {}, {} boxes",
                 sides.short, sides.long, rules.score, rules.candidates, rules.overlap, rules.most
             ),
-            Self::Ssd { rules } => write!(
+            Self::Ssd { priors, rules } => write!(
                 f,
-                "{SSD}; score above {}, {} candidates per class, overlap {}",
-                rules.score, rules.candidates, rules.overlap
+                "both sides {}{SSD}; score above {}, {} candidates per class, overlap {}",
+                priors.side, rules.score, rules.candidates, rules.overlap
             ),
         }
     }
 }
 
-/// How an SSD's pictures are prepared.
-const SSD: &str = "both sides 300, less 127, over 128";
+/// How an SSD's pictures are prepared after resizing.
+const SSD: &str = ", less 127, over 128";
 
 /// What [`Display`](fmt::Display) writes: a cell is measured as it says.
 impl FromStr for DetectionRecipe {
     type Err = NotARecipe;
 
     fn from_str(text: &str) -> Result<Self, NotARecipe> {
-        let recipe = match text.strip_prefix(SSD) {
+        let recipe = match text.strip_prefix("both sides ") {
             Some(rest) => read_ssd(rest),
             None => read_retinanet(text),
         };
@@ -316,9 +319,11 @@ fn between<'a, const N: usize>(text: &'a str, words: [&str; N]) -> Option<[&'a s
 }
 
 fn read_ssd(text: &str) -> Option<DetectionRecipe> {
+    let (side, rest) = text.split_once(SSD)?;
     let words = ["; score above ", ", ", " candidates per class, overlap "];
-    let [score, candidates, overlap] = between(text, words)?;
+    let [score, candidates, overlap] = between(rest, words)?;
     Some(DetectionRecipe::Ssd {
+        priors: Priors::of_side(side.parse().ok()?)?,
         rules: SsdRules {
             score: score.parse().ok()?,
             candidates: candidates.parse().ok()?,

@@ -85,7 +85,7 @@ impl OwnBoxes {
                 put(overlap.and_then(Result::ok), &mut rules.overlap);
                 put(self.detections, &mut rules.most);
             }
-            DetectionRecipe::Ssd { rules } => {
+            DetectionRecipe::Ssd { priors, rules } => {
                 let fixed = [
                     ("min_size", self.min_size.is_some()),
                     ("max_size", self.max_size.is_some()),
@@ -96,7 +96,8 @@ impl OwnBoxes {
                 ];
                 if let Some((key, _)) = fixed.iter().find(|(_, given)| *given) {
                     return Err(format!(
-                        "{key} is for RetinaNet: an SSD's pictures are 300 x 300, (value - 127) / 128, its priors are fixed, and no boxes are left out; take the key out"
+                        "{key} is for RetinaNet: an SSD's pictures are {0} x {0}, (value - 127) / 128, its priors are fixed, and no boxes are left out; take the key out",
+                        priors.side
                     ));
                 }
                 put(self.score_threshold, &mut rules.score);
