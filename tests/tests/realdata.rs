@@ -227,7 +227,11 @@ fn sets_that_do_not_fit_are_refused_with_numbers() {
     );
     fs::create_dir(desk.path("empty")).unwrap();
     for data in ["empty", "nothing"] {
-        let words = ["give `micro`", "or the folder of ImageNet", data];
+        let words = [
+            "give a task with built-in images",
+            "or the folder of a data set",
+            data,
+        ];
         desk.refused(&format!("evaluate {MODEL} --data {data}"), &words);
     }
 }
