@@ -57,14 +57,14 @@ impl Table {
 
     /// For images of 32 x 32: fewer and narrower stages, and two reductions less.
     pub const MICRO: Self = Self {
-        stem: (16.0, 2),
+        stem: (32.0, 2),
         stages: &[
-            (1, 16.0, 1, 1),
-            (4, 16.0, 2, 1),
-            (4, 24.0, 2, 2),
-            (4, 40.0, 2, 2),
+            (1, 32.0, 1, 1),
+            (4, 32.0, 2, 1),
+            (6, 48.0, 3, 2),
+            (6, 96.0, 4, 2),
         ],
-        head: 128.0,
+        head: 192.0,
     };
 }
 

@@ -51,6 +51,8 @@ pub struct Table {
     pub stages: &'static [&'static [Row]],
     /// Channels of the head's hidden layer.
     pub head: f64,
+    /// Whether the blocks that the paper gives a squeeze and an excitation have them.
+    pub squeeze: bool,
 }
 
 /// One size of the family: a row of the catalog's table.
@@ -133,12 +135,17 @@ const MICRO: &[&[Row]] = {
     &[
         &[row(3, 16.0, 16.0, false, Relu, 1)],
         &[
-            row(3, 64.0, 24.0, false, Relu, 2),
-            row(3, 72.0, 24.0, false, Relu, 1),
+            row(3, 64.0, 24.0, false, Relu, 1),
+            row(3, 96.0, 24.0, false, Relu, 1),
         ],
         &[
-            row(5, 72.0, 40.0, true, HardSwish, 2),
-            row(5, 120.0, 40.0, true, HardSwish, 1),
+            row(3, 96.0, 48.0, false, Relu, 2),
+            row(3, 144.0, 48.0, false, Relu, 1),
+        ],
+        &[
+            row(5, 192.0, 80.0, true, HardSwish, 2),
+            row(5, 320.0, 80.0, true, HardSwish, 1),
+            row(5, 320.0, 80.0, true, HardSwish, 1),
         ],
     ]
 };
@@ -149,13 +156,21 @@ impl Table {
         stride: 2,
         stages: PAPER,
         head: 1280.0,
+        squeeze: true,
     };
 
     /// For images of 32 x 32.
     pub const MICRO: Self = Self {
         stride: 2,
         stages: MICRO,
-        head: 128.0,
+        head: 192.0,
+        squeeze: true,
+    };
+
+    /// The same without squeeze and excitation.
+    pub const MICRO_PLAIN: Self = Self {
+        squeeze: false,
+        ..Self::MICRO
     };
 }
 
@@ -260,7 +275,7 @@ impl Size {
                 kernel: row.kernel,
                 stride: row.stride,
                 activation: row.activation,
-                squeeze: row.squeeze,
+                squeeze: row.squeeze && table.squeeze,
                 epsilon,
                 same,
             }

@@ -60,8 +60,8 @@ def networks():
         return head(layers, inputs)
 
     def mobilenet_v2():
-        layers, inputs = [norm(3, 16, 3, 2, act=nn.ReLU6)], 16
-        for expansion, width, depth, first in [(1, 16, 1, 1), (4, 16, 2, 1), (4, 24, 2, 2), (4, 40, 2, 2)]:
+        layers, inputs = [norm(3, 32, 3, 2, act=nn.ReLU6)], 32
+        for expansion, width, depth, first in [(1, 32, 1, 1), (4, 32, 2, 1), (6, 48, 3, 2), (6, 96, 4, 2)]:
             for block in range(depth):
                 inner, stride = inputs * expansion, 1 if block else first
                 body = [norm(inputs, inner, 1, act=nn.ReLU6)] if expansion > 1 else []
@@ -69,7 +69,7 @@ def networks():
                 body = nn.Sequential(*body)
                 layers.append(Residual(body, last=False) if stride == 1 and inputs == width else body)
                 inputs = width
-        return head([*layers, norm(inputs, 128, 1, act=nn.ReLU6)], 128)
+        return head([*layers, norm(inputs, 192, 1, act=nn.ReLU6)], 192)
 
     class Block(nn.Module):
         def __init__(self, width):
@@ -99,12 +99,12 @@ def networks():
             return self.head(self.norm(self.blocks(x))[:, 0])
 
     return {
-        "micro_resnet14": lambda: resnet([2, 2, 2], 14),
-        "micro_resnet20": lambda: resnet([3, 3, 3], 16),
-        "micro_regnetx_m": lambda: regnet(16, [1, 1, 2, 1], [16, 32, 64, 128]),
+        "micro_resnet14": lambda: resnet([2, 2, 2], 32),
+        "micro_resnet20": lambda: resnet([3, 3, 3], 40),
+        "micro_regnetx_m": lambda: regnet(24, [1, 1, 2, 1], [32, 80, 160, 304]),
         "micro_mobilenetv2_100": mobilenet_v2,
-        "micro_vit_nano": lambda: Vit(48, 3),
-        "micro_vit_tiny": lambda: Vit(64, 3),
+        "micro_vit_nano": lambda: Vit(64, 3),
+        "micro_vit_tiny": lambda: Vit(96, 4),
     }
 
 

@@ -69,6 +69,14 @@ const fn mobilenet_v3(name: &'static str, width: f64) -> Spec {
     row(name, "MobileNetV3", Size::MobileNetV3(size))
 }
 
+/// What squeeze and excitation do to sparsity is read from the pair.
+const PLAIN: mobilenet_v3::Size = mobilenet_v3::Size {
+    table: mobilenet_v3::Table::MICRO_PLAIN,
+    width: 1.0,
+    classes: CLASSES,
+    definition: Definition::Torchvision,
+};
+
 const fn shufflenet_v2(name: &'static str, stem: usize, width: usize) -> Spec {
     let size = shufflenet_v2::Size {
         stem: (shufflenet_v2::Stem::Small, stem),
@@ -173,38 +181,58 @@ const fn unet(name: &'static str, widths: &'static [usize]) -> Spec {
     row(name, "UNet", Size::UNet(size))
 }
 
-const VGG9: vgg::Size = vgg::Size {
-    groups: &[&[16], &[32], &[48, 48], &[64, 64]],
-    batch_norm: true,
-    side: 1,
-    hidden: 128,
-    classes: CLASSES,
-};
+const fn vgg(name: &'static str, groups: &'static [&'static [usize]], hidden: usize) -> Spec {
+    let size = vgg::Size {
+        groups,
+        batch_norm: true,
+        side: 1,
+        hidden,
+        classes: CLASSES,
+    };
+    row(name, "VGG", Size::Vgg(size))
+}
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 28] = [
-    resnet("micro_resnet8", &[1, 1, 1], 10),
-    resnet("micro_resnet14", &[2, 2, 2], 14),
-    resnet("micro_resnet20", &[3, 3, 3], 16),
-    regnetx("micro_regnetx_s", 16, [1, 1, 1, 1], [16, 24, 40, 80]),
-    regnetx("micro_regnetx_m", 16, [1, 1, 2, 1], [16, 32, 64, 128]),
-    regnetx("micro_regnetx_l", 16, [1, 2, 3, 1], [24, 48, 96, 160]),
+pub(super) const ROWS: [Spec; 33] = [
+    resnet("micro_resnet8", &[1, 1, 1], 20),
+    resnet("micro_resnet14", &[2, 2, 2], 32),
+    resnet("micro_resnet20", &[3, 3, 3], 40),
+    regnetx("micro_regnetx_s", 16, [1, 1, 1, 1], [24, 48, 96, 168]),
+    regnetx("micro_regnetx_m", 24, [1, 1, 2, 1], [32, 80, 160, 304]),
+    regnetx("micro_regnetx_l", 32, [1, 2, 4, 1], [56, 112, 224, 448]),
     mobilenet_v2("micro_mobilenetv2_050", 0.5),
     mobilenet_v2("micro_mobilenetv2_100", 1.0),
     mobilenet_v2("micro_mobilenetv2_150", 1.5),
     mobilenet_v3("micro_mobilenetv3_050", 0.5),
     mobilenet_v3("micro_mobilenetv3_100", 1.0),
     mobilenet_v3("micro_mobilenetv3_150", 1.5),
-    shufflenet_v2("micro_shufflenet_v2_x0_5", 8, 16),
-    shufflenet_v2("micro_shufflenet_v2_x1_0", 16, 32),
-    shufflenet_v2("micro_shufflenet_v2_x1_5", 16, 48),
-    row("micro_vgg9_bn", "VGG", Size::Vgg(VGG9)),
-    vit("micro_vit_nano", "ViT", [48, 3]),
-    vit("micro_vit_tiny", "ViT", [64, 3]),
-    vit("micro_vit_small", "ViT", [64, 4]),
-    vit("micro_deit_nano", "DeiT", [48, 3]),
-    vit("micro_deit_tiny", "DeiT", [64, 3]),
-    vit("micro_deit_small", "DeiT", [64, 4]),
+    row(
+        "micro_mobilenetv3_plain",
+        "MobileNetV3",
+        Size::MobileNetV3(PLAIN),
+    ),
+    shufflenet_v2("micro_shufflenet_v2_x0_5", 16, 48),
+    shufflenet_v2("micro_shufflenet_v2_x1_0", 24, 96),
+    shufflenet_v2("micro_shufflenet_v2_x1_5", 32, 144),
+    vgg("micro_vgg7_bn", &[&[16], &[32], &[48], &[72]], 128),
+    vgg(
+        "micro_vgg9_bn",
+        &[&[16], &[32], &[64, 64], &[128, 128]],
+        256,
+    ),
+    vgg(
+        "micro_vgg12_bn",
+        &[&[24, 24], &[48, 48], &[96, 96], &[160, 160, 160]],
+        320,
+    ),
+    vit("micro_vit_nano", "ViT", [64, 3]),
+    vit("micro_vit_nano_20k", "ViT", [64, 3]),
+    vit("micro_vit_nano_160k", "ViT", [64, 3]),
+    vit("micro_vit_tiny", "ViT", [96, 4]),
+    vit("micro_vit_small", "ViT", [160, 4]),
+    vit("micro_deit_nano", "DeiT", [64, 3]),
+    vit("micro_deit_tiny", "DeiT", [96, 4]),
+    vit("micro_deit_small", "DeiT", [160, 4]),
     retinanet("micro_retinanet_s", &[1, 1, 1, 1], 16, 32),
     retinanet("micro_retinanet_m", &[2, 2, 2, 2], 24, 48),
     ssd("micro_ssd_s", 16, SSD_S),
@@ -214,16 +242,39 @@ pub(super) const ROWS: [Spec; 28] = [
 ];
 
 /// Networks that differ from another one in a single respect.
-pub(super) const VARIANTS: [Variant; 3] = [
-    variant("micro_deit_nano", "micro_vit_nano"),
-    variant("micro_deit_tiny", "micro_vit_tiny"),
-    variant("micro_deit_small", "micro_vit_small"),
+pub(super) const VARIANTS: [Variant; 6] = [
+    variant(
+        "micro_mobilenetv3_plain",
+        "micro_mobilenetv3_100",
+        "no squeeze and excitation",
+    ),
+    variant(
+        "micro_vit_nano_20k",
+        "micro_vit_nano",
+        "20,000 training images, not 1,280,000",
+    ),
+    variant(
+        "micro_vit_nano_160k",
+        "micro_vit_nano",
+        "160,000 training images, not 1,280,000",
+    ),
+    variant(
+        "micro_deit_nano",
+        "micro_vit_nano",
+        "taught by micro_resnet20",
+    ),
+    variant(
+        "micro_deit_tiny",
+        "micro_vit_tiny",
+        "taught by micro_resnet20",
+    ),
+    variant(
+        "micro_deit_small",
+        "micro_vit_small",
+        "taught by micro_resnet20",
+    ),
 ];
 
-const fn variant(name: &'static str, of: &'static str) -> Variant {
-    Variant {
-        name,
-        of,
-        by: "smoothed targets, erased rectangles",
-    }
+const fn variant(name: &'static str, of: &'static str, by: &'static str) -> Variant {
+    Variant { name, of, by }
 }

@@ -586,10 +586,11 @@ mod tests {
     }
 
     #[test]
-    fn variants_stand_beside_their_network() {
+    fn variants_stand_beside_their_network_and_in_no_mean() {
         let mut records = fixture::records();
-        records.extend(renamed(&records, "micro_vit_nano"));
-        let mut plain = renamed(&records, "micro_deit_nano");
+        records.extend(renamed(&records, "micro_mobilenetv3_100"));
+        let without = all(&records);
+        let mut plain = renamed(&records, "micro_mobilenetv3_plain");
         for record in &mut plain {
             if allocation(record).is_some_and(|(name, rate)| name == "erk" && rate == 0.8) {
                 let half = record.score.counts.correct().expect("counted") / 2;
@@ -598,6 +599,9 @@ mod tests {
         }
         records.extend(plain);
         let with = all(&records);
+        for id in ["micro_table2_cls", "micro_table5", "micro_track4_sizes"] {
+            assert_eq!(table(&with, id), table(&without, id), "{id}");
+        }
         let variants = table(&with, "micro_variants");
         let erk = |network: &str| {
             let rows = variants.rows.iter().map(|row| &row.entries);
@@ -608,8 +612,8 @@ mod tests {
             Entry::Number { value, .. } => *value,
             other => panic!("{other:?} is no number"),
         };
-        let (base, plain) = (erk("micro_vit_nano"), erk("micro_deit_nano"));
-        assert_eq!(plain[2].plain(), "smoothed targets, erased rectangles");
+        let (base, plain) = (erk("micro_mobilenetv3_100"), erk("micro_mobilenetv3_plain"));
+        assert_eq!(plain[2].plain(), "no squeeze and excitation");
         // Half of what one of four rates keeps.
         let lost = value(&base[7]) - value(&plain[7]);
         assert!((value(&plain[9]) + lost / 4.0).abs() < 1e-9);
