@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Amount, FitPreset, Grid, OptimizerName, Plan, PlanError, empty};
+use super::{
+    Amount, CalibrationPlan, FitPreset, Grid, OptimizerName, Plan, PlanError, TaskPlan, empty,
+};
 use crate::cell::{BatchNorm, Fit, Optimizer, Pattern};
 
 impl Plan {
@@ -20,18 +22,11 @@ impl Plan {
                 self.name
             )));
         }
-        if self.task.samples == 0 {
-            return Err(self.invalid(
-                "task.samples is 0, so nothing would be measured; give at least 1".into(),
-            ));
-        }
-        if let Some(calibration) = &self.calibration
-            && (calibration.batch == 0 || calibration.batch > calibration.images)
-        {
-            return Err(self.invalid(format!(
-                "[calibration] has {} images in batches of {}; batch must lie between 1 and images",
-                calibration.images, calibration.batch
-            )));
+        self.task.sound().map_err(|why| self.invalid(why))?;
+        if let Some(calibration) = &self.calibration {
+            calibration
+                .sound()
+                .map_err(|why| self.invalid(format!("[calibration] {why}")))?;
         }
         for (name, fit) in &self.fit {
             fit.to_fit()
@@ -73,6 +68,14 @@ impl Plan {
         }
         if grid.rates.as_ref().is_some_and(Vec::is_empty) {
             return Err(empty("rates"));
+        }
+        if let Some(task) = &grid.task {
+            task.sound()?;
+        }
+        if let Some(calibration) = &grid.calibration {
+            calibration
+                .sound()
+                .map_err(|why| format!("calibration {why}"))?;
         }
         distinct("models", &grid.models)?;
         distinct("allocators", &grid.allocators)?;
@@ -144,7 +147,7 @@ impl Plan {
         distinct("seeds", self.seeds(grid))?;
         if !grid.granularity.is_empty() {
             self.fit(grid)?;
-            if self.calibration.is_none() {
+            if self.calibration(grid).is_none() {
                 return Err(
                     "reconstruction needs calibration images; add [calibration] with images and batch"
                         .into(),
@@ -152,6 +155,27 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+impl TaskPlan {
+    fn sound(&self) -> Result<(), String> {
+        match self.samples {
+            0 => Err("task.samples is 0, so nothing would be measured; give at least 1".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl CalibrationPlan {
+    fn sound(&self) -> Result<(), String> {
+        match (1..=self.images).contains(&self.batch) {
+            true => Ok(()),
+            false => Err(format!(
+                "has {} images in batches of {}; batch must lie between 1 and images",
+                self.images, self.batch
+            )),
+        }
     }
 }
 

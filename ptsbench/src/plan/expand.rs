@@ -1,18 +1,21 @@
 //! From a plan to its cells.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::error::Error;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::{CalibrationPlan, Grid, Lookup, Member, PartFacts, Plan, PlanError, Planned, Registry};
+use super::{
+    CalibrationPlan, Grid, Lookup, Member, PartFacts, Plan, PlanError, Planned, Registry, TaskFacts,
+};
 use crate::cell::{
     CalibrationCell, Cell, Inputs, Key, Pattern, Reconstruction, Sparsity, TaskCell,
 };
 use crate::options::Chosen;
 
-/// Digests of calibration lists by seed.
-type Lists = HashMap<u64, Option<String>>;
+/// Digests of calibration lists by task, images and seed.
+type Lists = HashMap<(String, usize, u64), Option<String>>;
 
 impl Plan {
     /// The cells: dense references first, then grid by grid, models outermost and seeds innermost. A grid that
@@ -26,14 +29,25 @@ impl Plan {
                 reason,
             }
         };
-        let facts = registry
-            .task(&self.task.name)
-            .map_err(lookup("[task]".into()))?;
-        if self.task.samples > facts.available {
-            return Err(self.invalid(format!(
-                "task.samples is {}, and the set of task `{}` holds {}; ask for at most that many",
-                self.task.samples, self.task.name, facts.available
-            )));
+        let mut tasks: HashMap<&str, TaskFacts> = HashMap::new();
+        for grid in self.grids() {
+            let task = self.task(grid);
+            let place = match &grid.task {
+                None => "[task]".into(),
+                Some(_) => format!("[[grid]] `{}`", grid.name),
+            };
+            let facts = match tasks.entry(&task.name) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    entry.insert(registry.task(&task.name).map_err(lookup(place))?)
+                }
+            };
+            if task.samples > facts.available {
+                return Err(self.invalid(format!(
+                    "task.samples is {}, and the set of task `{}` holds {}; ask for at most that many",
+                    task.samples, task.name, facts.available
+                )));
+            }
         }
         let lists = self.calibration_lists(registry)?;
 
@@ -46,9 +60,11 @@ impl Plan {
                 grid: grid.name.clone(),
                 track: grid.track,
             };
+            let task = self.task(grid);
+            let facts = &tasks[task.name.as_str()];
             let mut models = IndexSet::new();
             for glob in &grid.models {
-                let found = registry.models_matching(glob, &self.task.name);
+                let found = registry.models_matching(glob, &task.name);
                 models.extend(found.map_err(lookup(place()))?);
             }
             let sparsities = self.sparsities(grid, registry, &lists, &lookup)?;
@@ -58,13 +74,13 @@ impl Plan {
                     digests.insert(model.clone(), digest);
                 }
                 let task = TaskCell {
-                    name: self.task.name.clone(),
+                    name: task.name.clone(),
                     version: facts.version,
-                    samples: self.task.samples,
+                    samples: task.samples,
                     data: facts.data.clone(),
                     split: facts.split.clone(),
                     recipe: registry
-                        .recipe(&self.task.name, &model)
+                        .recipe(&task.name, &model)
                         .map_err(lookup(place()))?,
                 };
                 let cell = |sparsity| Cell {
@@ -103,7 +119,7 @@ impl Plan {
     }
 
     /// The grids that count.
-    fn grids(&self) -> impl Iterator<Item = &Grid> {
+    pub(super) fn grids(&self) -> impl Iterator<Item = &Grid> {
         self.grid.iter().filter(|grid| self.full || !grid.full)
     }
 
@@ -194,7 +210,7 @@ impl Plan {
                 .map(|reconstruction| with(&None, reconstruction))
                 .collect());
         }
-        let Some(calibration) = &self.calibration else {
+        let Some(calibration) = self.calibration(grid) else {
             return Err(self.invalid(format!(
                 "[[grid]] `{}`: part of it looks at calibration images; add [calibration] with images and batch",
                 grid.name
@@ -202,7 +218,7 @@ impl Plan {
         };
         let mut all = Vec::new();
         for &seed in self.seeds(grid) {
-            let cell = Some(calibration_cell(calibration, seed, lists));
+            let cell = Some(self.calibration_cell(grid, calibration, seed, lists));
             all.push(with(&cell, None));
             let of_seed = reconstructions
                 .iter()
@@ -215,22 +231,26 @@ impl Plan {
     /// The digest of each seed's calibration images, where any grid reconstructs.
     fn calibration_lists(&self, registry: &dyn Registry) -> Result<Lists, PlanError> {
         let mut lists = Lists::new();
-        let Some(calibration) = &self.calibration else {
-            return Ok(lists);
-        };
         for grid in self.grids() {
+            let Some(calibration) = self.calibration(grid) else {
+                continue;
+            };
             for &seed in self.seeds(grid) {
-                if !self.looks_at_images(grid, registry) || lists.contains_key(&seed) {
+                let key = (self.task(grid).name.clone(), calibration.images, seed);
+                if !self.looks_at_images(grid, registry) || lists.contains_key(&key) {
                     continue;
                 }
                 let list = registry
-                    .calibration(&self.task.name, calibration.images, seed)
+                    .calibration(&key.0, calibration.images, seed)
                     .map_err(|reason| PlanError::Lookup {
                         file: self.source.clone(),
-                        place: "[calibration]".into(),
+                        place: match &grid.calibration {
+                            None => "[calibration]".into(),
+                            Some(_) => format!("[[grid]] `{}`: calibration", grid.name),
+                        },
                         reason,
                     })?;
-                lists.insert(seed, list);
+                lists.insert(key, list);
             }
         }
         Ok(lists)
@@ -252,13 +272,29 @@ impl Plan {
                 .any(|chosen| looks(registry.repair(chosen)))
     }
 
+    fn calibration_cell(
+        &self,
+        grid: &Grid,
+        plan: &CalibrationPlan,
+        seed: u64,
+        lists: &Lists,
+    ) -> CalibrationCell {
+        let key = (self.task(grid).name.clone(), plan.images, seed);
+        CalibrationCell {
+            images: plan.images,
+            batch: plan.batch,
+            seed,
+            list: lists.get(&key).cloned().flatten(),
+        }
+    }
+
     fn reconstructions(
         &self,
         grid: &Grid,
         registry: &dyn Registry,
         lists: &Lists,
     ) -> Result<Vec<Reconstruction>, PlanError> {
-        let Some(calibration) = &self.calibration else {
+        let Some(calibration) = self.calibration(grid) else {
             return Ok(Vec::new());
         };
         let mut all = Vec::new();
@@ -272,7 +308,7 @@ impl Plan {
                             granularity,
                             inputs,
                             correction,
-                            calibration: calibration_cell(calibration, seed, lists),
+                            calibration: self.calibration_cell(grid, calibration, seed, lists),
                             fit: fit.clone(),
                         });
                     }
@@ -283,11 +319,3 @@ impl Plan {
     }
 }
 
-fn calibration_cell(plan: &CalibrationPlan, seed: u64, lists: &Lists) -> CalibrationCell {
-    CalibrationCell {
-        images: plan.images,
-        batch: plan.batch,
-        seed,
-        list: lists.get(&seed).cloned().flatten(),
-    }
-}

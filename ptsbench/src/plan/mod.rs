@@ -248,6 +248,10 @@ pub struct Grid {
     pub track: Track,
     /// Names or globs of networks.
     pub models: Vec<String>,
+    /// What they are judged by; the plan's where absent.
+    pub task: Option<TaskPlan>,
+    /// What guides their reconstruction; the plan's where absent.
+    pub calibration: Option<CalibrationPlan>,
     /// Rates and patterns; the plan's where absent.
     pub rates: Option<Vec<Amount>>,
     /// Allocators; patterns that decide the rate themselves need none.
@@ -442,13 +446,24 @@ impl Plan {
         if !self.note.is_empty() {
             lines.push(self.note.clone());
         }
-        lines.push(format!(
-            "Task {}: {} samples.",
-            self.task.name, self.task.samples
-        ));
-        if let Some(calibration) = &self.calibration {
-            lines.push(format!(
-                "Calibration: {} images in batches of {}.",
+        let mut say = |line: String| {
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        };
+        // The plan's own first, and what single grids have instead.
+        let tasks = std::iter::once(&self.task).chain(self.grids().map(|grid| self.task(grid)));
+        for task in tasks {
+            say(format!("Task {}: {} samples.", task.name, task.samples));
+        }
+        let own = self.grids().filter_map(|grid| {
+            let name = &self.task(grid).name;
+            Some((format!(" of {name}"), grid.calibration.as_ref()?))
+        });
+        let shared = self.calibration.iter().map(|plan| (String::new(), plan));
+        for (of, calibration) in shared.chain(own) {
+            say(format!(
+                "Calibration: {} images{of} in batches of {}.",
                 calibration.images, calibration.batch
             ));
         }
@@ -476,6 +491,14 @@ impl Plan {
             file: self.source.clone(),
             message,
         }
+    }
+
+    fn task<'a>(&'a self, grid: &'a Grid) -> &'a TaskPlan {
+        grid.task.as_ref().unwrap_or(&self.task)
+    }
+
+    fn calibration<'a>(&'a self, grid: &'a Grid) -> Option<&'a CalibrationPlan> {
+        grid.calibration.as_ref().or(self.calibration.as_ref())
     }
 
     fn rates<'a>(&'a self, grid: &'a Grid) -> &'a [Amount] {

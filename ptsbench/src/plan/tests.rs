@@ -106,6 +106,76 @@ rates = [0.5, "2:4"]
 allocators = ["uniform", "erk"]
 "#;
 
+/// Networks of another kind have another task, and other images that guide them, in the same plan.
+#[test]
+fn a_grid_may_have_a_task_and_calibration_of_its_own() {
+    let own = SMALL.to_owned()
+        + r#"
+[[grid]]
+name = "second"
+track = "reconstruction"
+task = { name = "files", samples = 7 }
+calibration = { images = 6, batch = 2 }
+models = ["micro_resnet8"]
+rates = [0.5]
+allocators = ["uniform"]
+granularity = ["layer"]
+"#;
+    let plan = parse(&own).unwrap();
+    let cells = plan.expand(&Fake).unwrap();
+    for planned in &cells {
+        let (task, grid) = (&planned.cell.task, &planned.grids[0].grid);
+        let (name, samples) = match grid.as_str() {
+            "first" => ("micro", 100),
+            _ => ("files", 7),
+        };
+        assert_eq!((task.name.as_str(), task.samples), (name, samples));
+    }
+    let dense = cells.iter().filter(|planned| planned.cell.sparsity.is_none());
+    assert_eq!(dense.count(), 2);
+    let mut fitted = cells.iter().filter_map(|planned| {
+        let sparsity = planned.cell.sparsity.as_ref()?;
+        Some(&sparsity.reconstruction.as_ref()?.calibration)
+    });
+    let calibration = fitted.next().unwrap();
+    assert_eq!((calibration.images, calibration.batch), (6, 2));
+    assert_eq!(calibration.list, Some(format!("{:064x}", 6)));
+    let notes = plan.footnotes();
+    for note in [
+        "Task micro: 100 samples.",
+        "Task files: 7 samples.",
+        "Calibration: 8 images in batches of 4.",
+        "Calibration: 6 images of files in batches of 2.",
+    ] {
+        assert!(notes.iter().any(|line| line == note), "{note}: {notes:?}");
+    }
+    for (from, to, said) in [
+        (
+            "samples = 7",
+            "samples = 2001",
+            "task `files` holds 2000; ask",
+        ),
+        (
+            "samples = 7",
+            "samples = 0",
+            "`second`: task.samples is 0",
+        ),
+        (
+            "\"files\"",
+            "\"flies\"",
+            "`second`: no task `flies`",
+        ),
+        (
+            "batch = 2 }",
+            "batch = 7 }",
+            "`second`: calibration has 6 images in batches of 7",
+        ),
+    ] {
+        let found = error(&own.replacen(from, to, 1));
+        assert!(found.contains(said), "{found}");
+    }
+}
+
 /// What a folder of pictures holds is part of each cell; of the built-in images nothing is said.
 #[test]
 fn cells_name_their_data() {
