@@ -14,7 +14,7 @@ impl Registry for Fake {
     }
     fn models_matching(&self, glob: &str, _: &str) -> Lookup<Vec<String>> {
         let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
-        let others = ["micro_mobilenetv2_100", "micro_regnetx_m", "micro_vit_tiny"];
+        let others = ["micro_mobilenetv2_100", "micro_regnetx_m", "micro_vit_nano"];
         let found: Vec<String> = all
             .iter()
             .filter(|name| match glob.strip_suffix('*') {
@@ -131,7 +131,9 @@ granularity = ["layer"]
         };
         assert_eq!((task.name.as_str(), task.samples), (name, samples));
     }
-    let dense = cells.iter().filter(|planned| planned.cell.sparsity.is_none());
+    let dense = cells
+        .iter()
+        .filter(|planned| planned.cell.sparsity.is_none());
     assert_eq!(dense.count(), 2);
     let mut fitted = cells.iter().filter_map(|planned| {
         let sparsity = planned.cell.sparsity.as_ref()?;
@@ -155,16 +157,8 @@ granularity = ["layer"]
             "samples = 2001",
             "task `files` holds 2000; ask",
         ),
-        (
-            "samples = 7",
-            "samples = 0",
-            "`second`: task.samples is 0",
-        ),
-        (
-            "\"files\"",
-            "\"flies\"",
-            "`second`: no task `flies`",
-        ),
+        ("samples = 7", "samples = 0", "`second`: task.samples is 0"),
+        ("\"files\"", "\"flies\"", "`second`: no task `flies`"),
         (
             "batch = 2 }",
             "batch = 7 }",
