@@ -229,7 +229,6 @@ fn desk() -> tempfile::TempDir {
     for model in ["resnet18", "resnet50"] {
         fresh(model, &at(&format!("{model}.safetensors")));
     }
-    fresh("micro_unet_s", &at("unet.safetensors"));
     for (index, name) in ["a.png", "b.jpg", "photo.jpg"].into_iter().enumerate() {
         picture(&at(name), index);
     }

@@ -107,7 +107,7 @@ fn unreadable_images_cost_a_line_and_the_exit_code() {
     let (said, complaint) = (words(&output.stdout), words(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{said}{complaint}");
     assert!(
-        said.contains("of the 64 features of micro_resnet20 (not FID)"),
+        said.contains("of the 160 features of micro_resnet20 (not FID)"),
         "{said}"
     );
     assert!(said.contains("399 images"), "{said}");
@@ -127,7 +127,7 @@ fn bad_input_is_told_what_to_do() {
     for (arguments, parts) in [
         (
             &["micro:generation", golden, "--features", "micro_resnet20"][..],
-            &["64 and 16 features", "one network"][..],
+            &["160 and 16 features", "one network"][..],
         ),
         (
             &["micro:generation", "micro:generation"],

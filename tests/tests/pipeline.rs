@@ -10,7 +10,7 @@ use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::Census;
-use model_zoo::weights::{Named, write};
+use model_zoo::weights::{Container, Named, Source, write};
 use model_zoo::{Classes, Classifier};
 use ptsbench::allocate::keep_trunc;
 use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction};
@@ -190,7 +190,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
         where
             N: Classifier,
         {
-            let masks = subject.masks("l2norm", 0.8);
+            let masks = subject.masks("l2norm", 0.7);
             let batches = subject.batches(0);
             let fresh = subject.batches(1);
             let progress = Progress::new(1, Mode::Quiet);
@@ -416,6 +416,7 @@ fn the_released_rule_counts_as_it_did() {
         ))
     };
     let (exact, released) = (grid("exact"), grid("msbench"));
+    let file = Container::open(&weight_file()).unwrap();
     assert_eq!(exact[0].key, released[0].key, "a dense cell has no rule");
     for (exact, released) in exact.iter().zip(&released).skip(1) {
         assert_ne!(exact.key, released.key);
@@ -428,9 +429,13 @@ fn the_released_rule_counts_as_it_did() {
         let part = exact.cell.sparsity.as_ref().unwrap().allocation.as_ref();
         if part.unwrap().name == "uniform" {
             for layer in &released.layers {
-                let count = keep_trunc(RATE, layer.weights as usize) as u64;
-                let ties = layer.zeros.checked_sub(count);
-                assert!(ties.is_some_and(|ties| ties <= 1), "{layer:?}: {count}");
+                let weights: Vec<f32> = file.read(&format!("{}.weight", layer.path)).unwrap();
+                let mut sizes: Vec<f32> = weights.iter().map(|weight| weight.abs()).collect();
+                sizes.sort_by(f32::total_cmp);
+                // Weights in half precision are often equal.
+                let threshold = sizes[keep_trunc(RATE, sizes.len()) - 1];
+                let gone = sizes.partition_point(|size| *size <= threshold);
+                assert_eq!(layer.zeros, gone as u64, "{layer:?}: {threshold}");
             }
         }
     }
@@ -689,7 +694,7 @@ fn a_memory_budget_moves_no_bit() {
         (digest(&record), said.matches("temporary file").count())
     };
     // Room for the largest layer's products and not for all of them, for some pairs and inputs and not for the others.
-    let little = Memory::of(1536 << 10);
+    let little = Memory::of(6 << 20);
     let mut fits = 0;
     for planned in &cells {
         let (whole, told) = measure(planned, Memory::of(1 << 30));

@@ -193,7 +193,7 @@ const fn vgg(name: &'static str, groups: &'static [&'static [usize]], hidden: us
 }
 
 /// All of them, families together, smallest first.
-pub(super) const ROWS: [Spec; 27] = [
+pub(super) const ROWS: [Spec; 28] = [
     resnet("micro_resnet8", &[1, 1, 1], 20),
     resnet("micro_resnet14", &[2, 2, 2], 32),
     resnet("micro_resnet20", &[3, 3, 3], 40),
@@ -226,21 +226,32 @@ pub(super) const ROWS: [Spec; 27] = [
         320,
     ),
     vit("micro_vit_nano", "ViT", [64, 3]),
+    vit("micro_vit_nano_20k", "ViT", [64, 3]),
+    vit("micro_vit_nano_160k", "ViT", [64, 3]),
     vit("micro_deit_nano", "DeiT", [64, 3]),
     retinanet("micro_retinanet_s", &[1, 1, 1, 1], 16, 32),
     retinanet("micro_retinanet_m", &[2, 2, 2, 2], 24, 48),
     ssd("micro_ssd_s", 16, SSD_S),
     ssd("micro_ssd_m", 24, SSD_M),
     unet("micro_unet_s", &[16, 24, 48]),
-    unet("micro_unet_m", &[16, 32, 96]),
 ];
 
 /// Networks that differ from another one in a single respect.
-pub(super) const VARIANTS: [Variant; 2] = [
+pub(super) const VARIANTS: [Variant; 4] = [
     variant(
         "micro_mobilenetv3_plain",
         "micro_mobilenetv3_100",
         "no squeeze and excitation",
+    ),
+    variant(
+        "micro_vit_nano_20k",
+        "micro_vit_nano",
+        "20,000 training images, not 1,280,000",
+    ),
+    variant(
+        "micro_vit_nano_160k",
+        "micro_vit_nano",
+        "160,000 training images, not 1,280,000",
     ),
     variant(
         "micro_deit_nano",

@@ -34,6 +34,8 @@ use crate::{note, outln};
 const WANTED: &str = "`generate` makes pictures of noise";
 /// The file of the contact sheet.
 const SHEET: &str = "sheet.png";
+/// Smaller pictures are enlarged on the sheet, to at most this width.
+const SHOWN: usize = 96;
 /// Pictures on the sheet at most: the first ones.
 const ON_SHEET: usize = 100;
 /// Pictures where nobody says how many: of noise alone, and of one text.
@@ -248,7 +250,8 @@ impl Visit<Noise> for Generate<'_> {
                     Some(picture) => {
                         write(&self.files[at], &picture)?;
                         if on_sheet.len() < ON_SHEET {
-                            on_sheet.push(picture);
+                            let times = (SHOWN / picture.width.max(1)).max(1);
+                            on_sheet.push(encode::enlarged(&picture, times));
                         }
                     }
                 }

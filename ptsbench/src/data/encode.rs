@@ -20,6 +20,26 @@ pub fn png(picture: &Rgb) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A picture whose pixels are squares of so many pixels a side.
+pub fn enlarged(picture: &Rgb, times: usize) -> Rgb {
+    let (width, height) = (picture.width * times, picture.height * times);
+    let line = picture.width * 3;
+    let pixels = (0..height)
+        .flat_map(|row| {
+            picture.pixels[row / times * line..][..line]
+                .as_chunks::<3>()
+                .0
+        })
+        .flat_map(|pixel| std::iter::repeat_n(*pixel, times))
+        .flatten()
+        .collect();
+    Rgb {
+        width,
+        height,
+        pixels,
+    }
+}
+
 /// Pictures of one size, row by row on white, about as many in a row as there are rows.
 pub fn sheet(pictures: &[Rgb]) -> Rgb {
     let columns = (1..).find(|columns| columns * columns >= pictures.len());
@@ -56,6 +76,20 @@ mod tests {
             height: 2,
             pixels: vec![value; 18],
         }
+    }
+
+    #[test]
+    fn enlarged_pixels_are_squares() {
+        let picture = Rgb {
+            width: 2,
+            height: 1,
+            pixels: vec![1, 2, 3, 4, 5, 6],
+        };
+        let large = enlarged(&picture, 2);
+        let line = [1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6];
+        assert_eq!((large.width, large.height), (4, 2));
+        assert_eq!(large.pixels, [line, line].concat());
+        assert_eq!(enlarged(&picture, 1), picture);
     }
 
     #[test]

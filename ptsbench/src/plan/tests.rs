@@ -5,15 +5,20 @@ use proptest::prelude::*;
 use super::*;
 use crate::cell::Sparsity;
 
-/// A registry of three networks and one task. It knows other networks of the micro preset too, but not as `micro_*`.
+/// A registry of three classifiers, two detectors and a generator. It knows other classifiers of the micro preset too, but not
+/// as `micro_*`.
 pub(crate) struct Fake;
 
 impl Registry for Fake {
     fn weights(&self, model: &str) -> Lookup<String> {
         Ok(format!("{:064x}", model.len()))
     }
-    fn models_matching(&self, glob: &str, _: &str) -> Lookup<Vec<String>> {
-        let all = ["micro_resnet8", "micro_resnet14", "micro_resnet20"];
+    fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>> {
+        let all: &[&str] = match task {
+            "micro_boxes" => &["micro_retinanet_s", "micro_ssd_s"],
+            "micro_generation" => &["micro_unet_s"],
+            _ => &["micro_resnet8", "micro_resnet14", "micro_resnet20"],
+        };
         let others = ["micro_mobilenetv2_100", "micro_regnetx_m", "micro_vit_nano"];
         let found: Vec<String> = all
             .iter()
@@ -46,7 +51,7 @@ impl Registry for Fake {
             split: None,
         };
         match name {
-            "micro" => Ok(facts(None)),
+            "micro" | "micro_boxes" | "micro_generation" => Ok(facts(None)),
             "files" => Ok(facts(Some("cd".repeat(32)))),
             _ => Err(format!("no task `{name}`").into()),
         }
@@ -234,7 +239,15 @@ fn a_grid_is_a_product_with_its_dense_reference() {
 #[test]
 fn the_micro_preset_has_the_tables_cells_once() {
     let plan = Plan::load("micro", &[]).unwrap();
-    let cells = plan.expand(&Fake).unwrap();
+    let mut cells = plan.expand(&Fake).unwrap();
+    let of_task = |task: &str| {
+        let tasks = cells.iter().map(|planned| planned.cell.task.name.as_str());
+        tasks.filter(|name| *name == task).count()
+    };
+    // Each network dense and under six allocators at four rates; with and without correction at two.
+    assert_eq!(of_task("micro_boxes"), 2 * (1 + 6 * 4 + 2 * 2));
+    assert_eq!(of_task("micro_generation"), 1 + 6 * 4 + 2 * 2);
+    cells.retain(|planned| planned.cell.task.name == "micro");
     let reconstructed = cells.iter().filter(|planned| {
         let sparsity = planned.cell.sparsity.as_ref();
         sparsity.is_some_and(|s| s.reconstruction.is_some())

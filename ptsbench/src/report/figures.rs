@@ -1,6 +1,8 @@
 //! The figures of a suite: what each shows, from records to positions and words.
 
 use super::figure::{Axis, Bar, BarRow, Bars, Body, Figure, Line, Lines, Panel, Reference};
+use super::groups::Group;
+use super::published::{Published, percent};
 use super::suite::{Found, Model, Suite, Task, level};
 use super::tables::{mean_loss, top1_after};
 use super::theme::{self, Marker, Style};
@@ -87,6 +89,61 @@ fn middle<'a>(
     };
     let families = suite.pruned_families().into_iter();
     families.filter_map(|(_, models)| complete(models)).next()
+}
+
+/// Track 5: what is left of each task as zeros are added, beside the paper's numbers.
+pub fn tasks(group: &Group<'_>, published: &Published) -> Option<Figure> {
+    let line = |task: Task, of: &dyn Fn(f64) -> Option<f64>| {
+        let points = overall::RATES.map(|rate| Some((100.0 * rate, of(rate)?)));
+        let points: Vec<(f64, f64)> = points.into_iter().flatten().collect();
+        (!points.is_empty()).then(|| Line {
+            name: task.name().to_owned(),
+            style: theme::family(task as usize),
+            points,
+        })
+    };
+    let ours = Task::ALL.map(|task| line(task, &|rate| group.kept(task, rate).ok()));
+    let paper = Task::ALL.map(|task| {
+        let row = published.task(task)?;
+        line(task, &|rate| row.rates.get(&percent(rate)).copied())
+    });
+    let ours: Vec<Line> = ours.into_iter().flatten().collect();
+    if ours.len() < 2 {
+        return None;
+    }
+    let paper: Vec<Line> = paper.into_iter().flatten().collect();
+    let points = ours.iter().chain(&paper).flat_map(|line| &line.points);
+    let greatest = points.map(|point| point.1).fold(100.0, f64::max);
+    let legend = ours.iter().map(|line| (line.name.clone(), line.style));
+    Some(Figure {
+        id: format!("{}_tasks_over_rate", group.0),
+        title: "What is left of each task as zeros are added".to_owned(),
+        subtitle: "L2Norm without reconstruction, relative performance, mean over networks"
+            .to_owned(),
+        description: "A panel of ours and one of the paper's, a line per task: relative performance over the rate of zeros."
+            .to_owned(),
+        legend: legend.collect(),
+        panels: [("Ours", ours), ("The paper's", paper)]
+            .into_iter()
+            .map(|(title, lines)| Panel {
+                title: title.to_owned(),
+                body: Body::Lines(Lines {
+                    x: Axis {
+                        label: "Zeros, %".to_owned(),
+                        min: 47.0,
+                        max: 83.0,
+                        ticks: overall::RATES
+                            .map(|rate| (100.0 * rate, percent(rate)))
+                            .to_vec(),
+                    },
+                    y: Axis::round("Relative performance, %", 0.0, greatest, 5),
+                    lines,
+                    references: Vec::new(),
+                    direct_labels: false,
+                }),
+            })
+            .collect(),
+    })
 }
 
 /// Fig. 3: the rate of each layer.

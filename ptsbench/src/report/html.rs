@@ -333,7 +333,13 @@ mod tests {
             notes: vec!["Levels are not <comparable>.".to_owned()],
         };
         let tables = tables(&records, &[], &words).expect("published numbers");
-        let page = page(&records, &tables, &figures(&records), &words).expect("drawn");
+        let page = page(
+            &records,
+            &tables,
+            &figures(&records).expect("published numbers"),
+            &words,
+        )
+        .expect("drawn");
         for foreign in ["src=", "<link", "<script", "url(", "@import", "href=\"http"] {
             assert!(
                 !page.contains(foreign),

@@ -22,6 +22,7 @@ pub mod figure;
 pub mod figures;
 #[cfg(test)]
 mod fixture;
+mod groups;
 pub mod html;
 pub mod latex;
 pub mod markdown;
@@ -172,7 +173,7 @@ pub fn tables(
     let published = published::published()?;
     let suites = suite::suites(records);
     let shipped: BTreeMap<&Key, &Record> = shipped.iter().map(|r| (&r.key, r)).collect();
-    let mut all = tables::across(&suites, &published, words);
+    let mut all = tables::across(&groups::groups(&suites), &published, words);
     for suite in &suites {
         all.extend(tables::tables(suite, &published, words));
         all.extend(tables::shipped(suite, &shipped, words));
@@ -181,11 +182,14 @@ pub fn tables(
 }
 
 /// All figures of all suites.
-pub fn figures(records: &[Record]) -> Vec<Figure> {
-    suite::suites(records)
-        .iter()
-        .flat_map(figures::figures)
-        .collect()
+pub fn figures(records: &[Record]) -> Result<Vec<Figure>, ReportError> {
+    let published = published::published()?;
+    let suites = suite::suites(records);
+    let groups = groups::groups(&suites);
+    let across = groups.iter().filter_map(|g| figures::tasks(g, &published));
+    Ok(across
+        .chain(suites.iter().flat_map(figures::figures))
+        .collect())
 }
 
 /// The records whose keys a plan has; an error where there are none.
@@ -216,7 +220,7 @@ pub fn write_report(
     out: &Path,
 ) -> Result<Vec<PathBuf>, ReportError> {
     let tables = tables(records, shipped, words)?;
-    let page = html::page(records, &tables, &figures(records), words)?;
+    let page = html::page(records, &tables, &figures(records)?, words)?;
     let mut written = Vec::new();
     for table in &tables {
         let formats = [
@@ -239,7 +243,7 @@ pub fn write_report(
 /// Writes `figures/*` below `out` and returns their paths.
 pub fn write_figures(records: &[Record], out: &Path) -> Result<Vec<PathBuf>, ReportError> {
     let mut written = Vec::new();
-    for figure in figures(records) {
+    for figure in figures(records)? {
         let folder = out.join("figures");
         let svg = folder.join(format!("{}.svg", figure.id));
         write_atomic(&svg, figure.svg()?.as_bytes())?;

@@ -96,7 +96,7 @@ mod tests {
         );
         assert_eq!(
             lines[8],
-            "layer3.0.conv2         csr    75 % zeros, 90 kept a row; the sparse path pays from 50 % on avx2"
+            "layer3.0.conv2         csr    75 % zeros, 180 kept a row; the sparse path pays from 50 % on avx2"
         );
         assert!(
             lines[9].starts_with("layer3.0.downsample.0  dense"),

@@ -1,95 +1,28 @@
 //! The tables over tasks: the overall metrics of Tables 2 and 4, and Table 6.
 
-use std::collections::BTreeMap;
-
+use super::super::groups::{Group, ms_rates};
 use super::super::published::{MethodRow, Published, percent};
-use super::super::suite::{Found, Model, Suite, Task};
+use super::super::suite::{Found, Model, Task};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, TRACK2_ALLOCATOR, Words};
 use super::track1::over_draws;
 use super::track2::ms_after;
-use super::{entry, plural, rate_name};
-use crate::cell::TaskCell;
+use super::{entry, rate_name};
 use crate::overall;
 
-/// Below what a task is one of those on which choices are made; its records show in tables of its own alone.
-const CHOICES: &str = "_validation";
-
-/// The rates over which a task's MS is a mean in Tables 2 and 4.
-pub(super) fn ms_rates(task: Task) -> &'static [f64] {
-    match task {
-        Task::Classification | Task::Detection => &overall::RATES,
-        Task::Generation => &overall::RATES[..1],
-    }
-}
-
-/// What tasks' records may be put beside each other: procedural ones, or real ones.
-pub(super) fn group(task: &TaskCell) -> &'static str {
-    match task.name.starts_with("micro") {
-        true => "micro",
-        false => "real",
-    }
-}
-
-/// The suites of a group by task: a task's cases are the networks of all its suites.
-struct Group<'a>(&'static str, BTreeMap<Task, Vec<&'a Suite<'a>>>);
-
-impl<'a> Group<'a> {
-    /// The networks that were pruned, as the cases of a task.
-    fn models(&self, task: Task) -> Found<Vec<&'a Model<'a>>> {
-        let suites = self.1.get(&task).map_or(&[][..], Vec::as_slice);
-        let mut names: Vec<&str> = suites.iter().map(|s| s.task.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!(
-                "There are several suites of task `{}`. Choose a plan with --plan.",
-                twice[0]
-            ));
-        }
-        let models: Vec<_> = suites.iter().flat_map(|s| s.pruned_models()).collect();
-        match models.is_empty() {
-            true => Err(format!("No record of {}.", task.name())),
-            false => Ok(models),
-        }
-    }
-
-    /// Which networks stand for each task.
-    fn note(&self) -> String {
-        let of_task = |(task, suites): (&Task, &Vec<&Suite<'_>>)| {
-            let models: usize = suites.iter().map(|suite| suite.pruned_models().len()).sum();
-            let names: Vec<&str> = suites.iter().map(|suite| suite.id.as_str()).collect();
-            let models = plural(models, "network");
-            format!("{}: {models} of {}", task.name(), names.join(", "))
-        };
-        let tasks: Vec<String> = self.1.iter().map(of_task).collect();
-        format!("{}.", tasks.join("; "))
-    }
-}
-
 /// The tables over tasks, of every group with at least two.
-pub fn across(suites: &[Suite<'_>], published: &Published, words: &Words) -> Vec<Table> {
-    let mut groups: BTreeMap<&'static str, BTreeMap<Task, Vec<&Suite<'_>>>> = BTreeMap::new();
-    for suite in suites {
-        if !suite.task.name.ends_with(CHOICES) && !suite.pruned_models().is_empty() {
-            let group = groups.entry(group(suite.task)).or_default();
-            group.entry(suite.kind()).or_default().push(suite);
-        }
-    }
+pub fn across(groups: &[Group<'_>], published: &Published, words: &Words) -> Vec<Table> {
     let mut tables = Vec::new();
-    for (name, tasks) in groups {
-        if tasks.len() < 2 {
-            continue;
-        }
-        let group = Group(name, tasks);
+    for group in groups {
         let mut of_group = vec![
-            table2(&group, published),
-            table4(&group, published),
-            table6(&group, published),
+            table2(group, published),
+            table4(group, published),
+            table6(group, published),
         ];
         of_group.retain(|table| !table.rows.is_empty());
         for table in &mut of_group {
             table.notes.push(group.note());
-            table.notes.extend(words.notes(name));
+            table.notes.extend(words.notes(group.0));
         }
         tables.extend(of_group);
     }
@@ -217,7 +150,7 @@ fn table6(group: &Group<'_>, published: &Published) -> Table {
         terms.extend(om.iter().map(|om| (task, *om)));
         let mut entries = vec![Entry::text(task.name()), Entry::text("ours")];
         for rate in overall::RATES {
-            entries.push(entry(&mut table, value(&[rate], &overall::expectation), 2));
+            entries.push(entry(&mut table, group.kept(task, rate), 2));
         }
         entries.push(entry(&mut table, om, 2));
         table.push(true, entries);
@@ -253,12 +186,14 @@ fn table6(group: &Group<'_>, published: &Published) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::groups::groups;
     use super::super::super::published::published;
     use super::super::super::suite::{allocation, suites};
     use super::super::super::{csv, fixture, html, latex, markdown};
     use super::*;
     use crate::cell::Pattern;
     use crate::record::{Better, Counts, Level, Record, Score};
+    use std::collections::BTreeMap;
 
     /// The fixture's networks once more, as if they did something else: their top-1 is the precision, or says how near the
     /// images are.
@@ -353,7 +288,7 @@ mod tests {
 
     fn of(records: &[Record]) -> Vec<Table> {
         let published = published().expect("part of the program");
-        across(&suites(records), &published, &Words::default())
+        across(&groups(&suites(records)), &published, &Words::default())
     }
 
     fn row<'a>(table: &'a Table, head: [&str; 2]) -> &'a [Entry] {

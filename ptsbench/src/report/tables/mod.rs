@@ -21,6 +21,7 @@ mod variants;
 
 pub use across::across;
 pub use shipped::shipped;
+pub use track1::over_draws;
 pub use track2::top1_after;
 pub use track4::mean_loss;
 
@@ -202,7 +203,7 @@ fn networks(models: &[&Model<'_>]) -> String {
     format!("Networks: {}.", names.join(", "))
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(super) fn plural(count: usize, noun: &str) -> String {
     if count == 1 {
         format!("1 {noun}")
     } else {

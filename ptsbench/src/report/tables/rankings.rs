@@ -1,10 +1,10 @@
 //! Rankings of the paper's Table 7 beside those of the records.
 
+use super::super::groups::ms_rates;
 use super::super::published::{Published, percent};
 use super::super::suite::Suite;
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, TRACK2_ALLOCATOR};
-use super::across::ms_rates;
 use super::track1::over_draws;
 use super::track2::mean_gain;
 use crate::overall;

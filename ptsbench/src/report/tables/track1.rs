@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::super::groups::{group, ms_rates};
 use super::super::published::Published;
 use super::super::suite::{Found, Measured, Model, Suite, Task, is_near_guessing};
 use super::super::table::Table;
 use super::super::{METHODS, allocator_name};
-use super::across::{group, ms_rates};
 use super::track4::sizes_id;
 use super::{
     Compared, SPREAD, compare, compared_columns, networks, plural, printed_ms, printed_rate,
@@ -83,7 +83,7 @@ fn methods(known: &[String], models: &[&Model<'_>]) -> Vec<(String, String)> {
 }
 
 /// A value of the grid of networks and rates, in percent: one for each draw of which all networks have a record.
-pub(super) fn over_draws(
+pub fn over_draws(
     models: &[&Model<'_>],
     allocator: &str,
     rates: &[f64],

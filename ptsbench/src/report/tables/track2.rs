@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::super::groups::ms_rates;
 use super::super::published::{Published, percent};
 use super::super::suite::{Configuration, Found, Measured, Model, Suite, Task, level, value};
 use super::super::table::{Column, Entry, Table};
 use super::super::{TRACK2, TRACK2_ALLOCATOR, allocator_name};
-use super::across::ms_rates;
 use super::{
     Compared, SPREAD, compare, compared_columns, entry, measured, networks, plural, printed_ms,
     printed_rate, rate_name, runs,
