@@ -31,7 +31,7 @@ use ptsbench_tests::{pruned, workspace_root};
 const MODEL: &str = "micro_resnet8";
 const IMAGES: usize = 32;
 const BATCH: usize = 16;
-const STEPS: usize = 10;
+const STEPS: usize = 40;
 
 fn weight_file() -> PathBuf {
     let name = format!("assets/micro/{MODEL}.safetensors");
@@ -183,6 +183,7 @@ fn look<L: Look>(look: L) -> L::Out {
 
 #[test]
 fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
+    const RATE: f64 = 0.7;
     struct Ways;
     impl Look for Ways {
         type Out = ();
@@ -190,7 +191,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
         where
             N: Classifier,
         {
-            let masks = subject.masks("l2norm", 0.7);
+            let masks = subject.masks("l2norm", RATE);
             let batches = subject.batches(0);
             let fresh = subject.batches(1);
             let progress = Progress::new(1, Mode::Quiet);
@@ -225,7 +226,7 @@ fn every_way_of_reconstructing_lowers_losses_and_keeps_zeros() {
                             assert!(unit.loss_after < unit.loss_before, "{name}: {unit:?}");
                         }
                         let fitted = fitted.materialize();
-                        zeros_are_kept(&subject, &masks, &fitted, &name);
+                        zeros_are_kept(&subject, &masks, RATE, &fitted, &name);
                         let error = output_error(&fitted, subject.dense, &fresh);
                         println!("{name}: {error:.3}");
                         assert!(error < pruned, "{name}: {error} is not below {pruned}");
@@ -261,7 +262,7 @@ fn settings(granularity: Grain, inputs: Inputs, correction: bool) -> Reconstruct
 }
 
 /// Pruned weights are exactly zero, the others are not and have moved, and together the zeros are the budget.
-fn zeros_are_kept<N>(subject: &Subject<'_, N>, masks: &Masks, fitted: &N, name: &str)
+fn zeros_are_kept<N>(subject: &Subject<'_, N>, masks: &Masks, rate: f64, fitted: &N, name: &str)
 where
     N: Classifier,
 {
@@ -293,7 +294,7 @@ where
         zeros += weight.iter().filter(|weight| **weight == 0.0).count() as u64;
         total += weight.len() as u64;
     }
-    assert_eq!(zeros, budget(0.8, total), "{name}");
+    assert_eq!(zeros, budget(rate, total), "{name}");
 }
 
 #[test]
@@ -693,16 +694,16 @@ fn a_memory_budget_moves_no_bit() {
         }
         (digest(&record), said.matches("temporary file").count())
     };
-    // Room for the largest layer's products and not for all of them, for some pairs and inputs and not for the others.
-    let little = Memory::of(6 << 20);
     let mut fits = 0;
     for planned in &cells {
         let (whole, told) = measure(planned, Memory::of(1 << 30));
         assert_eq!(told, 0, "{}", planned.cell);
-        let (cut, told) = measure(planned, little);
-        assert_eq!(cut, whole, "{}", planned.cell);
         let sparsity = planned.cell.sparsity.as_ref();
         let fitted = sparsity.is_some_and(|sparsity| sparsity.reconstruction.is_some());
+        // Room for some pairs and inputs and not for the others; for the largest layer's products and not for all of them.
+        let little = if fitted { 1536 << 10 } else { 6 << 20 };
+        let (cut, told) = measure(planned, Memory::of(little));
+        assert_eq!(cut, whole, "{}", planned.cell);
         assert_eq!(told > 0, fitted, "{}", planned.cell);
         fits += told;
     }

@@ -206,7 +206,7 @@ fn stored_networks_score_what_their_files_say() {
         };
         assert!(one.top1 >= least, "{}: {} %", spec.name, one.top1);
         assert!(
-            (100_000..=2_000_000).contains(&one.weights),
+            (75_000..=2_000_000).contains(&one.weights),
             "{}",
             spec.name
         );
@@ -218,8 +218,9 @@ fn stored_networks_score_what_their_files_say() {
             continue;
         }
         assert_eq!(family.len(), 3, "{}", spec.family);
+        // MobileNetV2's channels, which round to eights, give 7.9.
         assert!(
-            family[2].weights >= 8 * family[0].weights,
+            10 * family[2].weights >= 79 * family[0].weights,
             "{}",
             spec.family
         );
