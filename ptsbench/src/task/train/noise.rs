@@ -22,7 +22,7 @@ use crate::task::judged::Judged;
 
 /// The built-in task.
 const TASK: &str = "micro_generation";
-/// Images that a trained network is scored by: enough for the covariance of 64 features, a fifth of the task's own.
+/// Images that a trained network is scored by: enough for the covariance of 160 features, a tenth of the task's own.
 const SCORED: usize = 2_000;
 /// Images by whose noise an epoch is scored, and how many go through at once.
 const HELD_OUT: usize = 1_000;

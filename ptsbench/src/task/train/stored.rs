@@ -205,11 +205,7 @@ fn stored_networks_score_what_their_files_say() {
             90.0
         };
         assert!(one.top1 >= least, "{}: {} %", spec.name, one.top1);
-        assert!(
-            (75_000..=2_000_000).contains(&one.weights),
-            "{}",
-            spec.name
-        );
+        assert!((75_000..=2_000_000).contains(&one.weights), "{}", spec.name);
         let family: Vec<&Stored> = sizes()
             .filter(|(other, _)| other.family == spec.family)
             .map(|(_, one)| one)
