@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time training steps of built-in networks in PyTorch (CPU, f32, eager) beside `train_times`, in turns.
 
-    train_peer.py --train-times target/release/examples/train_times micro_resnet14 micro_vit_tiny ...
+    train_peer.py --train-times target/release/examples/train_times micro_resnet14 micro_vit_nano ...
 
 Needs Python 3.11 and PyTorch. Both take the same batch through the same layers, forward and backward, and the same optimizer;
 images lie ready. PyTorch runs with an allocator that keeps its pages. The ratio is PyTorch's time over ours, by medians.
@@ -104,7 +104,6 @@ def networks():
         "micro_regnetx_m": lambda: regnet(24, [1, 1, 2, 1], [32, 80, 160, 304]),
         "micro_mobilenetv2_100": mobilenet_v2,
         "micro_vit_nano": lambda: Vit(64, 3),
-        "micro_vit_tiny": lambda: Vit(96, 4),
     }
 
 

@@ -116,7 +116,7 @@ pub fn tasks(group: &Group<'_>, published: &Published) -> Option<Figure> {
     let greatest = points.map(|point| point.1).fold(100.0, f64::max);
     let legend = ours.iter().map(|line| (line.name.clone(), line.style));
     Some(Figure {
-        id: format!("{}_tasks_over_rate", group.0),
+        id: format!("{}_tasks_over_rate", group.name),
         title: "What is left of each task as zeros are added".to_owned(),
         subtitle: "L2Norm without reconstruction, relative performance, mean over networks"
             .to_owned(),

@@ -28,12 +28,21 @@ pub fn group(task: &TaskCell) -> &'static str {
 }
 
 /// The suites of a group by task: a task's cases are the networks of all its suites.
-pub struct Group<'a>(pub &'static str, pub BTreeMap<Task, Vec<&'a Suite<'a>>>);
+pub struct Group<'a> {
+    /// What ids of tables and figures begin with.
+    pub name: &'static str,
+    tasks: BTreeMap<Task, Vec<&'a Suite<'a>>>,
+}
 
 impl<'a> Group<'a> {
+    /// The suites of a task; there may be none.
+    pub fn suites(&self, task: Task) -> &[&'a Suite<'a>] {
+        self.tasks.get(&task).map_or(&[][..], Vec::as_slice)
+    }
+
     /// The networks that were pruned, as the cases of a task.
     pub fn models(&self, task: Task) -> Found<Vec<&'a Model<'a>>> {
-        let suites = self.1.get(&task).map_or(&[][..], Vec::as_slice);
+        let suites = self.suites(task);
         let mut names: Vec<&str> = suites.iter().map(|s| s.task.name.as_str()).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -57,7 +66,7 @@ impl<'a> Group<'a> {
             let models = plural(models, "network");
             format!("{}: {models} of {}", task.name(), names.join(", "))
         };
-        let tasks: Vec<String> = self.1.iter().map(of_task).collect();
+        let tasks: Vec<String> = self.tasks.iter().map(of_task).collect();
         format!("{}.", tasks.join("; "))
     }
 
@@ -78,6 +87,7 @@ pub fn groups<'a>(suites: &'a [Suite<'a>]) -> Vec<Group<'a>> {
             group.entry(suite.kind()).or_default().push(suite);
         }
     }
-    let groups = groups.into_iter().map(|(name, tasks)| Group(name, tasks));
-    groups.filter(|group| group.1.len() > 1).collect()
+    groups.retain(|_, tasks| tasks.len() > 1);
+    let groups = groups.into_iter();
+    groups.map(|(name, tasks)| Group { name, tasks }).collect()
 }

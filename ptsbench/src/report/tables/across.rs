@@ -22,7 +22,7 @@ pub fn across(groups: &[Group<'_>], published: &Published, words: &Words) -> Vec
         of_group.retain(|table| !table.rows.is_empty());
         for table in &mut of_group {
             table.notes.push(group.note());
-            table.notes.extend(words.notes(group.0));
+            table.notes.extend(words.notes(group.name));
         }
         tables.extend(of_group);
     }
@@ -74,7 +74,7 @@ fn table2(group: &Group<'_>, published: &Published) -> Table {
     let mut columns = overall_columns("Method", "OM_alloc");
     columns.push(Column::numbers("OM_alloc, Eq. 2"));
     let mut table = Table::new(
-        format!("{}_table2_overall", group.0),
+        format!("{}_table2_overall", group.name),
         "Table 2 over tasks: allocators without reconstruction",
         columns,
     );
@@ -105,15 +105,15 @@ fn table2(group: &Group<'_>, published: &Published) -> Table {
 /// OM_recon of Table 4.
 fn table4(group: &Group<'_>, published: &Published) -> Table {
     let mut table = Table::new(
-        format!("{}_table4_overall", group.0),
+        format!("{}_table4_overall", group.name),
         "Table 4 over tasks: gains of reconstruction after L2Norm",
         overall_columns("Configuration", "OM_recon"),
     );
     for (name, configuration) in TRACK2 {
         let ours = Task::ALL.map(|task| {
             group.models(task)?;
-            let suites = group.1.get(&task).map_or(&[][..], Vec::as_slice);
-            let reconstructed = suites
+            let reconstructed = group
+                .suites(task)
                 .iter()
                 .flat_map(|suite| suite.reconstructed_models(TRACK2_ALLOCATOR));
             let models: Vec<&Model<'_>> = reconstructed.collect();
@@ -134,7 +134,7 @@ fn table6(group: &Group<'_>, published: &Published) -> Table {
     columns.extend(overall::RATES.map(|rate| Column::numbers(rate_name(rate))));
     columns.push(Column::numbers("OM_task"));
     let mut table = Table::new(
-        format!("{}_table6", group.0),
+        format!("{}_table6", group.name),
         "Table 6: tasks under L2Norm without reconstruction, relative performance in percent, mean over networks",
         columns,
     );
