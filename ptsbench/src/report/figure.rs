@@ -747,12 +747,13 @@ impl Lines {
         for reference in &self.references {
             let y = frame.y(&self.y, reference.value);
             canvas.dashed((frame.left, y), (frame.right, y), theme::RULE)?;
+            // Below, where there is no title, and at the right end, from which most lines have fallen.
             canvas.text(
                 &reference.label,
-                (frame.left + 4.0, y - 9.0),
+                (frame.right - 4.0, y + 9.0),
                 size::TEXT,
                 theme::MUTED,
-                HPos::Left,
+                HPos::Right,
             )?;
         }
         for line in &self.lines {
