@@ -1,5 +1,7 @@
-//! Features of images for the Fréchet distance: Inception's, on which FID is defined, or what any classifier of the
-//! catalog hands to its last layer.
+//! Features of images for the Fréchet distance: Inception's, on which FID is defined, those of a small random network, or
+//! what any classifier of the catalog hands to its last layer.
+
+pub mod random;
 
 use std::path::Path;
 
@@ -16,11 +18,13 @@ use crate::cell::BatchNorm;
 use crate::data::decode::Rgb;
 use crate::data::error::DataError;
 use crate::data::loader;
-use crate::data::recipe::{Recipe, fid as resized};
+use crate::data::recipe::{Recipe, Statistics as Pixels, fid as resized};
 use crate::interrupt::{self, Interrupted};
 use crate::metric::fid::{FidError, Gatherer, Statistics};
 use crate::pipeline::open_dense;
 use crate::subject;
+
+use random::RandomConv;
 
 /// Why there are no features.
 #[derive(Debug, thiserror::Error)]
@@ -51,21 +55,21 @@ pub enum FeatureError {
 #[derive(Debug, Clone, Copy)]
 enum Input {
     Inception,
-    Classifier(Recipe),
+    Recipe(Recipe),
 }
 
 impl Input {
     fn of(self, picture: &Rgb) -> Vec<f32> {
         match self {
             Input::Inception => resized::apply(picture),
-            Input::Classifier(recipe) => recipe.apply(picture),
+            Input::Recipe(recipe) => recipe.apply(picture),
         }
     }
 
     fn side(self) -> usize {
         match self {
             Input::Inception => resized::SIDE,
-            Input::Classifier(recipe) => recipe.crop,
+            Input::Recipe(recipe) => recipe.crop,
         }
     }
 }
@@ -92,6 +96,24 @@ impl Extractor {
             device: device.clone(),
             run: Box::new(move |x| network.run(x, &mut Bare::default())),
         })
+    }
+
+    /// The random network, on images of the built-in ones' size in [-1, 1].
+    pub fn random(device: &Device) -> Self {
+        let network = RandomConv::new(device);
+        Self {
+            name: random::NAME,
+            width: random::FEATURES,
+            input: Input::Recipe(Recipe {
+                statistics: Pixels {
+                    mean: [0.5; 3],
+                    std: [0.5; 3],
+                },
+                ..Recipe::MICRO
+            }),
+            device: device.clone(),
+            run: Box::new(move |x| network.run(x)),
+        }
     }
 
     /// A network of the catalog, up to its classifier.
@@ -200,7 +222,7 @@ impl Visit<Classes> for UpToClassifier<'_> {
         Ok(Extractor {
             name: spec.name,
             width,
-            input: Input::Classifier(Recipe::of(spec)),
+            input: Input::Recipe(Recipe::of(spec)),
             device: self.device.clone(),
             run: Box::new(run),
         })

@@ -147,7 +147,6 @@ impl Zoo {
             files: by_model(files)?,
             assets: assets.to_owned(),
             cache: Settings::from_env().cache,
-            sets: Sets::default().with_assets(assets),
             ..Self::default()
         })
     }
@@ -178,7 +177,7 @@ impl Zoo {
 
     /// With the folders of data sets by task.
     pub fn with_data(self, folders: HashMap<String, PathBuf>) -> anyhow::Result<Self> {
-        let sets = Sets::new(folders)?.with_assets(&self.assets);
+        let sets = Sets::new(folders)?;
         Ok(Self { sets, ..self })
     }
 

@@ -19,7 +19,7 @@ use ptsbench_tests::{program, workspace_root};
 use serde_json::Value;
 
 const MODEL: &str = "micro_unet_s";
-const METRIC: &str = "fd_micro_resnet20";
+const METRIC: &str = "fd_random_conv";
 
 /// Writes a network as it is before any training.
 struct Save<'a>(&'a std::path::Path);

@@ -88,7 +88,7 @@ pub(super) fn weight_file(
 }
 
 /// The images that `--data` names: a task's own, a folder's, or those of a task in a folder.
-fn open_set(data: &Path, assets: &Path) -> anyhow::Result<Set> {
+fn open_set(data: &Path) -> anyhow::Result<Set> {
     let given = data.to_str();
     if let Some((kind, folder)) = given.and_then(|given| {
         let (name, folder) = given.split_once('=')?;
@@ -98,7 +98,7 @@ fn open_set(data: &Path, assets: &Path) -> anyhow::Result<Set> {
     }
     let kind = given.and_then(|name| task::find(name).ok());
     if let Some(kind) = kind
-        && let Some(set) = Set::of_kind(kind, assets)?
+        && let Some(set) = Set::of_kind(kind)?
     {
         return Ok(set);
     }
@@ -127,7 +127,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let data = args.data.clone();
     let data = data.unwrap_or_else(|| task::built_in(spec).name.into());
-    let set = Arc::new(open_set(&data, &args.assets)?);
+    let set = Arc::new(open_set(&data)?);
     if let Some(asked) = args.samples {
         ensure!(
             asked <= set.available() as u64,

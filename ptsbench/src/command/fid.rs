@@ -18,7 +18,7 @@ use crate::data::error::{DataError, counted, entries, is_image_name};
 use crate::data::lsun::Lsun;
 use crate::data::synthetic::generation;
 use crate::device::{self, Choice, Chosen};
-use crate::features::{Extractor, FeatureError, Seen};
+use crate::features::{Extractor, FeatureError, Seen, random};
 use crate::interrupt;
 use crate::metric::fid::{self, FidError, Statistics, Which};
 use crate::metric::npz;
@@ -42,7 +42,8 @@ pub struct Args {
     /// The network's weight file [default: the built-in one, where there is one]
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
-    /// Whose features to compare: inception's (only that is FID), or those of a network of the catalog
+    /// Whose features to compare: inception's (only that is FID), those of a small network with random weights
+    /// (random_conv), or those of a network of the catalog
     #[arg(long, value_name = "NAME", default_value = INCEPTION)]
     pub features: String,
     /// Only the first N images of each set
@@ -229,17 +230,30 @@ impl Set {
 struct Opened {
     extractor: Extractor,
     chosen: Chosen,
-    weights: PathBuf,
+    /// None for the random network, which is made here.
+    weights: Option<PathBuf>,
 }
 
 impl Opened {
     fn new(args: &Args) -> anyhow::Result<Opened> {
-        let of_inception = [INCEPTION, inception::NAME].contains(&args.features.as_str());
-        let (spec, weights) = if of_inception {
+        let name = args.features.as_str();
+        if name == random::NAME {
+            ensure!(
+                args.weights.is_none(),
+                "--weights: {name} has no weight file; leave the option out"
+            );
+            let chosen = device::choose(args.device)?;
+            return Ok(Opened {
+                extractor: Extractor::random(&chosen.device),
+                chosen,
+                weights: None,
+            });
+        }
+        let (spec, weights) = if [INCEPTION, inception::NAME].contains(&name) {
             let weights = args.weights.clone().with_context(no_inception)?;
             (None, weights)
         } else {
-            let named = own::named(&args.features)?;
+            let named = own::named(name)?;
             let weights = weight_file(&named, args.weights.clone(), &args.assets)?;
             (Some(named.spec), weights)
         };
@@ -252,14 +266,21 @@ impl Opened {
         Ok(Opened {
             extractor,
             chosen,
-            weights,
+            weights: Some(weights),
+        })
+    }
+
+    fn sha256(&self) -> anyhow::Result<String> {
+        Ok(match &self.weights {
+            None => random::sha256(),
+            Some(file) => sha256(file)?,
         })
     }
 }
 
 fn no_inception() -> String {
     format!(
-        "FID is defined on Inception's weights of 2015, which are not built in: download {} (Apache-2.0) from {} and give it with --weights FILE; `--features micro_resnet20` compares the features of a built-in network instead, which is not FID",
+        "FID is defined on Inception's weights of 2015, which are not built in: download {} (Apache-2.0) from {} and give it with --weights FILE; `--features random_conv` compares the features of a small network with random weights instead, which is not FID",
         inception::FILE,
         inception::ADDRESS
     )
@@ -325,10 +346,8 @@ fn report(args: &Args, network: Option<&Opened>, a: &Measured, b: &Measured) -> 
             distance,
             features,
             width,
-            weights: network.map(|network| network.weights.as_path()),
-            weights_sha256: network
-                .map(|network| sha256(&network.weights))
-                .transpose()?,
+            weights: network.and_then(|network| network.weights.as_deref()),
+            weights_sha256: network.map(Opened::sha256).transpose()?,
             a: &a.told,
             b: &b.told,
         };

@@ -249,9 +249,7 @@ fn store<M: Taught, N: Of<M>>(
     save(&unscored, &BTreeMap::new())?;
     let half = Container::open(&unscored)?;
     let stored = weights::load(network.clone(), |path| network.key(path), &half)?;
-    // The other built-in networks are where this one goes to.
-    let assets = args.out.parent().unwrap_or(Path::new("."));
-    let (metric, score) = M::test(spec, &stored, assets, device)?;
+    let (metric, score) = M::test(spec, &stored, device)?;
     let metadata = BTreeMap::from([
         ("model".to_owned(), name.to_owned()),
         (

@@ -16,18 +16,15 @@ use crate::data::error::{DataError, entries, is_image_name, name, read_text};
 use crate::data::limits;
 use crate::data::lsun::Lsun;
 use crate::data::synthetic::generation;
-use crate::features::{Extractor, FeatureError, Seen};
+use crate::features::{Extractor, FeatureError, Seen, random};
 use crate::metric::fid::Statistics;
 use crate::metric::npz;
 use crate::terminal::{remark, remark_once};
 
-/// The built-in classifier whose features the built-in set is compared by: what it hands to its last layer.
-const MICRO_FEATURES: &str = "micro_resnet20";
-
 /// Images to generate where nobody says otherwise: the number that FID is defined for.
 pub(super) const IMAGES: usize = 50_000;
 
-/// The same of the built-in set: several times what 64 features need.
+/// The same of the built-in set: a hundred times the features.
 pub(super) const MICRO_IMAGES: usize = 10_000;
 
 /// Reference images in a batch; their statistics depend on it by rounding alone, so it is fixed.
@@ -66,33 +63,40 @@ enum Reference {
 
 /// Whose features are compared.
 #[derive(Debug)]
-struct Features {
-    /// A classifier of the catalog; none for Inception.
-    classifier: Option<&'static Spec>,
-    file: PathBuf,
-    sha256: String,
+enum Features {
+    /// The built-in random network's.
+    Random,
+    /// Those of Inception, on which FID is defined.
+    Inception(PathBuf),
+    /// A classifier's of the catalog.
+    Classifier(&'static Spec, PathBuf),
 }
 
 impl Features {
-    fn of(classifier: Option<&'static Spec>, file: PathBuf) -> Result<Self, DataError> {
-        let digest = weights::sha256(&file);
-        let sha256 = digest.map_err(|error| DataError::new(&file, error.to_string()))?;
-        Ok(Self {
-            classifier,
-            file,
-            sha256,
-        })
+    fn name(&self) -> &'static str {
+        match self {
+            Features::Random => random::NAME,
+            Features::Inception(_) => inception::NAME,
+            Features::Classifier(spec, _) => spec.name,
+        }
     }
 
-    fn name(&self) -> &'static str {
-        self.classifier.map_or(inception::NAME, |spec| spec.name)
+    /// SHA-256 of the weights.
+    fn sha256(&self) -> Result<String, DataError> {
+        match self {
+            Features::Random => Ok(random::sha256()),
+            Features::Inception(file) | Features::Classifier(_, file) => {
+                let digest = weights::sha256(file);
+                digest.map_err(|error| DataError::new(file, error.to_string()))
+            }
+        }
     }
 
     /// The one weight file in a folder that is named after its network.
     fn find(folder: &Path, files: &[PathBuf]) -> Result<Self, DataError> {
         let inception = files.iter().find(|file| name(file) == inception::FILE);
         if let Some(file) = inception {
-            return Self::of(None, file.clone());
+            return Ok(Self::Inception(file.clone()));
         }
         let of_network = |file: &PathBuf| {
             let ending = file.extension()?.to_str()?;
@@ -103,7 +107,7 @@ impl Features {
         };
         let mut found: Vec<_> = files.iter().filter_map(of_network).collect();
         match (found.pop(), found.is_empty()) {
-            (Some((spec, file)), true) => Self::of(Some(spec), file),
+            (Some((spec, file)), true) => Ok(Self::Classifier(spec, file)),
             (Some(_), false) => Err(DataError::new(
                 folder,
                 "several classifiers' weight files, and features of one are compared; leave one of them there",
@@ -120,9 +124,10 @@ impl Features {
     }
 
     fn open(&self, device: &Device) -> Result<Extractor, FeatureError> {
-        match self.classifier {
-            None => Extractor::inception(&self.file, device),
-            Some(spec) => Extractor::classifier(spec, &self.file, device),
+        match self {
+            Features::Random => Ok(Extractor::random(device)),
+            Features::Inception(file) => Extractor::inception(file, device),
+            Features::Classifier(spec, file) => Extractor::classifier(spec, file, device),
         }
     }
 }
@@ -217,24 +222,9 @@ impl Generated {
         }
     }
 
-    /// The built-in set, by the features of the built-in network in `assets`.
-    pub(super) fn built_in(assets: &Path) -> Result<Self, DataError> {
-        let file = assets
-            .join("micro")
-            .join(format!("{MICRO_FEATURES}.safetensors"));
-        if !file.is_file() {
-            let problem = "no such file, and the features of generated images are this network's; run from the repository's folder, or name another with --assets";
-            return Err(DataError::new(&file, problem));
-        }
-        let spec = catalog::find(MICRO_FEATURES)
-            .map_err(|error| DataError::new(&file, error.to_string()))?;
-        let features = Features::of(Some(spec), file)?;
-        Ok(Self::new(
-            Reference::Micro,
-            features,
-            Vec::new(),
-            MICRO_IMAGES,
-        ))
+    /// The built-in set, by the features of the random network.
+    pub(super) fn built_in() -> Self {
+        Self::new(Reference::Micro, Features::Random, Vec::new(), MICRO_IMAGES)
     }
 
     /// What a folder holds for a task.
@@ -263,7 +253,7 @@ impl Generated {
             hash.update(text);
         };
         match &self.reference {
-            Reference::Micro => return Ok(self.features.sha256.clone()),
+            Reference::Micro => return self.features.sha256(),
             Reference::Pictures(pictures) => {
                 for at in 0..pictures.len() {
                     let (name, bytes) = pictures.identity(at)?;
@@ -276,7 +266,7 @@ impl Generated {
                 text(&digest.map_err(|error| DataError::new(file, error.to_string()))?);
             }
         }
-        text(&self.features.sha256);
+        text(&self.features.sha256()?);
         for prompt in &self.prompts {
             text(prompt);
         }
@@ -300,9 +290,9 @@ impl Generated {
 
     /// `fid` where the features are those that it is defined on, else a name that says whose they are.
     pub fn metric(&self) -> String {
-        match self.features.classifier {
-            None => "fid".to_owned(),
-            Some(spec) => format!("fd_{}", spec.name),
+        match &self.features {
+            Features::Inception(_) => "fid".to_owned(),
+            features => format!("fd_{}", features.name()),
         }
     }
 

@@ -124,8 +124,8 @@ impl Set {
         Self::built_in(kind, Content::Scenes(Scenes::built_in(split)))
     }
 
-    /// The images of a kind that needs no folder; `assets` has the built-in networks, one of which some are compared by.
-    pub fn of_kind(kind: &'static Kind, assets: &Path) -> Result<Option<Self>, DataError> {
+    /// The images of a kind that needs no folder.
+    pub fn of_kind(kind: &'static Kind) -> Result<Option<Self>, DataError> {
         if !kind.built_in() {
             return Ok(None);
         }
@@ -135,7 +135,7 @@ impl Set {
                 let images = Labelled::built_in(MicroSet { split });
                 Self::built_in(kind, Content::Labelled(images))
             }
-            None => Self::compared(kind, None, Generated::built_in(assets)?)?,
+            None => Self::compared(kind, None, Generated::built_in())?,
         }))
     }
 
@@ -418,7 +418,6 @@ impl Set {
 #[derive(Debug, Default)]
 pub struct Sets {
     folders: HashMap<String, PathBuf>,
-    assets: PathBuf,
     open: Mutex<HashMap<&'static str, Arc<Set>>>,
 }
 
@@ -434,14 +433,6 @@ impl Sets {
         })
     }
 
-    /// With the folder of the built-in networks.
-    pub fn with_assets(self, assets: &Path) -> Self {
-        Self {
-            assets: assets.to_owned(),
-            ..self
-        }
-    }
-
     /// The set of a task.
     pub fn get(&self, task: &str) -> Result<Arc<Set>, OpenError> {
         let kind = find(task)?;
@@ -449,7 +440,7 @@ impl Sets {
         if let Some(set) = open.get(kind.name) {
             return Ok(Arc::clone(set));
         }
-        let set = if let Some(set) = Set::of_kind(kind, &self.assets)? {
+        let set = if let Some(set) = Set::of_kind(kind)? {
             set
         } else {
             let folder = self.folders.get(kind.name).ok_or(OpenError::NoFolder {

@@ -224,7 +224,7 @@ mod tests {
 
     fn images(top1: f64) -> Score {
         Score {
-            metric: "fd_micro_resnet20".to_owned(),
+            metric: "fd_random_conv".to_owned(),
             // Far below the dense networks, there is nothing to see any more.
             value: match top1 {
                 top1 if top1 < 40.0 => Level::Collapsed,

@@ -40,7 +40,7 @@ impl Recipe {
     }
 }
 
-/// As `DDIM, 20 steps (trailing), cosine noising, velocity, noise of 3x32x32 (stream 1), features of micro_resnet20`.
+/// As `DDIM, 20 steps (trailing), cosine noising, velocity, noise of 3x32x32 (stream 1), features of random_conv`.
 impl fmt::Display for Recipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Process {
@@ -172,12 +172,12 @@ mod tests {
     fn a_recipe_is_its_text() {
         let micro = Recipe::of(
             catalog::find("micro_unet_s").unwrap(),
-            Some("micro_resnet20"),
+            Some("random_conv"),
         );
         let micro = micro.unwrap();
         assert_eq!(
             micro.to_string(),
-            "DDIM, 20 steps (trailing), cosine noising, predicts velocity, noise of 3x32x32 (stream 1), features of micro_resnet20"
+            "DDIM, 20 steps (trailing), cosine noising, predicts velocity, noise of 3x32x32 (stream 1), features of random_conv"
         );
         let large = Recipe::of(catalog::find("sd2_unet").unwrap(), None).unwrap();
         let large = Recipe {

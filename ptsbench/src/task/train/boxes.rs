@@ -1,7 +1,6 @@
 //! Training detectors: procedural scenes, each seen once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use model_zoo::catalog::Spec;
@@ -143,7 +142,6 @@ impl Taught for Boxes {
     fn test<N: Of<Boxes>>(
         spec: &Spec,
         network: &N,
-        _: &Path,
         device: &Device,
     ) -> Result<(String, f64), TrainError> {
         let recipe = DetectionRecipe::of(spec).ok_or(TrainError::NoTask {

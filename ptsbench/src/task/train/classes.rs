@@ -1,7 +1,6 @@
 //! Training classifiers: labelled images, cross-entropy, perhaps a teacher.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -54,7 +53,6 @@ impl Taught for Classes {
     fn test<N: Classifier>(
         _: &Spec,
         network: &N,
-        _: &Path,
         device: &Device,
     ) -> Result<(String, f64), TrainError> {
         Ok(("top1".to_owned(), top1(network, MicroSet::TEST, device)?))

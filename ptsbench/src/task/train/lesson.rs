@@ -1,7 +1,6 @@
 //! What differs in training between kinds of networks: the samples of an epoch, the loss of a batch, the scores.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use model_zoo::catalog::Spec;
@@ -15,11 +14,10 @@ pub trait Taught: Modality + Sized {
     /// What it is trained on.
     type Lesson: Lesson<Self>;
 
-    /// The score of a trained network on the test split, and its metric; `assets` has the other built-in networks.
+    /// The score of a trained network on the test split, and its metric.
     fn test<N: Of<Self>>(
         spec: &Spec,
         network: &N,
-        assets: &Path,
         device: &Device,
     ) -> Result<(String, f64), TrainError>;
 }

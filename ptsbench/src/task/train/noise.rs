@@ -2,7 +2,6 @@
 //! arXiv 2006.11239, Eq. 14).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -22,7 +21,7 @@ use crate::task::judged::Judged;
 
 /// The built-in task.
 const TASK: &str = "micro_generation";
-/// Images that a trained network is scored by: enough for the covariance of 160 features, a tenth of the task's own.
+/// Images that a trained network is scored by: many times the features, and a fifth of the task's own.
 const SCORED: usize = 2_000;
 /// Images by whose noise an epoch is scored, and how many go through at once.
 const HELD_OUT: usize = 1_000;
@@ -83,10 +82,9 @@ impl Taught for Noise {
     fn test<N: Of<Noise>>(
         spec: &Spec,
         network: &N,
-        assets: &Path,
         device: &Device,
     ) -> Result<(String, f64), TrainError> {
-        let set = Sets::default().with_assets(assets).get(TASK);
+        let set = Sets::default().get(TASK);
         let set = set.map_err(crate::task::TaskError::from)?;
         let judge = Noise::judge(spec, Arc::clone(&set), None).ok_or(TrainError::NoTask {
             model: spec.name,

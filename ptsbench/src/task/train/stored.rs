@@ -70,7 +70,7 @@ impl Other<'_> {
             .unwrap();
         let said: f64 = said.parse().unwrap();
         if again {
-            let (found, score) = M::test(spec, &network, self.0, &Device::flex()).unwrap();
+            let (found, score) = M::test(spec, &network, &Device::flex()).unwrap();
             assert_eq!(found, metric);
             // Other processors round differently.
             assert!((score - said).abs() <= 0.1, "{}: {score}", spec.name);
