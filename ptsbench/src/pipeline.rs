@@ -31,7 +31,7 @@ use crate::record::{
 use crate::repair::UnknownRepair;
 use crate::seen::SeenError;
 use crate::select::{Masks, SelectError};
-use crate::solver::sparsegpt::SparseGptError;
+use crate::solver::problem::SolverError;
 use crate::sparsify::Dense;
 use crate::subject;
 use crate::task::judged::{Judge, Judged, judge};
@@ -108,7 +108,7 @@ pub enum MeasureError {
         /// The layer.
         layer: String,
         /// Why.
-        source: SparseGptError,
+        source: SolverError,
     },
     /// The pattern prunes nothing.
     #[error("model `{model}`: {source}")]

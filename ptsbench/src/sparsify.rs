@@ -28,7 +28,7 @@ use crate::repair::{self, Kind};
 use crate::seen::{Need, Seen, look};
 use crate::select::{self, Masks, select, select_layer};
 use crate::sequential::in_order;
-use crate::solver::sparsegpt;
+use crate::solver::{self, problem};
 use crate::subject;
 use trial::NetworkTrial;
 
@@ -323,14 +323,14 @@ fn choose_layer(
                     let zeros = zeros.ok_or_else(|| select::SelectError::NoCount {
                         path: layer.path.clone(),
                     })?;
-                    sparsegpt::Ask::Count(*zeros)
+                    problem::Ask::Count(*zeros)
                 }
-                Pattern::NofM { n, m } => sparsegpt::Ask::NofM { n, m },
+                Pattern::NofM { n, m } => problem::Ask::NofM { n, m },
                 Pattern::TransposableNofM { .. } => {
                     return Err(MeasureError::SolverPattern(solver.name()));
                 }
             };
-            let solved = solver.solve(layer, weight, seen, wanted);
+            let solved = solver::prune(solver.as_ref(), layer, weight, seen, wanted);
             let solved = solved.map_err(|source| MeasureError::Solver {
                 layer: layer.path.clone(),
                 source,

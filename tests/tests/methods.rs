@@ -11,6 +11,7 @@ use ptsbench::registry::Zoo;
 use ptsbench_tests::workspace_root;
 
 const IMAGES: u64 = 128;
+const SOLVERS: [&str; 4] = ["sparsegpt", "admm_w", "alps", "obc"];
 
 /// The records of a plan of 400 test images and 128 for calibration, without the dense reference.
 fn measure(grids: &str) -> Vec<Record> {
@@ -68,11 +69,13 @@ fn criteria_and_solvers_keep_counts_and_solvers_and_repairs_help() {
                 "layer",
                 &rest("{ name = 'wanda', group = 'layer', inputs = 'dense' }"),
             ),
-            grid("sparsegpt", &rest("'sparsegpt'")),
+            SOLVERS
+                .map(|name| grid(name, &rest(&format!("'{name}'"))))
+                .concat(),
         ]
         .concat(),
     );
-    assert_eq!(records.len(), 8);
+    assert_eq!(records.len(), 2 * (3 + SOLVERS.len()));
     for (place, pair) in records.chunks(2).enumerate() {
         for (record, repaired) in pair.iter().zip([0, 1]) {
             let asked = (0.6 * record.cost.weights as f64 + 1e-9).floor() as u64;
@@ -91,22 +94,27 @@ fn criteria_and_solvers_keep_counts_and_solvers_and_repairs_help() {
             pair[0].cell
         );
     }
-    let [magnitude, sparsegpt] = [&records[0], &records[6]];
-    assert!(correct(sparsegpt) > correct(magnitude));
+    let (magnitude, solved) = (&records[0], records[6..].iter().step_by(2));
+    for solved in solved {
+        assert!(correct(solved) > correct(magnitude), "{}", solved.cell);
+    }
     // Within a row every row loses its share, so layers lose the same as by magnitude.
     assert_eq!(records[0].layers, records[2].layers);
 }
 
 #[test]
 fn a_solver_follows_a_pattern_and_repeats_itself() {
+    let solver = |name| grid(name, &format!("rates = ['2:4']\ncriterion = '{name}'"));
     let plan = [
         grid("magnitude", "rates = ['2:4']"),
-        grid("sparsegpt", "rates = ['2:4']\ncriterion = 'sparsegpt'"),
+        SOLVERS.map(solver).concat(),
     ]
     .concat();
     let (first, second) = (measure(&plan), measure(&plan));
-    assert_eq!(first[0].layers, first[1].layers);
-    assert!(correct(&first[1]) > correct(&first[0]));
+    for solved in &first[1..] {
+        assert_eq!(first[0].layers, solved.layers, "{}", solved.cell);
+        assert!(correct(solved) > correct(&first[0]), "{}", solved.cell);
+    }
     for (one, other) in first.iter().zip(&second) {
         assert_eq!((&one.layers, &one.score), (&other.layers, &other.score));
     }

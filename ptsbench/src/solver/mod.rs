@@ -3,7 +3,13 @@
 //! A solver sees one group of one layer as a matrix and the sum of its inputs' outer products; it returns a mask and
 //! the weights that go with it. Pure functions: which layer, which inputs and in what order is the caller's business.
 
+pub mod admm;
+#[cfg(test)]
+mod case;
 pub mod inverse;
+pub mod linear;
+pub mod obc;
+pub mod problem;
 pub mod sparsegpt;
 
 use kernels::BitMask;
@@ -11,7 +17,10 @@ use kernels::BitMask;
 use crate::inventory::Layer;
 use crate::options::{BadOptions, Options};
 use crate::seen::Seen;
-use sparsegpt::{Ask, SparseGpt, SparseGptError};
+use admm::{AdmmW, Alps};
+use obc::Obc;
+use problem::{Ask, Problem, Solved, SolverError};
+use sparsegpt::SparseGpt;
 
 /// Gives a layer its mask, and the weights that go with it.
 pub trait Solver: Sync {
@@ -29,14 +38,8 @@ pub trait Solver: Sync {
     /// Whether layers read what the dense network gives them, or what it gives them as pruned so far.
     fn dense_inputs(&self) -> bool;
 
-    /// Prunes one layer: `weight` flat in the order of its shape, `seen` with Gram sums.
-    fn solve(
-        &self,
-        layer: &Layer,
-        weight: &[f32],
-        seen: &Seen,
-        ask: Ask,
-    ) -> Result<Solution, SparseGptError>;
+    /// Prunes the groups of one layer, which are as large as each other.
+    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError>;
 
     /// Itself, as these options ask for it.
     fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions>;
@@ -59,7 +62,52 @@ pub struct Solution {
     pub squared_error: f64,
 }
 
+/// Prunes one layer: `weight` flat in the order of its shape, `seen` with Gram sums.
+pub fn prune(
+    solver: &dyn Solver,
+    layer: &Layer,
+    weight: &[f32],
+    seen: &Seen,
+    ask: Ask,
+) -> Result<Solution, SolverError> {
+    let gram = seen.gram.as_ref().ok_or(SolverError::NoInputs)?;
+    let [rows, cols] = layer.matrix();
+    let groups = layer.groups.max(1);
+    let (rows_of, area) = (rows / groups, layer.shape[2..].iter().product());
+    let grams: Vec<_> = (0..groups).map(|group| gram.matrix(group)).collect();
+    let problems: Vec<Problem> = grams
+        .iter()
+        .enumerate()
+        .map(|(group, matrix)| Problem {
+            weight: &weight[group * rows_of * cols..][..rows_of * cols],
+            rows: rows_of,
+            cols,
+            area,
+            gram: matrix,
+            positions: gram.positions(),
+        })
+        .collect();
+    let mut solution = Solution {
+        weight: Vec::with_capacity(weight.len()),
+        mask: BitMask::full(rows, cols),
+        squared_error: 0.0,
+    };
+    let mut words = Vec::new();
+    for solved in solver.solve(&problems, ask)? {
+        solution.weight.extend(solved.weight);
+        words.extend_from_slice(solved.mask.words());
+        solution.squared_error += solved.squared_error;
+    }
+    solution.mask = BitMask::from_words(rows, cols, words)?;
+    Ok(solution)
+}
+
 /// Every solver.
 pub fn solvers() -> &'static [&'static dyn Solver] {
-    &[&SparseGpt::DEFAULT]
+    &[
+        &SparseGpt::DEFAULT,
+        &AdmmW::DEFAULT,
+        &Alps::DEFAULT,
+        &Obc::DEFAULT,
+    ]
 }

@@ -13,13 +13,11 @@ use rayon::prelude::*;
 
 use serde::{Deserialize, Serialize};
 
+use super::Solver;
 use super::inverse::InverseFactor;
-use super::{Solution, Solver};
+use super::problem::{Ask, Problem, Solved, SolverError, check, each, keep_largest, ridge, spent};
 use crate::cell::Inputs;
-use crate::criterion::wanda::row_zeros;
-use crate::inventory::Layer;
 use crate::options::{self, BadOptions, Options};
-use crate::seen::Seen;
 
 /// The solver with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -64,54 +62,8 @@ impl Solver for SparseGpt {
         self.inputs == Inputs::Dense
     }
 
-    fn solve(
-        &self,
-        layer: &Layer,
-        weight: &[f32],
-        seen: &Seen,
-        ask: Ask,
-    ) -> Result<Solution, SparseGptError> {
-        let gram = seen.gram.as_ref().ok_or(SparseGptError::NoInputs)?;
-        let [rows, cols] = layer.matrix();
-        let groups = layer.groups.max(1);
-        let (rows_of, area) = (rows / groups, layer.shape[2..].iter().product());
-        // Groups are as large as each other, and a layer's zeros are spread over them evenly.
-        let asks: Vec<Ask> = match ask {
-            Ask::Count(zeros) => {
-                let counts = row_zeros([groups, rows_of * cols], zeros);
-                let counts = counts.ok_or(SparseGptError::TooMany {
-                    asked: zeros,
-                    available: weight.len(),
-                })?;
-                counts.into_iter().map(Ask::Count).collect()
-            }
-            pattern => vec![pattern; groups],
-        };
-        let mut solution = Solution {
-            weight: Vec::with_capacity(weight.len()),
-            mask: BitMask::full(rows, cols),
-            squared_error: 0.0,
-        };
-        let mut words = Vec::new();
-        for (group, ask) in asks.into_iter().enumerate() {
-            let solved = solve(
-                &Problem {
-                    weight: &weight[group * rows_of * cols..][..rows_of * cols],
-                    rows: rows_of,
-                    cols,
-                    area,
-                    gram: &gram.matrix(group),
-                    positions: gram.positions(),
-                },
-                ask,
-                self,
-            )?;
-            solution.weight.extend(solved.weight);
-            words.extend_from_slice(solved.mask.words());
-            solution.squared_error += solved.squared_error;
-        }
-        solution.mask = BitMask::from_words(rows, cols, words)?;
-        Ok(solution)
+    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+        each(groups, ask, |group, ask| solve(group, ask, self))
     }
 
     fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
@@ -133,37 +85,6 @@ impl Solver for SparseGpt {
 /// Rows to a parallel piece.
 const BAND: usize = 32;
 
-/// One group of a layer, and what its inputs were.
-#[derive(Debug, Clone, Copy)]
-pub struct Problem<'a> {
-    /// `[rows, cols]`: output channels of the group by input channels and kernel positions (channel, ky, kx).
-    pub weight: &'a [f32],
-    /// Output channels of the group.
-    pub rows: usize,
-    /// Weights of each.
-    pub cols: usize,
-    /// Kernel positions `ky kx`; 1 for a linear layer. N:M groups run along input channels at a fixed one.
-    pub area: usize,
-    /// `X X^T`, `[cols, cols]`; the entries on and above the diagonal are read.
-    pub gram: &'a [f64],
-    /// Columns of `X`.
-    pub positions: u64,
-}
-
-/// How much goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// So many zeros in this matrix.
-    Count(usize),
-    /// At most `n` of every `m` input channels stay; a layer whose input channels `m` does not divide stays dense.
-    NofM {
-        /// Kept.
-        n: usize,
-        /// Group.
-        m: usize,
-    },
-}
-
 /// What a weight is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -175,96 +96,11 @@ pub enum MaskScope {
     Global,
 }
 
-/// A pruned matrix.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Solved {
-    /// `[rows, cols]`, in the order it was given; what the mask prunes is exactly 0.
-    pub weight: Vec<f32>,
-    /// What stays. Kept weights of dead inputs are 0 too.
-    pub mask: BitMask,
-    /// `|W X - W' X|^2`, before the new weights `W'` were rounded to f32.
-    pub squared_error: f64,
-}
-
-/// Why there is none. The caller adds the layer's name.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum SparseGptError {
-    /// Slices and sizes disagree.
-    #[error("{what}: expected {expected}, found {found}; pass the parts of one layer")]
-    Shape {
-        /// Which.
-        what: &'static str,
-        /// What the other sizes ask for.
-        expected: usize,
-        /// What there is.
-        found: usize,
-    },
-    /// An option outside its range.
-    #[error("option `{option}` is {found}; it must be {expected}")]
-    BadOption {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        found: f64,
-        /// The range.
-        expected: &'static str,
-    },
-    /// Nothing was measured.
-    #[error("no inputs were measured; give calibration images")]
-    NoInputs,
-    /// A weight or sum that is no number.
-    #[error("{what} {index} is {value}; {advice}")]
-    NotFinite {
-        /// Weight or sum.
-        what: &'static str,
-        /// Flat index.
-        index: usize,
-        /// The value.
-        value: f64,
-        /// Where to look.
-        advice: &'static str,
-    },
-    /// More zeros than weights.
-    #[error("{asked} zeros were asked of {available} weights; ask for at most {available}")]
-    TooMany {
-        /// Zeros.
-        asked: usize,
-        /// Weights.
-        available: usize,
-    },
-    /// Inputs that do not determine the weights.
-    #[error(
-        "the inputs' products, summed over {positions} positions, are not positive definite at column {column} of {cols} \
-         with damping {damping}; raise damping (0.01 is usual) or use more calibration images"
-    )]
-    NotPositiveDefinite {
-        /// Column of the weight.
-        column: usize,
-        /// Columns.
-        cols: usize,
-        /// The damping.
-        damping: f64,
-        /// Columns of `X`.
-        positions: u64,
-    },
-    /// Numbers that outgrew their type.
-    #[error(
-        "weights outgrew f32 while damping was {damping}; raise damping (0.01 is usual) or use more calibration images"
-    )]
-    Overflow {
-        /// The damping.
-        damping: f64,
-    },
-    /// No pattern.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
 /// Prunes one group of a layer and moves what stays.
 ///
 /// Zeros in `weight` and weights of dead inputs (a zero on the Gram's diagonal; they become 0) go first, section 0.1. Ties
 /// keep the lowest flat index, for N:M the lowest channel.
-pub fn solve(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Solved, SparseGptError> {
+pub fn solve(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Solved, SolverError> {
     let Swept {
         weight,
         keep,
@@ -272,7 +108,7 @@ pub fn solve(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Solved,
     } = sweep(problem, ask, options)?;
     let weight: Vec<f32> = weight.iter().map(|&w| w as f32).collect();
     if !squared_error.is_finite() || weight.iter().any(|w| !w.is_finite()) {
-        return Err(SparseGptError::Overflow {
+        return Err(SolverError::Overflow {
             damping: options.damping,
         });
     }
@@ -290,8 +126,15 @@ struct Swept {
     squared_error: f64,
 }
 
-fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, SparseGptError> {
-    check(problem, ask, options)?;
+fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, SolverError> {
+    check(problem, ask, options.damping)?;
+    if options.block == 0 {
+        return Err(SolverError::BadOption {
+            option: "block",
+            found: 0.0,
+            expected: "at least 1",
+        });
+    }
     let &Problem {
         rows, cols, area, ..
     } = problem;
@@ -329,7 +172,7 @@ fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, Spar
             problem.gram[a * cols + b] + if same { ridge } else { 0.0 }
         }
     })
-    .map_err(|error| SparseGptError::NotPositiveDefinite {
+    .map_err(|error| SolverError::NotPositiveDefinite {
         column: order[error.row],
         cols,
         damping: options.damping,
@@ -358,7 +201,7 @@ fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, Spar
     };
     let loss = state.run(ask, options).map_err(|error| match error {
         // The weights and sums that came in are finite.
-        KernelError::NonFiniteScore { .. } => SparseGptError::Overflow {
+        KernelError::NonFiniteScore { .. } => SolverError::Overflow {
             damping: options.damping,
         },
         error => error.into(),
@@ -384,103 +227,6 @@ fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, Spar
         keep,
         squared_error: (loss - ridge * moved).max(0.0),
     })
-}
-
-fn check(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<(), SparseGptError> {
-    let &Problem {
-        weight,
-        rows,
-        cols,
-        area,
-        gram,
-        positions,
-    } = problem;
-    let shape = |what, expected, found| match expected == found {
-        true => Ok(()),
-        false => Err(SparseGptError::Shape {
-            what,
-            expected,
-            found,
-        }),
-    };
-    shape("weights", rows * cols, weight.len())?;
-    shape("sums of inputs", cols * cols, gram.len())?;
-    if area == 0 || !cols.is_multiple_of(area) {
-        return Err(SparseGptError::Shape {
-            what: "kernel positions that divide the columns",
-            expected: cols,
-            found: area,
-        });
-    }
-    if !(options.damping.is_finite() && options.damping >= 0.0) {
-        return Err(SparseGptError::BadOption {
-            option: "damping",
-            found: options.damping,
-            expected: "a number of at least 0",
-        });
-    }
-    if options.block == 0 {
-        return Err(SparseGptError::BadOption {
-            option: "block",
-            found: 0.0,
-            expected: "at least 1",
-        });
-    }
-    match ask {
-        Ask::Count(asked) if asked > weight.len() => {
-            return Err(SparseGptError::TooMany {
-                asked,
-                available: weight.len(),
-            });
-        }
-        Ask::NofM { n, m } if n == 0 || n >= m || m > 32 => {
-            return Err(KernelError::Pattern { n, m }.into());
-        }
-        _ => {}
-    }
-    if positions == 0 {
-        return Err(SparseGptError::NoInputs);
-    }
-    if let Some(index) = weight.iter().position(|w| !w.is_finite()) {
-        return Err(SparseGptError::NotFinite {
-            what: "weight",
-            index,
-            value: weight[index].into(),
-            advice: "check the checkpoint",
-        });
-    }
-    if let Some(index) = gram.iter().position(|sum| !sum.is_finite()) {
-        return Err(SparseGptError::NotFinite {
-            what: "sum of inputs",
-            index,
-            value: gram[index],
-            advice: "check the network's activations on the calibration images",
-        });
-    }
-    Ok(())
-}
-
-/// The mean is that of live inputs: a dead one does not count for the scale.
-fn ridge(problem: &Problem, damping: f64) -> f64 {
-    let diagonal = problem.gram.iter().step_by(problem.cols + 1);
-    let (sum, live) = diagonal
-        .filter(|&&sum| sum != 0.0)
-        .fold((0.0, 0u32), |(sum, live), value| (sum + value, live + 1));
-    damping * sum / f64::from(live.max(1))
-}
-
-/// The weights that are 0 already and go before all others: all of them, or as many as are asked for, from the end.
-fn spent(weight: &[f64], ask: Ask) -> Vec<bool> {
-    let mut spent: Vec<bool> = weight.iter().map(|&w| w == 0.0).collect();
-    if let Ask::Count(asked) = ask {
-        let zeros = spent.iter().filter(|&&zero| zero).count();
-        spent
-            .iter_mut()
-            .filter(|zero| **zero)
-            .take(zeros.saturating_sub(asked))
-            .for_each(|zero| *zero = false);
-    }
-    spent
 }
 
 /// Zeros of each block, at its share of all weights: what rounding leaves over goes on to the next block, so that the sum
@@ -713,17 +459,6 @@ fn score(weight: f64, spent: bool, divisor: f64) -> f64 {
         f64::NEG_INFINITY
     } else {
         weight * weight / divisor
-    }
-}
-
-/// Keeps the `n` largest scores; ties keep the lowest index.
-fn keep_largest(scores: &[f64], n: usize, keep: &mut [bool]) {
-    for (i, keep) in keep.iter_mut().enumerate() {
-        let before = |j: usize| match scores[j].total_cmp(&scores[i]) {
-            std::cmp::Ordering::Equal => j < i,
-            order => order.is_gt(),
-        };
-        *keep = (0..scores.len()).filter(|&j| before(j)).count() < n;
     }
 }
 

@@ -170,10 +170,7 @@ mod tests {
 
     #[test]
     fn a_recipe_is_its_text() {
-        let micro = Recipe::of(
-            catalog::find("micro_unet_s").unwrap(),
-            Some("random_conv"),
-        );
+        let micro = Recipe::of(catalog::find("micro_unet_s").unwrap(), Some("random_conv"));
         let micro = micro.unwrap();
         assert_eq!(
             micro.to_string(),
