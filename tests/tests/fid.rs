@@ -135,7 +135,7 @@ fn bad_input_is_told_what_to_do() {
                 "pt_inception-2015-12-05-6726825d.pth",
                 "https://",
                 "--weights FILE",
-                "micro_resnet20",
+                "random_conv",
             ],
         ),
         (

@@ -119,7 +119,7 @@ fn an_interrupted_evaluation_gives_what_a_whole_one_gives() {
     assert!(whole["value"].as_f64().unwrap() > 0.0, "{whole}");
     let recipe = whole["recipe"].as_str().unwrap();
     assert!(recipe.contains("20 steps (trailing)"), "{recipe}");
-    assert!(recipe.ends_with("features of micro_resnet20"), "{recipe}");
+    assert!(recipe.ends_with("features of random_conv"), "{recipe}");
     // The built-in images of its kind are the default.
     assert_eq!(
         desk.evaluate(&line.replace(" --data micro_generation", ""))["value"],
