@@ -182,7 +182,8 @@ pub static TASKS: [Kind; 14] = [
     },
     Kind {
         name: "sd2_text",
-        version: 1,
+        // 2: the letters of prompts are composed (NFC).
+        version: 2,
         judges: Noise::DOES,
         classes: None,
         images: None,
