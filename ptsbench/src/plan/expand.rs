@@ -257,7 +257,7 @@ impl Plan {
     }
 
     /// Whether a grid reconstructs, or names something that looks at images; what it does not know is said later.
-    fn looks_at_images(&self, grid: &Grid, registry: &dyn Registry) -> bool {
+    pub(super) fn looks_at_images(&self, grid: &Grid, registry: &dyn Registry) -> bool {
         let looks = |facts: Lookup<PartFacts>| facts.is_ok_and(|facts| facts.images);
         !grid.granularity.is_empty()
             || looks(registry.criterion(&grid.criterion))

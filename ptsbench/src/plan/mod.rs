@@ -372,6 +372,15 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
+/// A line under tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footnote {
+    /// The task under whose tables it stands; all tables' where there is none.
+    pub task: Option<String>,
+    /// The line.
+    pub text: String,
+}
+
 /// A cell with its place in the plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
@@ -440,32 +449,41 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The lines under every table: the plan's note and the settings that stand in for the paper's, as overridden.
-    pub fn footnotes(&self) -> Vec<String> {
+    /// The lines under tables: the plan's note and the settings that stand in for the paper's, as overridden. What is of one
+    /// task stands under its tables alone.
+    pub fn footnotes(&self, registry: &dyn Registry) -> Vec<Footnote> {
         let mut lines = Vec::new();
-        if !self.note.is_empty() {
-            lines.push(self.note.clone());
-        }
-        let mut say = |line: String| {
+        let mut say = |task: Option<&str>, text: String| {
+            let line = Footnote {
+                task: task.map(str::to_owned),
+                text,
+            };
             if !lines.contains(&line) {
                 lines.push(line);
             }
         };
+        if !self.note.is_empty() {
+            say(None, self.note.clone());
+        }
         // The plan's own first, and what single grids have instead.
         let tasks = std::iter::once(&self.task).chain(self.grids().map(|grid| self.task(grid)));
         for task in tasks {
-            say(format!("Task {}: {} samples.", task.name, task.samples));
+            let text = format!("Task {}: {} samples.", task.name, task.samples);
+            say(Some(&task.name), text);
         }
-        let own = self.grids().filter_map(|grid| {
+        for grid in self.grids() {
+            let Some(calibration) = self.calibration(grid) else {
+                continue;
+            };
+            if !self.looks_at_images(grid, registry) {
+                continue;
+            }
             let name = &self.task(grid).name;
-            Some((format!(" of {name}"), grid.calibration.as_ref()?))
-        });
-        let shared = self.calibration.iter().map(|plan| (String::new(), plan));
-        for (of, calibration) in shared.chain(own) {
-            say(format!(
-                "Calibration: {} images{of} in batches of {}.",
+            let text = format!(
+                "Calibration: {} images of {name} in batches of {}.",
                 calibration.images, calibration.batch
-            ));
+            );
+            say(Some(name), text);
         }
         for (name, fit) in &self.fit {
             let optimizer = match (fit.optimizer, fit.momentum) {
@@ -478,10 +496,11 @@ impl Plan {
             } else {
                 String::new()
             };
-            lines.push(format!(
+            let text = format!(
                 "Fit `{name}`: {optimizer}, {} steps per unit, learning rate {} (biases {}){stop}.",
                 fit.steps, fit.lr, fit.bias_lr
-            ));
+            );
+            say(None, text);
         }
         lines
     }

@@ -69,7 +69,7 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
 
 /// What stands under every table of a suite.
 fn suite_notes(suite: &Suite<'_>, words: &Words) -> Vec<String> {
-    let mut notes = words.notes(&suite.task.name);
+    let mut notes = words.notes(&[&suite.task.name]);
     let limited = suite
         .records()
         .map(|record| &record.score.counts)

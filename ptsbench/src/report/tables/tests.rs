@@ -519,16 +519,32 @@ fn plan_notes_stand_under_every_table() {
     let published = published().expect("part of the program");
     let words = Words {
         plan: Some("micro".to_owned()),
-        notes: vec!["From the plan.".to_owned()],
+        notes: [
+            (None, "From the plan."),
+            (Some("micro"), "Of micro."),
+            (Some("other"), "Of another."),
+        ]
+        .map(|(task, text)| super::super::Note {
+            task: task.map(str::to_owned),
+            text: text.to_owned(),
+        })
+        .to_vec(),
     };
     let records = fixture::records();
     for suite in suites(&records) {
         for table in tables(&suite, &published, &words) {
-            assert!(
-                table.notes.contains(&"From the plan.".to_owned()),
-                "{}",
-                table.id
-            );
+            for (note, stands) in [
+                ("From the plan.", true),
+                ("Of micro.", true),
+                ("Of another.", false),
+            ] {
+                assert_eq!(
+                    table.notes.contains(&note.to_owned()),
+                    stands,
+                    "{}",
+                    table.id
+                );
+            }
             assert!(
                 table
                     .notes
