@@ -21,7 +21,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::text::{apply, explain, located, suggestion};
-use crate::cell::{BatchNorm, Cell, Fit, Inputs, Key, Part, Pattern, Rule};
+use crate::cell::{BatchNorm, Cell, CorrectionCell, Fit, Inputs, Key, Part, Pattern, Rule};
 use crate::options::Chosen;
 use model_zoo::Grain;
 
@@ -29,6 +29,8 @@ use model_zoo::Grain;
 pub const PRESETS: &[(&str, &str)] = &[
     ("micro", include_str!("../../presets/micro.toml")),
     ("smoke", include_str!("../../presets/smoke.toml")),
+    ("correction", include_str!("../../presets/correction.toml")),
+    ("unet_parts", include_str!("../../presets/unet_parts.toml")),
 ];
 
 /// Bytes of a plan at most.
@@ -43,6 +45,8 @@ pub trait Registry {
     fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>>;
     /// Refuses an N:M pattern that fits no layer of a model.
     fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()>;
+    /// Refuses names and patterns of layers that none of a model's is called by.
+    fn layers_named(&self, model: &str, patterns: &[String]) -> Lookup<()>;
     /// What there is to know of a task.
     fn task(&self, name: &str) -> Lookup<TaskFacts>;
     /// How pictures of a task become inputs of a model; none where they have one form for all.
@@ -272,8 +276,8 @@ pub struct Grid {
     pub granularity: Vec<Grain>,
     /// Where units' inputs come from; `["sparse"]` where absent.
     pub inputs: Option<Vec<Inputs>>,
-    /// Whether Eq. 1 corrects first; `[true]` where absent.
-    pub correction: Option<Vec<bool>>,
+    /// Whether Eq. 1 corrects first, and how; `[true]` where absent.
+    pub correction: Option<Vec<CorrectionCell>>,
     /// Name of the fit preset; may be left out where the plan has one only.
     pub fit: Option<String>,
     /// Seeds of the calibration draw; the plan's where absent.
@@ -399,6 +403,14 @@ pub struct Member {
     pub grid: String,
     /// Its track.
     pub track: Track,
+}
+
+impl Grid {
+    /// What Eq. 1 does.
+    fn corrections(&self) -> Vec<CorrectionCell> {
+        let plain = || vec![CorrectionCell::plain(true)];
+        self.correction.clone().unwrap_or_else(plain)
+    }
 }
 
 impl Plan {

@@ -60,7 +60,7 @@ impl<'a> Group<'a> {
 
     /// The tasks as plans name them.
     pub fn task_names(&self) -> Vec<&str> {
-        let suites = self.tasks.iter().flat_map(|(_, suites)| suites);
+        let suites = self.tasks.values().flatten();
         suites.map(|suite| suite.task.name.as_str()).collect()
     }
 

@@ -48,7 +48,7 @@ pub enum StoreError {
     },
     /// A file of packed records does not exist.
     #[error(
-        "{}: there is no such folder or file{}; name a folder of records, or a file that `ptsbench pack` wrote, with --store",
+        "{}: there is no such folder or file{} (--store takes a folder of records, or a file that `ptsbench pack` wrote)",
         path.display(), did_you_mean(nearest)
     )]
     Absent {

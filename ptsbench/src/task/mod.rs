@@ -239,7 +239,7 @@ static VOC07: &Kind = &TASKS[13];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown task `{name}`{}; the tasks are {}", hint(.name), names())]
+#[error("unknown task `{name}`{} (the tasks are {})", hint(.name), names())]
 pub struct UnknownTask {
     /// What was asked.
     pub name: String,
