@@ -67,6 +67,11 @@ pub struct CorrectionOptions {
 }
 
 impl CorrectionOptions {
+    /// What differs from the defaults, in words.
+    pub fn changed(&self) -> String {
+        options::listed(&options::differing(self))
+    }
+
     /// Whether the layer of this name is corrected.
     pub fn takes(&self, layer: &str) -> bool {
         let named = |pattern: &String| model_zoo::catalog::wildcard(pattern, layer);

@@ -7,7 +7,6 @@ use super::super::suite::{Found, Measured, Model, Suite, allocation, value};
 use super::super::table::{Column, Entry, Table};
 use super::{SPREAD, entry, measured, rate_name, runs};
 use crate::cell::{CorrectionCell, Optimizer, Reconstruction};
-use crate::options;
 use crate::record::Record;
 
 /// Scores by seed.
@@ -128,7 +127,7 @@ fn way(correction: &CorrectionCell) -> (u8, String) {
     match (correction.as_plain(), correction.options()) {
         (Some(false), _) | (_, None) => (0, "none".to_owned()),
         (Some(true), _) => (1, "all of it".to_owned()),
-        (None, Some(changed)) => (2, options::listed(&options::differing(changed))),
+        (None, Some(changed)) => (2, changed.changed()),
     }
 }
 
