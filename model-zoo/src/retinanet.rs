@@ -313,6 +313,22 @@ impl Network for RetinaNet {
 /// The checkpoint's name: that of a ResNet behind `backbone.body.`, `backbone.fpn.levels.0.inner.weight` is
 /// `backbone.fpn.inner_blocks.0.0.weight`, and in a tower `conv.0.conv.weight` is `conv.0.0.weight`.
 pub fn key(path: &str) -> String {
+    named(path, ".0", |place| format!("{place}.0"))
+}
+
+/// The name in torchvision's published file: a level's convolutions have no number of their own, and a tower's are
+/// counted with the ReLU behind each (`conv.2` for `conv.1.0`).
+fn first_key(path: &str) -> String {
+    let place = |place: &str| place.parse::<usize>().map(|place| 2 * place);
+    named(path, "", |name| match place(name) {
+        Ok(place) => place.to_string(),
+        Err(_) => name.to_owned(),
+    })
+}
+
+/// The name of a file in which a level's convolutions end with `level_end`, and the convolution at a place of a tower has
+/// the number that `in_tower` gives.
+fn named(path: &str, level_end: &str, in_tower: impl Fn(&str) -> String) -> String {
     if let Some(rest) = path.strip_prefix("backbone.body.") {
         return format!("backbone.body.{}", resnet::key(rest));
     }
@@ -325,32 +341,14 @@ pub fn key(path: &str) -> String {
             level,
             part @ ("inner" | "layer"),
             rest @ ..,
-        ] => join(&format!("backbone.fpn.{part}_blocks.{level}.0"), rest),
+        ] => join(
+            &format!("backbone.fpn.{part}_blocks.{level}{level_end}"),
+            rest,
+        ),
         ["head", head, "conv", place, "conv", rest @ ..] => {
-            join(&format!("head.{head}.conv.{place}.0"), rest)
+            join(&format!("head.{head}.conv.{}", in_tower(place)), rest)
         }
         _ => path.to_owned(),
-    }
-}
-
-/// The name in torchvision's published file: a level's convolutions have no number of their own, and a tower's are
-/// counted with the ReLU behind each (`conv.2` for `conv.1.0`).
-fn first_key(path: &str) -> String {
-    let names: Vec<&str> = path.split('.').collect();
-    match names.as_slice() {
-        [
-            "backbone",
-            "fpn",
-            "levels",
-            level,
-            part @ ("inner" | "layer"),
-            rest @ ..,
-        ] => join(&format!("backbone.fpn.{part}_blocks.{level}"), rest),
-        ["head", head, "conv", place, "conv", rest @ ..] => match place.parse::<usize>() {
-            Ok(place) => join(&format!("head.{head}.conv.{}", 2 * place), rest),
-            Err(_) => key(path),
-        },
-        _ => key(path),
     }
 }
 

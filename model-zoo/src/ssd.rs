@@ -17,29 +17,13 @@ use burn::tensor::{Device, Tensor};
 use crate::detection::anchors::Priors;
 use crate::inverted_residual::{Expansion, InvertedResidual, InvertedResidualConfig, Keys};
 use crate::layer::{Activation, ConvNormAct, ConvNormActConfig, ConvNormKeys, by_anchor, join};
+use crate::mobilenet_v2;
 use crate::modality::{Boxes, Modality};
 use crate::padded::Padded;
 use crate::unit::{Fixed, Grain, Network, Tap, Unit};
 
 /// Boxes at each place of a map.
 const PRIORS: usize = 6;
-
-/// Channels of MobileNetV2's first convolution.
-const LITE_STEM: usize = 32;
-
-/// Expansion, channels, blocks and stride of MobileNetV2's stages.
-const INVERTED: [(usize, usize, usize, usize); 7] = [
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-];
-
-/// Channels of MobileNetV2's last convolution.
-const LITE_HEAD: usize = 1280;
 
 /// Inner and outer channels of the blocks behind MobileNetV2.
 const LITE_EXTRAS: [[usize; 2]; 4] = [[256, 512], [128, 256], [128, 256], [64, 64]];
@@ -340,7 +324,8 @@ impl Size {
 impl LiteSize {
     /// A network of this size with random weights.
     pub fn init(&self, device: &Device) -> MobileNetV2SsdLite {
-        let scaled = |channels: usize| (channels as f64 * self.width) as usize;
+        let scaled = |channels: f64| (channels * self.width) as usize;
+        let mobilenet_v2::Table { stem, stages, head } = mobilenet_v2::Table::PAPER;
         let conv = |channels, kernel, stride| {
             ConvNormActConfig::new(channels, kernel, stride)
                 .with_activation(Activation::Relu6)
@@ -360,25 +345,26 @@ impl LiteSize {
             }
             .init(device)
         };
-        let stem = scaled(LITE_STEM);
+        let (stem, reduction) = (scaled(stem.0), stem.1);
         let mut channels = stem;
         let mut maps = Vec::new();
         let (mut blocks, mut first) = (Vec::new(), 0);
-        for (stage, (expansion, output, depth, stride)) in INVERTED.into_iter().enumerate() {
+        for (stage, &(expansion, output, depth, stride)) in stages.iter().enumerate() {
             for place in 0..depth {
                 let input = std::mem::replace(&mut channels, scaled(output));
                 let stride = if place == 0 { stride } else { 1 };
                 let expanded = (expansion > 1).then_some(input * expansion);
                 // The last reduction is behind this block's expansion.
-                if (stage, place) == (INVERTED.len() - 2, 0) {
+                if (stage, place) == (stages.len() - 2, 0) {
                     first = blocks.len();
                     maps.extend(expanded);
                 }
                 blocks.push(block([input, channels], expanded, stride));
             }
         }
-        let conv_head = conv([channels, LITE_HEAD], 1, 1);
-        channels = LITE_HEAD;
+        let head = head as usize;
+        let conv_head = conv([channels, head], 1, 1);
+        channels = head;
         maps.push(channels);
         let extras = LITE_EXTRAS.iter().map(|&[inner, output]| {
             let input = std::mem::replace(&mut channels, output);
@@ -398,7 +384,7 @@ impl LiteSize {
             maps.iter().enumerate().map(header).collect()
         };
         Ssd {
-            stem: conv([3, stem], 3, 2),
+            stem: conv([3, stem], 3, reduction),
             blocks,
             conv_head: Some(conv_head),
             extras,

@@ -1,13 +1,13 @@
 //! CLIP's byte-pair tokenizer (Radford et al. 2021), read from the two files that are published with a text encoder,
 //! `vocab.json` and `merges.txt`, and set as Stable Diffusion 2 uses it: 77 tokens, padded with `!`.
 //!
-//! As transformers has it: lower case, words split by a pattern, the bytes of a word as characters, the last with `</w>`,
-//! and pairs merged in the file's order. One thing is not done: text is taken to be composed (NFC), so an accent that
-//! stands behind its letter is a token of its own.
+//! As transformers has it: accents composed with their letters (NFC), lower case, words split by a pattern, the bytes of a
+//! word as characters, the last with `</w>`, and pairs merged in the file's order.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use icu_normalizer::ComposingNormalizerBorrowed;
 use regex::Regex;
 
 use crate::file::{self, Unread};
@@ -156,6 +156,7 @@ impl Tokenizer {
     /// The tokens of a text. What is in no vocabulary becomes the end, as in the reference.
     pub fn encode(&self, text: &str) -> Encoded {
         // Character by character: a sigma has one small letter, wherever it stands.
+        let text = ComposingNormalizerBorrowed::new_nfc().normalize(text);
         let text: String = text.chars().flat_map(char::to_lowercase).collect();
         let mut ids = vec![self.start];
         for word in self.words.find_iter(&text) {
@@ -329,6 +330,11 @@ mod tests {
             ("..'s", &[".", ".", "'</w>", "s</w>"]),
             // Two bytes, one token.
             ("É", &["Ã©</w>"]),
+            // The same with its accent behind it, and a letter that is another one's sign.
+            ("E\u{301}", &["Ã©</w>"]),
+            ("\u{212b}", &["Ã", "¥</w>"]),
+            // Composed first: what lower case takes apart stays so.
+            ("\u{130}", &["i</w>", "Ì", "ĩ</w>"]),
             // A vowel sign is no letter.
             ("क\u{93f}", &["à", "¤", "ķ</w>", "à", "¤", "¿</w>"]),
             // No final sigma.

@@ -2,12 +2,16 @@
 //!
 //! Device, threads, evaluation batch and folders are environment: they are recorded, not hashed.
 
+mod correction;
+
 use model_zoo::Grain;
 use std::collections::BTreeMap;
 
 use kernels::{KernelError, Precision, TileLayout, nm_mask, nm_mask_transposable};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+
+pub use correction::{Calls, CorrectedPart, CorrectionCell, CorrectionOptions, FewKept, Moments};
 
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -292,8 +296,8 @@ pub struct Reconstruction {
     pub granularity: Grain,
     /// Where their inputs come from.
     pub inputs: Inputs,
-    /// Whether Eq. 1 corrects weights and biases first.
-    pub correction: bool,
+    /// Whether Eq. 1 corrects weights and biases first, and how.
+    pub correction: CorrectionCell,
     /// The images that guide it.
     pub calibration: CalibrationCell,
     /// How each piece is fitted.
@@ -431,11 +435,7 @@ impl std::fmt::Display for Cell {
                 Inputs::Dense => "dense",
                 Inputs::Sparse => "sparse",
             };
-            let correction = if reconstruction.correction {
-                "corrected"
-            } else {
-                "uncorrected"
-            };
+            let correction = &reconstruction.correction;
             let seed = reconstruction.calibration.seed;
             write!(f, " {grain} {inputs}-input {correction} seed {seed}")?;
         }
@@ -494,7 +494,7 @@ mod tests {
                     version: 1,
                     granularity: Grain::Layer,
                     inputs: Inputs::Sparse,
-                    correction: true,
+                    correction: CorrectionCell::plain(true),
                     calibration: CalibrationCell {
                         images: 32,
                         batch: 16,
@@ -652,6 +652,28 @@ mod tests {
         let part = &mut other.sparsity.as_mut().unwrap().criterion;
         part.options.clear();
         assert_eq!(other.key(), plain.key());
+    }
+
+    #[test]
+    fn options_of_the_correction_change_the_key() {
+        let mut keys = std::collections::BTreeSet::from([full().key()]);
+        for text in [
+            "false",
+            r#"{"part":"weight"}"#,
+            r#"{"part":"bias"}"#,
+            r#"{"calls":"first"}"#,
+            r#"{"moments":"exact"}"#,
+            r#"{"few_kept":"correct"}"#,
+            r#"{"layers":["head.*"]}"#,
+            r#"{"layers":["head.*","fc"]}"#,
+        ] {
+            let mut cell = full();
+            let fitted = cell.sparsity.as_mut().unwrap().reconstruction.as_mut();
+            fitted.unwrap().correction = serde_json::from_str(text).unwrap();
+            let read: Cell = serde_json::from_str(&cell.canonical()).unwrap();
+            assert_eq!(read, cell);
+            assert!(keys.insert(cell.key()), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The prunable layers of a network: what allocators and criteria see of it.
 
 use model_zoo::LayerKind;
+use model_zoo::catalog::wildcard;
+use model_zoo::misspelt::{did_you_mean, nearest};
 use serde::{Deserialize, Serialize};
 
 /// One prunable layer.
@@ -34,6 +36,44 @@ impl Layer {
         let rows = self.shape[0];
         [rows, self.shape[1..].iter().product()]
     }
+}
+
+/// A name or pattern of layers that a network does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{pattern}` matches no layer of `{model}`{} (`ptsbench inspect {model}` shows its layers)", did_you_mean(.nearest))]
+pub struct NoSuchLayer {
+    /// The network.
+    pub model: String,
+    /// The name or pattern.
+    pub pattern: String,
+    /// The nearest names, and beginnings of names as patterns; best first.
+    pub nearest: Vec<String>,
+}
+
+/// Refuses the first of `patterns` (`*` for any characters, `?` for one) that matches no layer.
+pub fn named(model: &str, layers: &[Layer], patterns: &[String]) -> Result<(), NoSuchLayer> {
+    let matches = |pattern: &str| layers.iter().any(|layer| wildcard(pattern, &layer.path));
+    let Some(pattern) = patterns.iter().find(|pattern| !matches(pattern)) else {
+        return Ok(());
+    };
+    // `backbone.*` and `backbone.layer1.*` of a layer called `backbone.layer1.conv1`.
+    let beginnings = |layer: &Layer| -> Vec<String> {
+        let dots = layer.path.match_indices('.');
+        dots.map(|(at, _)| format!("{}.*", &layer.path[..at]))
+            .collect()
+    };
+    let names = layers.iter().map(|layer| layer.path.clone());
+    let mut known: Vec<String> = match pattern.contains(['*', '?']) {
+        true => layers.iter().flat_map(beginnings).collect(),
+        false => names.collect(),
+    };
+    known.sort();
+    known.dedup();
+    Err(NoSuchLayer {
+        model: model.to_owned(),
+        pattern: pattern.clone(),
+        nearest: nearest(pattern, known),
+    })
 }
 
 /// The prunable layers in the order of the first forward pass, and their weights where they are at hand.
@@ -109,5 +149,39 @@ impl Weights for Loaded {
 
     fn weight(&self, index: usize) -> Option<&[f32]> {
         Some(&self.weights[index])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_patterns_that_match_nothing_are_told_with_the_nearest() {
+        let layer = |path: &str| Layer {
+            path: path.to_owned(),
+            kind: LayerKind::Conv,
+            shape: vec![1, 1, 1, 1],
+            groups: 1,
+            macs: 1,
+        };
+        let layers = ["backbone.body.conv1", "head.conv.0", "fc"].map(layer);
+        let look = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|p| p.to_string()).collect();
+            named("net", &layers, &patterns).map_err(|error| error.to_string())
+        };
+        assert_eq!(look(&[]), Ok(()));
+        assert_eq!(look(&["fc", "*", "head.*", "backbone.body.conv?"]), Ok(()));
+        for (pattern, said) in [
+            (
+                "bakcbone.*",
+                "`bakcbone.*` matches no layer of `net`, did you mean `backbone.*`",
+            ),
+            ("fcc", "did you mean `fc`?"),
+            ("neck.*", "(`ptsbench inspect net` shows its layers)"),
+        ] {
+            let error = look(&["fc", pattern]).unwrap_err();
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

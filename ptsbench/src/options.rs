@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Values of a list that labels show whole.
+const SHOWN: usize = 4;
+
 /// By name.
 pub type Options = BTreeMap<String, Value>;
 
@@ -143,17 +146,30 @@ impl std::fmt::Display for Chosen {
 pub fn write_options(f: &mut std::fmt::Formatter<'_>, options: &Options) -> std::fmt::Result {
     match options.is_empty() {
         true => Ok(()),
-        false => write!(f, " ({})", listed(options)),
+        false => write!(f, " ({})", list(options, shortened)),
+    }
+}
+
+/// A long list by its beginning: a label may name dozens of layers.
+fn shortened(value: &Value) -> String {
+    match value {
+        Value::Array(all) if all.len() > SHOWN => {
+            let first: Vec<String> = all[..2].iter().map(Value::to_string).collect();
+            format!("[{} and {} more]", first.join(","), all.len() - 2)
+        }
+        value => value.to_string(),
     }
 }
 
 /// `a = 1, b = "x"`.
 pub fn listed(options: &Options) -> String {
-    let list: Vec<String> = options
-        .iter()
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    list.join(", ")
+    list(options, Value::to_string)
+}
+
+fn list(options: &Options, text: impl Fn(&Value) -> String) -> String {
+    let pair = |(name, value): (&String, &Value)| format!("{name} = {}", text(value));
+    let pairs: Vec<String> = options.iter().map(pair).collect();
+    pairs.join(", ")
 }
 
 #[cfg(test)]
@@ -217,6 +233,9 @@ mod tests {
             typed.to_string(),
             "few (list = [[64,8],[1,1]], steps = 7, word = \"layer\")"
         );
+        let long: Chosen = "few,list=[1,2,3,4,5]".parse().unwrap();
+        assert_eq!(long.to_string(), "few (list = [1,2 and 3 more])");
+        assert_eq!(listed(&long.options), "list = [1,2,3,4,5]");
         assert!("few,steps".parse::<Chosen>().is_err());
     }
 }

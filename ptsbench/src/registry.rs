@@ -19,7 +19,7 @@ use crate::pipeline::layers_of;
 use crate::plan::{Lookup, PartFacts, Registry, TaskFacts};
 use crate::task::{Sets, find, generate, train};
 use crate::terminal::remark_once;
-use crate::{allocate, criterion, reconstruct, repair};
+use crate::{allocate, criterion, inventory, reconstruct, repair};
 
 /// The program's own registry.
 #[derive(Debug, Default)]
@@ -265,6 +265,15 @@ impl Registry for Zoo {
         }
         let fits = nofm::check(&self.layers(model)?[..], pattern);
         fits.map_err(|error| format!("model `{model}`: {error}").into())
+    }
+
+    fn layers_named(&self, model: &str, patterns: &[String]) -> Lookup<()> {
+        // To know its layers a network is built.
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let layers = self.layers(model)?;
+        Ok(inventory::named(model, &layers, patterns)?)
     }
 
     fn task(&self, name: &str) -> Lookup<TaskFacts> {

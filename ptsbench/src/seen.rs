@@ -14,6 +14,7 @@ use model_zoo::tap::Path;
 use model_zoo::{Bundle, Extents, LayerInfo, LayerKind, Network, Tap, TensorMap, Unit};
 
 use crate::batches::Batches;
+use crate::cell::Calls;
 use crate::interrupt::{self, Interrupted};
 use crate::memory::size;
 use crate::task::TaskError;
@@ -205,11 +206,27 @@ fn gram_bytes(info: &LayerInfo, need: Need) -> u64 {
     }
 }
 
+/// Measures every prunable layer of `network` in all its calls, as [`look_at`] does.
+pub fn look<N: Network, E>(
+    network: &N,
+    batches: &Batches<'_, N::Input>,
+    need: Need,
+    precision: Precision,
+    room: u64,
+    each: &mut dyn FnMut(String, Seen) -> Result<(), E>,
+) -> Result<(), E>
+where
+    E: From<SeenError> + From<TaskError> + From<Interrupted>,
+{
+    look_at(network, Calls::All, batches, need, precision, room, each)
+}
+
 /// Measures every prunable layer of `network` over all batches, in passes of a precision, and hands `each` what it found, in
 /// forward order, by the layer's path in the module. The sums of products take at most `room` bytes at a time: layers that
 /// find no room wait for another pass.
-pub fn look<N: Network, E>(
+pub fn look_at<N: Network, E>(
     network: &N,
+    calls: Calls,
     batches: &Batches<'_, N::Input>,
     need: Need,
     precision: Precision,
@@ -223,6 +240,8 @@ where
     loop {
         let mut look = Look {
             need,
+            calls,
+            met: HashSet::new(),
             precision,
             room,
             path: Path::default(),
@@ -236,6 +255,7 @@ where
             interrupt::check()?;
             let batch = batch?;
             look.extents = batch.extents();
+            look.met.clear();
             network.run(batch, &mut look);
             if let Some(error) = look.error {
                 return Err(error.into());
@@ -255,6 +275,10 @@ where
 /// Measures layers in the network that it runs through: from the first that is not done on, as many as there is room for.
 struct Look<'a> {
     need: Need,
+    /// Which calls of a layer count.
+    calls: Calls,
+    /// Layers that this batch has been to.
+    met: HashSet<String>,
     precision: Precision,
     /// Bytes left.
     room: u64,
@@ -275,6 +299,9 @@ impl Look<'_> {
     fn meet<In: Bundle>(&mut self, info: &LayerInfo, input: &In) -> Result<(), SeenError> {
         let path = self.path.join();
         if self.done.contains(&path) {
+            return Ok(());
+        }
+        if self.calls == Calls::First && !self.met.insert(path.clone()) {
             return Ok(());
         }
         if !self.found.contains_key(&path) {
@@ -466,6 +493,59 @@ mod tests {
             "PTSBENCH_MEMORY",
         ] {
             assert!(error.contains(said), "{error}");
+        }
+    }
+
+    /// One layer on two levels.
+    #[derive(Module, Debug)]
+    struct Shared {
+        head: Linear,
+    }
+
+    impl Network for Shared {
+        type Input = Tensor<2>;
+        type Output = Tensor<2>;
+
+        fn run<T: Tap>(&self, x: Tensor<2>, tap: &mut T) -> Tensor<2> {
+            let first = tap.unit("head", &self.head, x.clone());
+            first + tap.unit("head", &self.head, x * 2.0)
+        }
+
+        fn key(&self, path: &str) -> String {
+            path.to_owned()
+        }
+
+        fn fold(self) -> Self {
+            self
+        }
+    }
+
+    #[test]
+    fn a_shared_layer_is_seen_in_all_calls_or_in_the_first_of_each_batch() {
+        let device = Device::flex();
+        let network = Shared {
+            head: LinearConfig::new(1, 1).init(&device),
+        };
+        let batch =
+            |values: [f32; 2]| Tensor::<2>::from_floats([[values[0]], [values[1]]], &device);
+        let batches = Batches::from(vec![batch([1.0, 2.0]), batch([3.0, 6.0])]);
+        for (calls, mean) in [(Calls::All, 4.5), (Calls::First, 3.0)] {
+            let mut found = Vec::new();
+            let mut each = |_: String, seen: Seen| -> Result<(), FitError> {
+                found.push(seen.sums.means());
+                Ok(())
+            };
+            look_at(
+                &network,
+                calls,
+                &batches,
+                Need::Moments,
+                Precision::F32,
+                0,
+                &mut each,
+            )
+            .unwrap();
+            assert_eq!(found, [vec![mean]], "{calls:?}");
         }
     }
 

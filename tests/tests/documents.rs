@@ -19,7 +19,7 @@ use ptsbench::data::synthetic::generation;
 use ptsbench_tests::{program, workspace_root};
 
 /// What is not run: a part of the command, and why.
-const NOT_RUN: [(&str, &str); 18] = [
+const NOT_RUN: [(&str, &str); 19] = [
     (
         "infer mobilenetv1_ssd",
         "needs the published weights; `detection.rs` draws boxes",
@@ -48,6 +48,10 @@ const NOT_RUN: [(&str, &str); 18] = [
     (
         "ptsbench run micro",
         "hundreds of cells; `make bench-all` runs it",
+    ),
+    (
+        "ptsbench run correction",
+        "half an hour of cells; `pipeline.rs` corrects a small network in each way",
     ),
     (
         "--plan micro",

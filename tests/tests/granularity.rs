@@ -9,7 +9,9 @@ use kernels::Precision;
 use model_zoo::catalog::{self, Spec, Visit};
 use model_zoo::tap::{Bare, Capture, Census};
 use model_zoo::{Classes, Classifier, Grain};
-use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Reconstruction};
+use ptsbench::cell::{
+    BatchNorm, CalibrationCell, CorrectionCell, Fit, Inputs, Optimizer, Reconstruction,
+};
 use ptsbench::inventory::Weights;
 use ptsbench::memory::Memory;
 use ptsbench::pipeline::open_dense;
@@ -126,7 +128,7 @@ impl Visit<Classes> for Compare {
                 version: reconstruct::VERSION,
                 granularity,
                 inputs,
-                correction,
+                correction: CorrectionCell::plain(correction),
                 calibration: CalibrationCell {
                     images: self.effort.images,
                     batch: 64,

@@ -20,8 +20,8 @@ use model_zoo::weights::{self, Container, Named, Source};
 use model_zoo::{Blank, Bundle, Extents, Modality, Network, Of, Padded, Tap, TensorMap, Unit};
 use ptsbench::batches::Batches;
 use ptsbench::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Inputs, Optimizer, Pattern, Reconstruction, Rule,
-    Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, CorrectionCell, Fit, Inputs, Optimizer, Pattern,
+    Reconstruction, Rule, Sparsity, TaskCell,
 };
 use ptsbench::device::{Choice, choose};
 use ptsbench::inventory::Weights;
@@ -63,7 +63,7 @@ fn settings(granularity: Grain) -> Reconstruction {
         version: reconstruct::VERSION,
         granularity,
         inputs: Inputs::Dense,
-        correction: false,
+        correction: CorrectionCell::Off,
         calibration: CalibrationCell {
             images: 2 * BATCHES,
             batch: 2,

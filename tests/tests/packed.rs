@@ -174,7 +174,17 @@ fn nothing_is_packed_that_is_not_whole() {
     fs::create_dir(desk.path("folder.jsonl.gz")).expect("a folder");
     desk.bad("pack folder.jsonl.gz --store records", &["is a folder"]);
     desk.bad("pack a.jsonl.gz --store none", &["no records in none"]);
+    desk.bad(
+        "report --store b.jsonl.gz",
+        &["b.jsonl.gz: there is no such folder or file (--store takes"],
+    );
     desk.good("pack a.jsonl.gz --store records");
+    for command in ["report", "figures", "doctor"] {
+        desk.bad(
+            &format!("{command} --store a.jsnol.gz"),
+            &["a.jsnol.gz: there is no such folder or file, did you mean `a.jsonl.gz`"],
+        );
+    }
     desk.bad(
         "pack a.jsonl.gz --store a.jsonl.gz",
         &["would be overwritten"],

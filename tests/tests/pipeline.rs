@@ -1,19 +1,23 @@
 //! From dense weights to records on the smallest built-in network: every pattern, every way of reconstructing, both
 //! rules, a few steps each.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use kernels::Precision;
 use kernels::plan::{KernelPolicy, Path as Product, PathChoice};
 use model_zoo::Grain;
 use model_zoo::catalog::{self, Spec, Visit};
+use model_zoo::graft::read_params;
 use model_zoo::tap::Census;
 use model_zoo::weights::{Container, Named, Source, write};
 use model_zoo::{Classes, Classifier};
 use ptsbench::allocate::keep_trunc;
-use ptsbench::cell::{BatchNorm, CalibrationCell, Fit, Inputs, Optimizer, Pattern, Reconstruction};
+use ptsbench::cell::{
+    BatchNorm, CalibrationCell, CorrectionCell, Fit, Inputs, Optimizer, Pattern, Reconstruction,
+};
 use ptsbench::device::{Choice, choose};
 use ptsbench::inventory::{Loaded, Weights};
 use ptsbench::memory::Memory;
@@ -243,7 +247,7 @@ fn settings(granularity: Grain, inputs: Inputs, correction: bool) -> Reconstruct
         version: reconstruct::VERSION,
         granularity,
         inputs,
-        correction,
+        correction: CorrectionCell::plain(correction),
         calibration: CalibrationCell {
             images: IMAGES,
             batch: BATCH,
@@ -326,8 +330,11 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
                     };
                     let sparse = subject.sparse(&masks);
                     let pruned = output_error(&sparse, subject.dense, &fresh);
-                    let corrected =
-                        output_error(&work.correct(sparse).unwrap(), subject.dense, &fresh);
+                    let corrected = output_error(
+                        &work.correct(sparse, &Default::default()).unwrap(),
+                        subject.dense,
+                        &fresh,
+                    );
                     println!("{allocator} {rate}: {pruned:.3} pruned, {corrected:.3} corrected");
                     without += pruned / 15.0;
                     with += corrected / 15.0;
@@ -338,6 +345,64 @@ fn correction_brings_the_whole_network_nearer_to_the_dense_one() {
         }
     }
     look(Correction);
+}
+
+/// Each option of the correction touches what it names and nothing else.
+#[test]
+fn parts_and_layers_of_the_correction_are_what_they_say() {
+    struct Parts;
+    impl Look for Parts {
+        type Out = ();
+        fn look<N>(self, subject: Subject<'_, N>)
+        where
+            N: Classifier,
+        {
+            let masks = subject.masks("l2norm", 0.8);
+            let batches = subject.batches(0);
+            let progress = Progress::new(1, Mode::Quiet);
+            let work = Work {
+                dense: subject.dense,
+                census: subject.census,
+                masks: &masks,
+                batches: &batches.into(),
+                memory: Memory::of_machine(),
+                device: subject.device,
+                precision: Precision::F32,
+                checkpoints: None,
+                progress: &progress,
+            };
+            let sparse = subject.sparse(&masks).materialize();
+            let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
+            // Which parameters a correction moves, by their paths.
+            let moved = |options: &str| -> BTreeSet<String> {
+                let options = serde_json::from_str(options).unwrap();
+                let corrected = work.correct(subject.sparse(&masks), &options).unwrap();
+                let new = read_params(&corrected.materialize()).into_iter();
+                new.filter(|(path, data)| old[path] != *data)
+                    .map(|(path, _)| path)
+                    .collect()
+            };
+            let both = moved("{}");
+            let of = |ending: &str| -> BTreeSet<String> {
+                let of = both.iter().filter(|path| path.ends_with(ending));
+                of.cloned().collect()
+            };
+            let (weights, biases) = (of(".weight"), of(".bias"));
+            assert!(!weights.is_empty() && !biases.is_empty());
+            assert_eq!(weights.len() + biases.len(), both.len());
+            assert_eq!(moved(r#"{"part":"weight"}"#), weights);
+            assert_eq!(moved(r#"{"part":"bias"}"#), biases);
+            let some = moved(r#"{"layers":["layer2.*"]}"#);
+            let sites = subject::sites(subject.dense, subject.census);
+            let sites = sites.iter().filter(|site| site.key.starts_with("layer2."));
+            let modules: Vec<String> = sites.map(|site| format!("{}.", site.module)).collect();
+            let inside = |path: &&String| modules.iter().any(|module| path.starts_with(module));
+            let inside: BTreeSet<String> = both.iter().filter(inside).cloned().collect();
+            assert!(!some.is_empty() && some.len() < both.len());
+            assert_eq!(some, inside);
+        }
+    }
+    look(Parts);
 }
 
 #[test]

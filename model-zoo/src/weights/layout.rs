@@ -356,6 +356,57 @@ mod tests {
         spec.open(&Device::flex(), First);
     }
 
+    /// The names are mmdetection's own; the values would fit but for P6, which reads another map.
+    #[test]
+    fn mmdetections_retinanet_is_refused_as_another_network() {
+        struct Theirs;
+        impl<M: Modality> Visit<M> for Theirs {
+            type Out = String;
+            fn visit<N: Of<M>>(self, _: &'static Spec, network: N) -> String {
+                let memory = Memory::of(&network).renamed(|key| {
+                    let mut name = key.replace("backbone.body.", "backbone.");
+                    for (ours, theirs) in [
+                        (
+                            "head.classification_head.cls_logits",
+                            "bbox_head.retina_cls",
+                        ),
+                        ("head.regression_head.bbox_reg", "bbox_head.retina_reg"),
+                        ("head.classification_head.conv.", "bbox_head.cls_convs."),
+                        ("head.regression_head.conv.", "bbox_head.reg_convs."),
+                        ("backbone.fpn.inner_blocks.", "neck.lateral_convs."),
+                        ("backbone.fpn.layer_blocks.", "neck.fpn_convs."),
+                        ("backbone.fpn.extra_blocks.p6.", "neck.fpn_convs.3.0."),
+                        ("backbone.fpn.extra_blocks.p7.", "neck.fpn_convs.4.0."),
+                    ] {
+                        name = name.replace(ours, theirs);
+                    }
+                    match name.starts_with("neck.") || name.contains("_convs.") {
+                        true => name
+                            .replace(".0.weight", ".conv.weight")
+                            .replace(".0.bias", ".conv.bias"),
+                        false => name,
+                    }
+                });
+                for key in [
+                    "neck.fpn_convs.4.conv.bias",
+                    "bbox_head.cls_convs.1.conv.weight",
+                ] {
+                    assert!(memory.0.contains_key(key), "{key}");
+                }
+                load_network(network, &memory).unwrap_err().to_string()
+            }
+        }
+        let spec = catalog::find("tiny_retinanet").unwrap();
+        let error = spec.open(&Device::flex(), Theirs);
+        for said in [
+            "mmdetection's",
+            "P6 of the backbone's last stage",
+            "torchvision's weights",
+        ] {
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
     #[test]
     fn timms_vgg_is_read() {
         let rename = |key: &str| {

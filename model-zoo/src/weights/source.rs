@@ -34,6 +34,13 @@ const LAYOUTS: [(&str, &str); 4] = [
     ("stem.conv1.norm.", "the detectron2 layout"),
 ];
 
+/// Marks of files whose network is another one than the name suggests: other keys would not make it ours.
+const OTHERS: [(&str, &str); 1] = [(
+    "bbox_head.retina_",
+    "the file is mmdetection's, whose RetinaNet is another network: it makes P6 of the backbone's last stage and not of P5, \
+     P7 of P6 without a ReLU, and counts no background among its classes; take torchvision's weights",
+)];
+
 /// Tensors by key, wherever they come from.
 pub trait Source {
     /// The file, or whatever a message should name.
@@ -353,6 +360,11 @@ fn hint(wanted: &HashSet<&str>, extra: &[String]) -> String {
             return format!(
                 "the file's keys carry the prefix `{wrapper}` of a wrapper: save the model inside it"
             );
+        }
+    }
+    for (mark, why) in OTHERS {
+        if extra.iter().any(|key| key.contains(mark)) {
+            return why.to_owned();
         }
     }
     for (mark, layout) in LAYOUTS {

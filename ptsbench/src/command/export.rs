@@ -10,8 +10,8 @@ use kernels::plan::KernelPolicy;
 use super::target;
 use crate::allocate::{self, Rate};
 use crate::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Inputs, Pattern, Reconstruction, Rule, Sparsity,
-    TaskCell,
+    BatchNorm, CalibrationCell, Cell, CorrectionCell, Fit, Inputs, Pattern, Reconstruction, Rule,
+    Sparsity, TaskCell,
 };
 use crate::criterion;
 use crate::device::{self, Choice};
@@ -302,7 +302,7 @@ fn sparsity(
             version: registry.reconstruction_version(),
             granularity,
             inputs: args.inputs,
-            correction: !args.no_correction,
+            correction: CorrectionCell::plain(!args.no_correction),
             calibration: calibration.clone(),
             fit: fit(args)?,
         }),

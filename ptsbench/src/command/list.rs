@@ -1,6 +1,7 @@
 //! `ptsbench list`: what there is to choose from.
 
 mod layout;
+mod paper;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,9 @@ pub struct Args {
     /// Only networks of this family, such as vit (with `list models`)
     #[arg(long, value_name = "NAME")]
     pub family: Option<String>,
+    /// The networks of the paper's Table 1, each with the one that stands for it here (with `list models`)
+    #[arg(long)]
+    pub paper: bool,
     /// Print JSON; for networks, also where their weights come from, their licence and preprocessing
     #[arg(long)]
     pub json: bool,
@@ -80,7 +84,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             families.join(", ")
         );
     }
-    let mut rows = rows(args.what, args.family.as_deref())?;
+    anyhow::ensure!(
+        args.what == What::Models || !args.paper,
+        "--paper is for `ptsbench list models`"
+    );
+    let mut rows = match args.paper {
+        true => paper::rows(args.family.as_deref())?,
+        false => rows(args.what, args.family.as_deref())?,
+    };
     let column = rows.0[0];
     rows.1
         .retain(|row| catalog::wildcard(&args.pattern, &row[0]));
@@ -92,7 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     if args.json {
         let described = |row: &Vec<String>| {
             let mut value = object(&rows.0, row);
-            if let (What::Models, Value::Object(map)) = (args.what, &mut value) {
+            if let (What::Models, false, Value::Object(map)) = (args.what, args.paper, &mut value) {
                 map.extend(published(&row[0]));
             }
             value
@@ -107,6 +118,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 "left out because the terminal is narrow: {} (--json shows all)",
                 left_out.join(", ")
             );
+        }
+        if args.paper {
+            note!("{}", paper::summary(&rows.1));
         }
     }
     Ok(())

@@ -88,8 +88,8 @@ pub fn show(args: &Args, registry: &dyn Registry, out: &mut impl Write) -> anyho
     }
 
     writeln!(out, "{}: {}", plan.name, plan.title)?;
-    for line in plan.footnotes() {
-        writeln!(out, "{line}")?;
+    for line in plan.footnotes(registry) {
+        writeln!(out, "{}", line.text)?;
     }
     writeln!(out)?;
     let labels: Vec<String> = rows.iter().map(|(_, p)| p.cell.to_string()).collect();

@@ -9,10 +9,10 @@ use model_zoo::catalog;
 use super::{target, tell_broken};
 use crate::cell::{Key, Pattern};
 use crate::options::Chosen;
-use crate::plan::{Lookup, PartFacts, Plan, Registry, TaskFacts};
+use crate::plan::{Footnote, Lookup, PartFacts, Plan, Registry, TaskFacts};
 use crate::record::Record;
 use crate::registry::Zoo;
-use crate::report::{self, ReportError, Words};
+use crate::report::{self, Note, ReportError, Words};
 use crate::store::packed::{self, Source};
 use crate::store::{Contents, State};
 use crate::task;
@@ -155,8 +155,9 @@ impl Selection {
         };
         let mut plan = Plan::load(name, &self.set)?;
         plan.full |= self.full;
+        let registry = Recorded::new(&contents.records)?;
         let keys: BTreeSet<_> = plan
-            .expand(&Recorded::new(&contents.records)?)?
+            .expand(&registry)?
             .into_iter()
             .map(|planned| planned.key)
             .collect();
@@ -173,13 +174,19 @@ impl Selection {
             records: report::of_plan(records, name, &keys)?,
             words: Words {
                 plan: Some(named),
-                notes: plan.footnotes(),
+                notes: notes(plan.footnotes(&registry)),
             },
             source,
             broken: broken.iter().filter(|(key, _)| keys.contains(key)).count(),
             absent,
         })
     }
+}
+
+/// A plan's lines as tables have them.
+fn notes(footnotes: Vec<Footnote>) -> Vec<Note> {
+    let note = |Footnote { task, text }| Note { task, text };
+    footnotes.into_iter().map(note).collect()
 }
 
 /// The cells of a plan that have no record, in words: how many, and why where there is a reason.
@@ -318,6 +325,11 @@ impl Registry for Recorded {
 
     fn fits(&self, _: &str, _: Pattern) -> Lookup<()> {
         // What was measured did fit.
+        Ok(())
+    }
+
+    fn layers_named(&self, _: &str, _: &[String]) -> Lookup<()> {
+        // What was measured had them.
         Ok(())
     }
 

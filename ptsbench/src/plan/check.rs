@@ -143,7 +143,14 @@ impl Plan {
             ));
         }
         distinct("inputs", grid.inputs.as_deref().unwrap_or_default())?;
-        distinct("correction", grid.correction.as_deref().unwrap_or_default())?;
+        let corrections = grid.correction.as_deref().unwrap_or_default();
+        let mut places = corrections.iter().enumerate();
+        if let Some((_, twice)) = places.find(|(place, one)| corrections[..*place].contains(one)) {
+            return Err(format!(
+                "correction lists {} twice; remove one",
+                twice.canonical()
+            ));
+        }
         distinct("seeds", self.seeds(grid))?;
         if !grid.granularity.is_empty() {
             self.fit(grid)?;

@@ -10,7 +10,7 @@ use super::{
     CalibrationPlan, Grid, Lookup, Member, PartFacts, Plan, PlanError, Planned, Registry, TaskFacts,
 };
 use crate::cell::{
-    CalibrationCell, Cell, Inputs, Key, Pattern, Reconstruction, Sparsity, TaskCell,
+    CalibrationCell, Cell, CorrectionCell, Inputs, Key, Pattern, Reconstruction, Sparsity, TaskCell,
 };
 use crate::options::Chosen;
 
@@ -95,6 +95,13 @@ impl Plan {
                         let fits = registry.fits(&model, amount.0);
                         fits.map_err(lookup(place()))?;
                     }
+                    for correction in grid.correction.iter().flatten() {
+                        let options = correction.options();
+                        let layers = options.map_or(&[][..], |options| &options.layers);
+                        let place = format!("[[grid]] `{}`: correction.layers", grid.name);
+                        let named = registry.layers_named(&model, layers);
+                        named.map_err(lookup(place))?;
+                    }
                 }
                 dense.push((cell(None), member.clone()));
                 for sparsity in &sparsities {
@@ -153,7 +160,11 @@ impl Plan {
             });
         }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
-        if criterion.moves && reconstructions.iter().any(|r| r.correction) {
+        if criterion.moves
+            && reconstructions
+                .iter()
+                .any(|r| r.correction != CorrectionCell::Off)
+        {
             return Err(self.invalid(format!(
                 "[[grid]] `{}`: `{}` moves the weights that stay, and the correction would put dense ones back; use correction = [false]",
                 grid.name, grid.criterion.name
@@ -257,7 +268,7 @@ impl Plan {
     }
 
     /// Whether a grid reconstructs, or names something that looks at images; what it does not know is said later.
-    fn looks_at_images(&self, grid: &Grid, registry: &dyn Registry) -> bool {
+    pub(super) fn looks_at_images(&self, grid: &Grid, registry: &dyn Registry) -> bool {
         let looks = |facts: Lookup<PartFacts>| facts.is_ok_and(|facts| facts.images);
         !grid.granularity.is_empty()
             || looks(registry.criterion(&grid.criterion))
@@ -301,13 +312,13 @@ impl Plan {
         for &granularity in &grid.granularity {
             let fit = self.fit(grid).map_err(|why| self.invalid(why))?;
             for &inputs in grid.inputs.as_deref().unwrap_or(&[Inputs::Sparse]) {
-                for &correction in grid.correction.as_deref().unwrap_or(&[true]) {
+                for correction in grid.corrections() {
                     for &seed in self.seeds(grid) {
                         all.push(Reconstruction {
                             version: registry.reconstruction_version(),
                             granularity,
                             inputs,
-                            correction,
+                            correction: correction.clone(),
                             calibration: self.calibration_cell(grid, calibration, seed, lists),
                             fit: fit.clone(),
                         });

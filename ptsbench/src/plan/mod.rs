@@ -21,7 +21,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use self::text::{apply, explain, located, suggestion};
-use crate::cell::{BatchNorm, Cell, Fit, Inputs, Key, Part, Pattern, Rule};
+use crate::cell::{BatchNorm, Cell, CorrectionCell, Fit, Inputs, Key, Part, Pattern, Rule};
 use crate::options::Chosen;
 use model_zoo::Grain;
 
@@ -29,6 +29,8 @@ use model_zoo::Grain;
 pub const PRESETS: &[(&str, &str)] = &[
     ("micro", include_str!("../../presets/micro.toml")),
     ("smoke", include_str!("../../presets/smoke.toml")),
+    ("correction", include_str!("../../presets/correction.toml")),
+    ("unet_parts", include_str!("../../presets/unet_parts.toml")),
 ];
 
 /// Bytes of a plan at most.
@@ -43,6 +45,8 @@ pub trait Registry {
     fn models_matching(&self, glob: &str, task: &str) -> Lookup<Vec<String>>;
     /// Refuses an N:M pattern that fits no layer of a model.
     fn fits(&self, model: &str, pattern: Pattern) -> Lookup<()>;
+    /// Refuses names and patterns of layers that none of a model's is called by.
+    fn layers_named(&self, model: &str, patterns: &[String]) -> Lookup<()>;
     /// What there is to know of a task.
     fn task(&self, name: &str) -> Lookup<TaskFacts>;
     /// How pictures of a task become inputs of a model; none where they have one form for all.
@@ -272,8 +276,8 @@ pub struct Grid {
     pub granularity: Vec<Grain>,
     /// Where units' inputs come from; `["sparse"]` where absent.
     pub inputs: Option<Vec<Inputs>>,
-    /// Whether Eq. 1 corrects first; `[true]` where absent.
-    pub correction: Option<Vec<bool>>,
+    /// Whether Eq. 1 corrects first, and how; `[true]` where absent.
+    pub correction: Option<Vec<CorrectionCell>>,
     /// Name of the fit preset; may be left out where the plan has one only.
     pub fit: Option<String>,
     /// Seeds of the calibration draw; the plan's where absent.
@@ -372,6 +376,15 @@ impl<'de> Deserialize<'de> for Amount {
     }
 }
 
+/// A line under tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footnote {
+    /// The task under whose tables it stands; all tables' where there is none.
+    pub task: Option<String>,
+    /// The line.
+    pub text: String,
+}
+
 /// A cell with its place in the plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
@@ -390,6 +403,14 @@ pub struct Member {
     pub grid: String,
     /// Its track.
     pub track: Track,
+}
+
+impl Grid {
+    /// What Eq. 1 does.
+    fn corrections(&self) -> Vec<CorrectionCell> {
+        let plain = || vec![CorrectionCell::plain(true)];
+        self.correction.clone().unwrap_or_else(plain)
+    }
 }
 
 impl Plan {
@@ -440,32 +461,41 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The lines under every table: the plan's note and the settings that stand in for the paper's, as overridden.
-    pub fn footnotes(&self) -> Vec<String> {
+    /// The lines under tables: the plan's note and the settings that stand in for the paper's, as overridden. What is of one
+    /// task stands under its tables alone.
+    pub fn footnotes(&self, registry: &dyn Registry) -> Vec<Footnote> {
         let mut lines = Vec::new();
-        if !self.note.is_empty() {
-            lines.push(self.note.clone());
-        }
-        let mut say = |line: String| {
+        let mut say = |task: Option<&str>, text: String| {
+            let line = Footnote {
+                task: task.map(str::to_owned),
+                text,
+            };
             if !lines.contains(&line) {
                 lines.push(line);
             }
         };
+        if !self.note.is_empty() {
+            say(None, self.note.clone());
+        }
         // The plan's own first, and what single grids have instead.
         let tasks = std::iter::once(&self.task).chain(self.grids().map(|grid| self.task(grid)));
         for task in tasks {
-            say(format!("Task {}: {} samples.", task.name, task.samples));
+            let text = format!("Task {}: {} samples.", task.name, task.samples);
+            say(Some(&task.name), text);
         }
-        let own = self.grids().filter_map(|grid| {
+        for grid in self.grids() {
+            let Some(calibration) = self.calibration(grid) else {
+                continue;
+            };
+            if !self.looks_at_images(grid, registry) {
+                continue;
+            }
             let name = &self.task(grid).name;
-            Some((format!(" of {name}"), grid.calibration.as_ref()?))
-        });
-        let shared = self.calibration.iter().map(|plan| (String::new(), plan));
-        for (of, calibration) in shared.chain(own) {
-            say(format!(
-                "Calibration: {} images{of} in batches of {}.",
+            let text = format!(
+                "Calibration: {} images of {name} in batches of {}.",
                 calibration.images, calibration.batch
-            ));
+            );
+            say(Some(name), text);
         }
         for (name, fit) in &self.fit {
             let optimizer = match (fit.optimizer, fit.momentum) {
@@ -478,10 +508,11 @@ impl Plan {
             } else {
                 String::new()
             };
-            lines.push(format!(
+            let text = format!(
                 "Fit `{name}`: {optimizer}, {} steps per unit, learning rate {} (biases {}){stop}.",
                 fit.steps, fit.lr, fit.bias_lr
-            ));
+            );
+            say(None, text);
         }
         lines
     }

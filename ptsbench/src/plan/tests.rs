@@ -43,6 +43,14 @@ impl Registry for Fake {
             _ => Ok(()),
         }
     }
+    fn layers_named(&self, model: &str, patterns: &[String]) -> Lookup<()> {
+        let wrong = patterns
+            .iter()
+            .find(|pattern| !pattern.starts_with("layer1"));
+        wrong.map_or(Ok(()), |wrong| {
+            Err(format!("{wrong} is nothing of {model}").into())
+        })
+    }
     fn task(&self, name: &str) -> Lookup<TaskFacts> {
         let facts = |data| TaskFacts {
             version: 3,
@@ -147,15 +155,22 @@ granularity = ["layer"]
     let calibration = fitted.next().unwrap();
     assert_eq!((calibration.images, calibration.batch), (6, 2));
     assert_eq!(calibration.list, Some(format!("{:064x}", 6)));
-    let notes = plan.footnotes();
-    for note in [
-        "Task micro: 100 samples.",
-        "Task files: 7 samples.",
-        "Calibration: 8 images in batches of 4.",
-        "Calibration: 6 images of files in batches of 2.",
-    ] {
-        assert!(notes.iter().any(|line| line == note), "{note}: {notes:?}");
-    }
+    let notes = plan.footnotes(&Fake);
+    let lines = |task: &str| -> Vec<&str> {
+        let of_task = notes
+            .iter()
+            .filter(|line| line.task.as_deref() == Some(task));
+        of_task.map(|line| line.text.as_str()).collect()
+    };
+    // The first grid looks at no image, so that the plan's calibration says nothing.
+    assert_eq!(lines("micro"), ["Task micro: 100 samples."]);
+    assert_eq!(
+        lines("files"),
+        [
+            "Task files: 7 samples.",
+            "Calibration: 6 images of files in batches of 2."
+        ]
+    );
     for (from, to, said) in [
         (
             "samples = 7",
@@ -418,6 +433,76 @@ fn what_makes_no_sense_is_refused_with_the_remedy() {
     assert!(error(&renamed).contains("[[grid]] `second` repeats `first`"));
 }
 
+#[test]
+fn a_correction_may_have_options_and_those_that_it_does_not_take_have_their_place() {
+    let with = |axis: &str| format!("{SMALL}granularity = [\"layer\"]\ncorrection = {axis}\n");
+    let plan = parse(&with(
+        "[true, { part = \"bias\" }, { layers = [\"layer1.*\"] }]",
+    ))
+    .unwrap();
+    let found = labels(&plan);
+    for label in [
+        "micro_resnet8 erk 0.5 layer sparse-input corrected seed 0",
+        "micro_resnet8 erk 0.5 layer sparse-input corrected (part = \"bias\") seed 0",
+        "micro_resnet8 2:4 layer sparse-input corrected (layers = [\"layer1.*\"]) seed 0",
+    ] {
+        assert!(
+            found.iter().any(|known| known == label),
+            "{label}: {found:?}"
+        );
+    }
+    for (axis, said) in [
+        (
+            "[{ part = \"wieght\" }]",
+            "small.toml:24:24: part = \"wieght\", did you mean `weight`? (part takes both, weight, bias)",
+        ),
+        (
+            "[{ prat = \"bias\" }]",
+            "24:17: unknown key `prat`, did you mean `part`?",
+        ),
+        ("[{ layers = [] }]", "layers is empty"),
+        ("[\"yes\"]", "expected true, false, or a table such as"),
+        ("[true, { part = \"both\" }]", "correction lists true twice"),
+        (
+            "[{ layers = [\"layre1\"] }]",
+            "[[grid]] `first`: correction.layers: layre1 is nothing of micro_resnet8",
+        ),
+    ] {
+        let message = error(&with(axis));
+        assert!(message.contains(said), "{axis}: {message}");
+    }
+    // A solver's weights would be undone by any of them.
+    let solved = with("[{ part = \"bias\" }]")
+        .replace("allocators =", "criterion = \"sparsegpt\"\nallocators =");
+    assert!(error(&solved).contains("use correction = [false]"));
+}
+
+/// Each part of the UNet is what its list leaves.
+#[test]
+fn the_plan_of_parts_names_all_layers_outside_each() {
+    let plan = Plan::load("unet_parts", &[]).unwrap();
+    let layers = crate::pipeline::layers_of("micro_unet_s").unwrap();
+    let layers: std::collections::BTreeSet<String> =
+        layers.into_iter().map(|layer| layer.path).collect();
+    let part = |name: &str| {
+        let grid = plan.grid.iter().find(|grid| grid.name == name).unwrap();
+        let dense = &grid.allocators[0].options["dense"];
+        let dense: std::collections::BTreeSet<String> =
+            serde_json::from_value(dense.clone()).unwrap();
+        assert!(dense.is_subset(&layers), "{name}: {dense:?}");
+        layers.difference(&dense).cloned().collect::<Vec<_>>()
+    };
+    let (attention, convolutions) = (part("attention"), part("convolutions"));
+    let in_attention = |layer: &&String| layer.contains(".attentions.");
+    let of_time = |layer: &&String| layer.contains("time_emb");
+    assert_eq!(attention.len(), layers.iter().filter(in_attention).count());
+    assert!(attention.iter().all(|layer| in_attention(&layer)));
+    let others = layers
+        .iter()
+        .filter(|layer| !in_attention(layer) && !of_time(layer));
+    assert_eq!(convolutions, others.cloned().collect::<Vec<_>>());
+}
+
 /// An empty axis would drop cells, or be taken for an absent one.
 #[test]
 fn every_empty_axis_is_refused_by_its_name() {
@@ -500,7 +585,7 @@ fn an_override_that_fits_nothing_is_refused_with_the_nearest() {
 fn an_unknown_plan_names_the_presets() {
     let message = Plan::load("mirco", &[]).unwrap_err().to_string();
     assert!(
-        message.contains("did you mean `micro`? (presets: micro, smoke)"),
+        message.contains("did you mean `micro`? (presets: micro, smoke, correction, unet_parts)"),
         "{message}"
     );
     let message = Plan::load(".", &[]).unwrap_err().to_string();
@@ -509,10 +594,12 @@ fn an_unknown_plan_names_the_presets() {
 
 #[test]
 fn footnotes_follow_overrides() {
-    let lines = set("fit.few.steps=9").unwrap().footnotes().join("\n");
+    let lines = set("fit.few.steps=9").unwrap().footnotes(&Fake);
     assert!(
-        lines.contains("Fit `few`: Adam, 9 steps per unit"),
-        "{lines}"
+        lines.iter().any(
+            |line| line.text.contains("Fit `few`: Adam, 9 steps per unit") && line.task.is_none()
+        ),
+        "{lines:?}"
     );
 }
 

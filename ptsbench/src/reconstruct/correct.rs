@@ -11,6 +11,7 @@
 
 use kernels::BitMask;
 
+use crate::cell::{CorrectionOptions, FewKept, Moments};
 use crate::statistics::{Deviation, deviation, mean, variance};
 
 /// How lambda and the shift are found.
@@ -45,6 +46,19 @@ impl Default for Correction {
             guard: true,
             epsilon: 1e-9,
             deviation: Deviation::Population,
+        }
+    }
+}
+
+impl From<&CorrectionOptions> for Correction {
+    fn from(options: &CorrectionOptions) -> Self {
+        Self {
+            mode: match options.moments {
+                Moments::Table => Mode::Table,
+                Moments::Exact => Mode::Exact,
+            },
+            guard: options.few_kept == FewKept::Leave,
+            ..Self::default()
         }
     }
 }
@@ -235,6 +249,17 @@ mod tests {
         assert!(open.lambda[0] > 1e8);
         assert_eq!(open.weight[..2], [0.0, 0.0]);
         assert_eq!(open.lambda[2], guarded.lambda[2]);
+    }
+
+    #[test]
+    fn options_are_those_of_the_cell() {
+        let settings = |text: &str| {
+            let options: CorrectionOptions = serde_json::from_str(text).unwrap();
+            Correction::from(&options)
+        };
+        assert_eq!(settings("{}"), Correction::default());
+        assert_eq!(settings(r#"{"moments":"exact"}"#).mode, Mode::Exact);
+        assert!(!settings(r#"{"few_kept":"correct"}"#).guard);
     }
 
     #[test]

@@ -19,14 +19,14 @@ use model_zoo::weights::WeightError;
 use model_zoo::{Bundle, Extents, Network};
 
 use crate::batches::Batches;
-use crate::cell::{Inputs, Reconstruction};
+use crate::cell::{CorrectedPart, CorrectionCell, CorrectionOptions, Inputs, Reconstruction};
 use crate::interrupt::{self, Interrupted};
 use crate::inventory::Weights;
 use crate::memory::{Memory, size};
 use crate::progress::Progress;
 use crate::record::UnitOutcome;
 use crate::seed::Seed;
-use crate::seen::{Need, Seen, SeenError, look};
+use crate::seen::{Need, Seen, SeenError, look_at};
 use crate::select::Masks;
 use crate::subject;
 use crate::task::TaskError;
@@ -112,8 +112,8 @@ impl<N: Network> Work<'_, N> {
         mut sparse: N,
         settings: &Reconstruction,
     ) -> Result<(N, Vec<UnitOutcome>), FitError> {
-        if settings.correction {
-            sparse = self.correct(sparse)?;
+        if let CorrectionCell::On(options) = &settings.correction {
+            sparse = self.correct(sparse, options)?;
         }
         let units = self.census.units(settings.granularity);
         let one = self.batches.get(0)?.first();
@@ -155,26 +155,30 @@ impl<N: Network> Work<'_, N> {
         Ok((sparse, outcomes))
     }
 
-    /// Eq. 1: weights first, then biases or the norms' shifts, every layer from the dense network's inputs, all its calls
-    /// together.
-    pub fn correct(&self, sparse: N) -> Result<N, FitError> {
+    /// Eq. 1: weights first, then biases or the norms' shifts, every layer from the dense network's inputs.
+    pub fn correct(&self, sparse: N, options: &CorrectionOptions) -> Result<N, FitError> {
+        let (of_weights, of_biases) = (
+            options.part != CorrectedPart::Bias,
+            options.part != CorrectedPart::Weight,
+        );
         let mut seen = HashMap::new();
-        let mut keep = |path: String, found: Seen| -> Result<(), FitError> {
-            seen.insert(path, found);
-            Ok(())
-        };
-        let room = self.memory.for_results();
-        let need = Need::Moments;
-        look(
-            self.dense,
-            self.batches,
-            need,
-            self.precision,
-            room,
-            &mut keep,
-        )?;
         let mut scales = Scales::default();
-        self.dense.run(self.batches.get(0)?.first(), &mut scales);
+        if of_biases {
+            let mut keep = |path: String, found: Seen| -> Result<(), FitError> {
+                seen.insert(path, found);
+                Ok(())
+            };
+            look_at(
+                self.dense,
+                options.calls,
+                self.batches,
+                Need::Moments,
+                self.precision,
+                self.memory.for_results(),
+                &mut keep,
+            )?;
+            self.dense.run(self.batches.get(0)?.first(), &mut scales);
+        }
         let old: HashMap<String, TensorData> = read_params(&sparse).into_iter().collect();
         let weights = subject::weights(self.dense, self.census);
         let (mut corrected, mut shifts) = (HashMap::new(), HashMap::new());
@@ -183,9 +187,17 @@ impl<N: Network> Work<'_, N> {
             else {
                 continue;
             };
-            let new = correct_weight(weight, mask, Correction::default())
-                .expect("a mask has the size of its weight");
-            let new: Vec<f32> = new.weight.into_iter().map(|w| w as f32).collect();
+            if !options.takes(&site.key) {
+                continue;
+            }
+            let new: Vec<f32> = if of_weights {
+                let new = correct_weight(weight, mask, Correction::from(options))
+                    .expect("a mask has the size of its weight");
+                new.weight.into_iter().map(|w| w as f32).collect()
+            } else {
+                let kept = mask.to_keep().into_iter().zip(weight);
+                kept.map(|(keep, &w)| if keep { w } else { 0.0 }).collect()
+            };
             // A norm behind the layer takes the shift, as its scale lets it through.
             let unit = site.module.strip_suffix(".conv");
             let norm = unit.and_then(|unit| Some((unit, scales.found.get(unit)?)));
@@ -207,7 +219,9 @@ impl<N: Network> Work<'_, N> {
                 let values: Vec<f32> = values.into_iter().map(|b| b as f32).collect();
                 shifts.insert(path, TensorData::new(values, shift.shape().clone()));
             }
-            corrected.insert(site.module.clone(), new);
+            if of_weights {
+                corrected.insert(site.module.clone(), new);
+            }
         }
         let sparse = subject::write_layers(sparse, self.census, corrected, self.device);
         Ok(write_params(sparse, shifts, self.device).0)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::UnitOutcome;
-use crate::cell::{Inputs, Reconstruction};
+use crate::cell::{CorrectedPart, CorrectionOptions, Inputs, Reconstruction};
 
 /// What making the sparse network took. All of it is zero where a network is pruned by its weights alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,10 +25,13 @@ impl Budget {
         let images = settings.calibration.images as u64;
         // Correction: what layers read over all images, and one that finds the norms. Up to version 3 the mean outputs of
         // both networks, for which one image found the layers.
-        let correction = match (settings.correction, settings.version) {
-            (false, _) => 0,
-            (true, ..=3) => images + 2,
-            (true, _) => images + 1,
+        let biases = |options: &CorrectionOptions| options.part != CorrectedPart::Weight;
+        let correction = match (settings.correction.options(), settings.version) {
+            (None, _) => 0,
+            (Some(_), ..=3) => images + 2,
+            (Some(options), _) if biases(options) => images + 1,
+            // The weight step looks at no image.
+            (Some(_), _) => 0,
         };
         // Each unit: its outputs in the dense network, its inputs in the sparse one, and one image that leads to it.
         let networks = match settings.inputs {
@@ -59,6 +62,49 @@ impl Budget {
             images: images as u64,
             forward_passes,
             ..Budget::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{CalibrationCell, Fit, Optimizer};
+    use model_zoo::Grain;
+
+    #[test]
+    fn correcting_weights_alone_looks_at_nothing() {
+        let passes = |correction: &str| {
+            let settings = Reconstruction {
+                version: 4,
+                granularity: Grain::Layer,
+                inputs: Inputs::Sparse,
+                correction: serde_json::from_str(correction).unwrap(),
+                calibration: CalibrationCell {
+                    images: 32,
+                    batch: 8,
+                    seed: 0,
+                    list: None,
+                },
+                fit: Fit {
+                    optimizer: Optimizer::Adam {
+                        lr: 1e-3,
+                        bias_lr: 0.0,
+                    },
+                    steps: 1,
+                    early_stop: 0.0,
+                },
+            };
+            Budget::of(&settings, &[]).forward_passes
+        };
+        for (correction, expected) in [
+            ("false", 0),
+            ("true", 33),
+            (r#"{"part":"bias"}"#, 33),
+            (r#"{"part":"weight"}"#, 0),
+            (r#"{"calls":"first"}"#, 33),
+        ] {
+            assert_eq!(passes(correction), expected, "{correction}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Made-up records for the tests of this folder. They are measurements of nothing and exist in test builds only.
 
 use crate::cell::{
-    BatchNorm, CalibrationCell, Cell, Fit, Inputs, Optimizer, Part, Pattern, Reconstruction, Rule,
-    Sparsity, TaskCell,
+    BatchNorm, CalibrationCell, Cell, CorrectionCell, Fit, Inputs, Optimizer, Part, Pattern,
+    Reconstruction, Rule, Sparsity, TaskCell,
 };
 use crate::record::{
     Budget, Cost, Environment, LayerOutcome, Record, SCHEMA, Score, Timing, UnitOutcome,
@@ -178,7 +178,7 @@ pub fn records() -> Vec<Record> {
                     version: 1,
                     granularity,
                     inputs,
-                    correction,
+                    correction: CorrectionCell::plain(correction),
                     calibration: CalibrationCell {
                         images: 256,
                         batch: 64,

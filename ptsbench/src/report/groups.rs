@@ -58,6 +58,12 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// The tasks as plans name them.
+    pub fn task_names(&self) -> Vec<&str> {
+        let suites = self.tasks.values().flatten();
+        suites.map(|suite| suite.task.name.as_str()).collect()
+    }
+
     /// Which networks stand for each task.
     pub fn note(&self) -> String {
         let of_task = |(task, suites): (&Task, &Vec<&Suite<'_>>)| {

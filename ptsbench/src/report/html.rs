@@ -96,7 +96,8 @@ fn lead(records: &[Record], words: &Words) -> String {
 }
 
 fn notes(words: &Words) -> Vec<String> {
-    let mut notes = words.notes.clone();
+    let notes = words.notes.iter().map(|note| note.text.clone());
+    let mut notes: Vec<String> = notes.collect();
     notes.extend([
         "The paper is “PTSBench: A Comprehensive Post-Training Sparsity Benchmark Towards Algorithms and Models”, \
          arXiv 2412.07268 (ACM MM 2024); its numbers are quoted from its tables."
@@ -330,7 +331,10 @@ mod tests {
         let records = fixture::records();
         let words = Words {
             plan: Some("micro".to_owned()),
-            notes: vec!["Levels are not <comparable>.".to_owned()],
+            notes: vec![super::super::Note {
+                task: None,
+                text: "Levels are not <comparable>.".to_owned(),
+            }],
         };
         let tables = tables(&records, &[], &words).expect("published numbers");
         let page = page(

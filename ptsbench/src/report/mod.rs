@@ -107,20 +107,34 @@ pub fn allocator_name(name: &str) -> String {
 pub struct Words {
     /// The plan that made the records, where one was named.
     pub plan: Option<String>,
-    /// The plan's sentences, put under every table.
-    pub notes: Vec<String>,
+    /// The plan's sentences.
+    pub notes: Vec<Note>,
+}
+
+/// A sentence of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The task under whose tables it stands; under all where there is none.
+    pub task: Option<String>,
+    /// The sentence.
+    pub text: String,
 }
 
 impl Words {
-    /// The sentences under a table of this task; the procedural set never goes without its warning.
-    fn notes(&self, task: &str) -> Vec<String> {
-        if self.notes.is_empty() && task.starts_with("micro") {
+    /// The sentences under a table of these tasks; the procedural set never goes without its warning.
+    fn notes(&self, tasks: &[&str]) -> Vec<String> {
+        if self.notes.is_empty() && tasks.iter().any(|task| task.starts_with("micro")) {
             return vec![
                 "The data are procedural: levels are not comparable with the paper, orders may be."
                     .to_owned(),
             ];
         }
-        self.notes.clone()
+        let of_these = |note: &&Note| match &note.task {
+            None => true,
+            Some(task) => tasks.contains(&task.as_str()),
+        };
+        let notes = self.notes.iter().filter(of_these);
+        notes.map(|note| note.text.clone()).collect()
     }
 }
 

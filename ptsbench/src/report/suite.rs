@@ -62,18 +62,18 @@ pub struct Configuration {
     pub granularity: Grain,
     /// Where their inputs come from.
     pub inputs: Inputs,
-    /// Whether Eq. 1 corrects first.
+    /// Whether Eq. 1 corrects first, as the specification has it.
     pub correction: bool,
 }
 
 impl Configuration {
-    /// The row a reconstruction belongs to.
-    pub fn of(reconstruction: &Reconstruction) -> Self {
-        Self {
+    /// The row a reconstruction belongs to; none where its correction has options, which the paper's rows have not.
+    pub fn of(reconstruction: &Reconstruction) -> Option<Self> {
+        Some(Self {
             granularity: reconstruction.granularity,
             inputs: reconstruction.inputs,
-            correction: reconstruction.correction,
-        }
+            correction: reconstruction.correction.as_plain()?,
+        })
     }
 }
 
@@ -506,7 +506,7 @@ impl<'a> Model<'a> {
         let mut by_seed: BTreeMap<u64, Vec<&'a Record>> = BTreeMap::new();
         for record in self.allocated(allocator, rate) {
             if let Some(r) =
-                reconstruction(record).filter(|r| Configuration::of(r) == configuration)
+                reconstruction(record).filter(|r| Configuration::of(r) == Some(configuration))
             {
                 by_seed.entry(r.calibration.seed).or_default().push(record);
             }
@@ -712,7 +712,7 @@ mod tests {
         let sparsity = twin.cell.sparsity.as_mut().expect("pruned");
         let r = sparsity.reconstruction.as_mut().expect("reconstructed");
         r.fit.steps += 1;
-        let (configuration, seed) = (Configuration::of(r), r.calibration.seed);
+        let (configuration, seed) = (Configuration::of(r).expect("plain"), r.calibration.seed);
         let rate = allocation(&twin).expect("unstructured").1;
         let name = twin.cell.model.clone();
         records.push(fixture::rekeyed(twin));

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use model_zoo::misspelt::did_you_mean;
+
 use super::disk;
 use crate::cell::Key;
 
@@ -43,6 +45,17 @@ pub enum StoreError {
         path: PathBuf,
         /// What was found.
         why: String,
+    },
+    /// A file of packed records does not exist.
+    #[error(
+        "{}: there is no such folder or file{} (--store takes a folder of records, or a file that `ptsbench pack` wrote)",
+        path.display(), did_you_mean(nearest)
+    )]
+    Absent {
+        /// What was asked for.
+        path: PathBuf,
+        /// The nearest names beside it, best first.
+        nearest: Vec<String>,
     },
     /// More than a packed file may hold.
     #[error("cannot write {}: {why}; choose fewer records with --plan", path.display())]
@@ -120,6 +133,7 @@ impl StoreError {
             | StoreError::Unwritable { .. }
             | StoreError::NotAFolder { .. }
             | StoreError::NotPacked { .. }
+            | StoreError::Absent { .. }
             | StoreError::TooMuch { .. }
             | StoreError::Write { .. }
             | StoreError::Locked { .. } => false,

@@ -5,12 +5,14 @@
 //! its header; it is written in one way, so that equal records give equal bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use miniz_oxide::deflate::compress_to_vec;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 use model_zoo::file;
+use model_zoo::misspelt::nearest;
 
 use super::form::{self, Fault};
 use super::{Contents, State, Store, StoreError, Verification, write_atomic};
@@ -50,9 +52,12 @@ pub enum Source {
 }
 
 impl Source {
-    /// Opens it for reading; what does not exist is an empty folder.
+    /// Opens it for reading. What does not exist is an empty folder, unless its name is a file's.
     pub fn view(path: impl Into<PathBuf>) -> Result<Source, StoreError> {
         let path = path.into();
+        if path.extension().is_some() && !path.exists() {
+            return Err(absent(path));
+        }
         match path.exists() && !path.is_dir() {
             true => Ok(Source::Packed(path)),
             false => Ok(Source::Folder(Store::view(path)?)),
@@ -106,6 +111,23 @@ impl Source {
             }
         }
     }
+}
+
+/// What is said of a file that does not exist.
+fn absent(path: PathBuf) -> StoreError {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let names = fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<String> = names
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    // The order of a folder is the system's.
+    names.sort();
+    let wrong = path.file_name().unwrap_or_default().to_string_lossy();
+    let nearest = nearest(&wrong, names);
+    StoreError::Absent { path, nearest }
 }
 
 /// Packs lines of records, in the order given, into a file; how many bytes that takes.

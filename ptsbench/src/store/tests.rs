@@ -39,7 +39,7 @@ pub(crate) fn sample(seed: u64) -> Record {
                 version: 1,
                 granularity: Grain::Layer,
                 inputs: Inputs::Sparse,
-                correction: true,
+                correction: CorrectionCell::plain(true),
                 calibration: CalibrationCell {
                     images: 32,
                     batch: 16,
@@ -1022,6 +1022,14 @@ fn the_schema_and_the_records_have_the_same_fields() {
     {
         part.options.insert("power".into(), 2.into());
     }
+    let fitted = sparsity.reconstruction.as_mut().unwrap();
+    fitted.correction = CorrectionCell::On(CorrectionOptions {
+        part: CorrectedPart::Bias,
+        calls: Calls::First,
+        moments: Moments::Exact,
+        few_kept: FewKept::Correct,
+        layers: vec!["layer1.*".into()],
+    });
     optional.cell.task.split = Some("20 % of each class".into());
     optional.key = optional.cell.key();
     optional.score.value = Level::Collapsed;

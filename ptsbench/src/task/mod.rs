@@ -16,6 +16,7 @@ pub mod sightings;
 pub mod train;
 
 use model_zoo::catalog::Spec;
+use model_zoo::misspelt::{did_you_mean, nearest};
 use model_zoo::{Boxes, Classes, Modality, Noise};
 
 use crate::data::decode::ImageError;
@@ -181,7 +182,8 @@ pub static TASKS: [Kind; 14] = [
     },
     Kind {
         name: "sd2_text",
-        version: 1,
+        // 2: the letters of prompts are composed (NFC).
+        version: 2,
         judges: Noise::DOES,
         classes: None,
         images: None,
@@ -237,7 +239,7 @@ static VOC07: &Kind = &TASKS[13];
 
 /// A task that does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown task `{name}`; the tasks are {}", names())]
+#[error("unknown task `{name}`{} (the tasks are {})", hint(.name), names())]
 pub struct UnknownTask {
     /// What was asked.
     pub name: String,
@@ -255,6 +257,11 @@ pub struct NoneOfKind {
     pub task: &'static str,
     /// What the networks do that it judges.
     pub judges: &'static str,
+}
+
+/// The nearest task, as a question, or nothing.
+fn hint(name: &str) -> String {
+    did_you_mean(&nearest(name, TASKS.iter().map(|kind| kind.name)))
 }
 
 fn names() -> String {

@@ -22,7 +22,7 @@ pub fn across(groups: &[Group<'_>], published: &Published, words: &Words) -> Vec
         of_group.retain(|table| !table.rows.is_empty());
         for table in &mut of_group {
             table.notes.push(group.note());
-            table.notes.extend(words.notes(group.name));
+            table.notes.extend(words.notes(&group.task_names()));
         }
         tables.extend(of_group);
     }

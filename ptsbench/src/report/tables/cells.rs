@@ -6,7 +6,7 @@ use super::super::suite::{Configuration, Model, Suite, allocation, level};
 use super::super::table::{Column, Entry, Table};
 use super::super::{METHODS, TRACK2, allocator_name};
 use super::{NOT_COUNTED, entry, rate_name};
-use crate::cell::{Inputs, Pattern, Reconstruction, Rule};
+use crate::cell::{CorrectionCell, Inputs, Pattern, Reconstruction, Rule};
 use crate::nofm::left_dense;
 use crate::record::Record;
 
@@ -145,10 +145,9 @@ fn configuration(r: &Reconstruction) -> String {
         Inputs::Dense => "dense input",
         Inputs::Sparse => "sparse input",
     };
-    let correction = if r.correction {
-        "correction"
-    } else {
-        "no correction"
+    let correction = match &r.correction {
+        CorrectionCell::Off => "no correction".to_owned(),
+        on => on.to_string().replacen("corrected", "correction", 1),
     };
     format!("{granularity}, {inputs}, {correction}")
 }
@@ -170,7 +169,11 @@ fn order(record: &Record) -> (u8, usize, &str, u64, Option<usize>, u64) {
         place,
         allocator,
         rate,
-        reconstruction.and_then(|r| TRACK2.iter().position(|(_, c)| *c == Configuration::of(r))),
+        reconstruction.and_then(|r| {
+            TRACK2
+                .iter()
+                .position(|(_, c)| Some(*c) == Configuration::of(r))
+        }),
         reconstruction.map_or(0, |r| r.calibration.seed),
     )
 }

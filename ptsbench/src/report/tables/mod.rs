@@ -11,6 +11,7 @@ use crate::statistics::mean;
 
 mod across;
 mod cells;
+mod corrections;
 mod norms;
 mod rankings;
 mod shipped;
@@ -58,6 +59,7 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
         rankings::table7(suite, published),
         variants::variants(suite),
         norms::kept_and_folded(suite),
+        corrections::corrections(suite),
     ];
     tables.extend(more.into_iter().filter(|table| !table.rows.is_empty()));
     tables.push(cells::cells(suite));
@@ -69,7 +71,7 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
 
 /// What stands under every table of a suite.
 fn suite_notes(suite: &Suite<'_>, words: &Words) -> Vec<String> {
-    let mut notes = words.notes(&suite.task.name);
+    let mut notes = words.notes(&[&suite.task.name]);
     let limited = suite
         .records()
         .map(|record| &record.score.counts)

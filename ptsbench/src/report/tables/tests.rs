@@ -182,7 +182,7 @@ fn table4_has_runs_and_their_spread() {
                 .reconstruction
                 .as_ref()
                 .map(|r| (Configuration::of(r), r.calibration.seed));
-            let asked = reconstructed.then_some((TRACK2[0].1, seed));
+            let asked = reconstructed.then_some((Some(TRACK2[0].1), seed));
             allocation(r) == Some(("l2norm", 0.7)) && found == asked
         };
         level(records.iter().find(fits).expect("in the fixture")).unwrap()
@@ -499,6 +499,55 @@ fn draws_of_a_search_are_runs_of_one_cell() {
     assert_eq!(reason(table2, &search[3]), "Not printed in the paper.");
 }
 
+/// Corrections with options are no rows of Table 4, and stand beside each other in a table of their own.
+#[test]
+fn corrections_with_options_have_their_own_table() {
+    let mut records = fixture::records();
+    let before = all(&records);
+    assert!(before.iter().all(|table| table.id != "micro_corrections"));
+    let configuration = |r: &Record| {
+        let fitted = r.cell.sparsity.as_ref()?.reconstruction.as_ref()?;
+        Some((Configuration::of(fitted)?, fitted.calibration.seed))
+    };
+    let plain = |correction: bool| {
+        let row = TRACK2[usize::from(!correction)].1;
+        let found = records
+            .iter()
+            .find(|r| allocation(r) == Some(("l2norm", 0.7)) && configuration(r) == Some((row, 0)));
+        found.expect("in the fixture").clone()
+    };
+    let (with, without) = (plain(true), plain(false));
+    let mut changed = with.clone();
+    let fitted = changed
+        .cell
+        .sparsity
+        .as_mut()
+        .unwrap()
+        .reconstruction
+        .as_mut();
+    fitted.unwrap().correction = serde_json::from_str(r#"{"part":"bias"}"#).unwrap();
+    changed.score.value = Level::Number(12.5);
+    records.push(fixture::rekeyed(changed));
+    let after = all(&records);
+    let own = table(&after, "micro_corrections");
+    let words: Vec<String> = own.rows.iter().map(|row| row.entries[4].plain()).collect();
+    assert_eq!(words, ["none", "all of it", "part = \"bias\""]);
+    let (with, without) = (level(&with).unwrap(), level(&without).unwrap());
+    for (row, [seed0, seed1]) in
+        own.rows
+            .iter()
+            .zip([[without, without - 0.4], [with, with - 0.4], [12.5, 12.5]])
+    {
+        let Entry::Number { value, .. } = row.entries[6] else {
+            panic!("{row:?}")
+        };
+        assert!((value - (seed0 + seed1) / 2.0).abs() < 0.03, "{row:?}");
+    }
+    for table in before.iter().filter(|table| !table.id.ends_with("_cells")) {
+        assert_eq!(after.iter().find(|t| t.id == table.id), Some(table));
+    }
+}
+
 #[test]
 fn every_record_is_in_the_table_of_cells() {
     let records = fixture::records();
@@ -519,16 +568,32 @@ fn plan_notes_stand_under_every_table() {
     let published = published().expect("part of the program");
     let words = Words {
         plan: Some("micro".to_owned()),
-        notes: vec!["From the plan.".to_owned()],
+        notes: [
+            (None, "From the plan."),
+            (Some("micro"), "Of micro."),
+            (Some("other"), "Of another."),
+        ]
+        .map(|(task, text)| super::super::Note {
+            task: task.map(str::to_owned),
+            text: text.to_owned(),
+        })
+        .to_vec(),
     };
     let records = fixture::records();
     for suite in suites(&records) {
         for table in tables(&suite, &published, &words) {
-            assert!(
-                table.notes.contains(&"From the plan.".to_owned()),
-                "{}",
-                table.id
-            );
+            for (note, stands) in [
+                ("From the plan.", true),
+                ("Of micro.", true),
+                ("Of another.", false),
+            ] {
+                assert_eq!(
+                    table.notes.contains(&note.to_owned()),
+                    stands,
+                    "{}",
+                    table.id
+                );
+            }
             assert!(
                 table
                     .notes
