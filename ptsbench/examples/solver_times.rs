@@ -6,11 +6,11 @@
 use std::time::Instant;
 
 use clap::Parser;
+use ptsbench::solver::Solver;
 use ptsbench::solver::admm::{AdmmW, Alps};
 use ptsbench::solver::obc::Obc;
 use ptsbench::solver::problem::{Ask, Problem};
 use ptsbench::solver::sparsegpt::SparseGpt;
-use ptsbench::solver::Solver;
 
 #[derive(Parser)]
 #[command(about = "Times solvers on layers of a closed form")]
@@ -54,7 +54,9 @@ fn main() -> anyhow::Result<()> {
         "admm_w" => Box::new(AdmmW::DEFAULT),
         "alps" => Box::new(Alps::DEFAULT),
         "obc" => Box::new(Obc::DEFAULT),
-        other => anyhow::bail!("no solver is called `{other}`; give sparsegpt, admm_w, alps or obc"),
+        other => {
+            anyhow::bail!("no solver is called `{other}`; give sparsegpt, admm_w, alps or obc")
+        }
     };
     let (gram, weight) = (gram(args.cols), weight(args.rows, args.cols));
     let problem = Problem {

@@ -31,6 +31,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("smoke", include_str!("../../presets/smoke.toml")),
     ("correction", include_str!("../../presets/correction.toml")),
     ("unet_parts", include_str!("../../presets/unet_parts.toml")),
+    ("methods", include_str!("../../presets/methods.toml")),
 ];
 
 /// Bytes of a plan at most.

@@ -585,7 +585,9 @@ fn an_override_that_fits_nothing_is_refused_with_the_nearest() {
 fn an_unknown_plan_names_the_presets() {
     let message = Plan::load("mirco", &[]).unwrap_err().to_string();
     assert!(
-        message.contains("did you mean `micro`? (presets: micro, smoke, correction, unet_parts)"),
+        message.contains(
+            "did you mean `micro`? (presets: micro, smoke, correction, unet_parts, methods)"
+        ),
         "{message}"
     );
     let message = Plan::load(".", &[]).unwrap_err().to_string();

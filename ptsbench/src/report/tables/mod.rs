@@ -12,6 +12,7 @@ use crate::statistics::mean;
 mod across;
 mod cells;
 mod corrections;
+mod methods;
 mod norms;
 mod rankings;
 mod shipped;
@@ -59,6 +60,7 @@ pub fn tables(suite: &Suite<'_>, published: &Published, words: &Words) -> Vec<Ta
         rankings::table7(suite, published),
         variants::variants(suite),
         norms::kept_and_folded(suite),
+        methods::methods(suite),
         corrections::corrections(suite),
     ];
     tables.extend(more.into_iter().filter(|table| !table.rows.is_empty()));

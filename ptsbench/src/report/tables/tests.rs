@@ -602,3 +602,74 @@ fn plan_notes_stand_under_every_table() {
         }
     }
 }
+
+#[test]
+fn methods_stand_beside_each_other_with_what_they_ask_for() {
+    let plain = fixture::records();
+    let tables = all(&plain);
+    assert!(tables.iter().all(|table| table.id != "micro_methods"));
+    let mut records = plain.clone();
+    for record in plain {
+        let sparsity = record.cell.sparsity.as_ref();
+        let erk = allocation(&record).is_some_and(|(name, _)| name == "erk");
+        if !erk
+            || record.cell.model != "micro_resnet14"
+            || sparsity.unwrap().reconstruction.is_some()
+        {
+            continue;
+        }
+        for seed in 0..2 {
+            let mut record = record.clone();
+            let sparsity = record.cell.sparsity.as_mut().expect("pruned");
+            sparsity.criterion = crate::cell::Part::plain("alps", 1);
+            sparsity.calibration = Some(crate::cell::CalibrationCell {
+                list: None,
+                images: 64,
+                batch: 32,
+                seed,
+            });
+            record.budget = crate::record::Budget::looking(64, 64);
+            let correct = record.score.counts.correct().expect("counted") + 20 * seed;
+            record.score = crate::record::Score::top1(correct, 2000, 4000);
+            records.push(fixture::rekeyed(record));
+        }
+    }
+    let tables = all(&records);
+    let methods = table(&tables, "micro_methods");
+    let head = |row: &Row| -> Vec<String> { row.entries[..4].iter().map(Entry::plain).collect() };
+    // The other networks have nothing that was not in Table 2.
+    assert!(
+        methods
+            .rows
+            .iter()
+            .all(|row| head(row)[0] == "micro_resnet14")
+    );
+    let found = methods
+        .rows
+        .iter()
+        .find(|row| head(row)[2] == "alps")
+        .unwrap();
+    assert_eq!(head(found), ["micro_resnet14", "ERK", "alps", "none"]);
+    let place = methods
+        .columns
+        .iter()
+        .position(|c| c.name == "80 %")
+        .unwrap();
+    let plain = methods
+        .rows
+        .iter()
+        .find(|row| head(row)[1..3] == ["ERK", "magnitude"])
+        .unwrap();
+    let value = |row: &Row| match &row.entries[place] {
+        Entry::Number { value, spread, .. } => (*value, *spread),
+        other => panic!("{other:?}"),
+    };
+    // 20 of 2,000 images more in one draw of two.
+    assert!((value(found).0 - value(plain).0 - 0.5).abs() < 1e-9);
+    assert!((value(found).1.unwrap() - 1.0 / 2f64.sqrt()).abs() < 1e-9);
+    let last: Vec<String> = found.entries[found.entries.len() - 4..]
+        .iter()
+        .map(Entry::plain)
+        .collect();
+    assert_eq!(last, ["64", "0", "0", "64"]);
+}
