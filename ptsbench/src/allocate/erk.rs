@@ -7,7 +7,7 @@ use super::{
     keep_trunc, lens, unreachable_rate,
 };
 use crate::cell::Rule;
-use crate::inventory::Weights;
+use crate::inventory::{Layer, Weights};
 
 /// Why no densities exist.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -50,6 +50,12 @@ pub struct ErkDensities {
     pub rounds: Vec<Round>,
 }
 
+/// The raw density `p_l` of a layer of this shape.
+fn raw_density(shape: &[usize], power: f64) -> f64 {
+    let size = shape.iter().product::<usize>() as f64;
+    (shape.iter().sum::<usize>() as f64 / size).powf(power)
+}
+
 /// The loop of section 1.3; `dense` starts the set D.
 pub fn erk_densities(
     shapes: &[&[usize]],
@@ -57,15 +63,24 @@ pub fn erk_densities(
     power: f64,
     dense: &[bool],
 ) -> Result<ErkDensities, ErkError> {
-    let size = |layer: usize| shapes[layer].iter().product::<usize>() as f64;
-    let raw: Vec<f64> = (0..shapes.len())
-        .map(|layer| (shapes[layer].iter().sum::<usize>() as f64 / size(layer)).powf(power))
-        .collect();
+    let raw: Vec<f64> = shapes.iter().map(|s| raw_density(s, power)).collect();
+    let lens: Vec<usize> = shapes.iter().map(|s| s.iter().product()).collect();
+    densities(&raw, &lens, rate, dense)
+}
+
+/// The same loop for any raw densities.
+fn densities(
+    raw: &[f64],
+    lens: &[usize],
+    rate: f64,
+    dense: &[bool],
+) -> Result<ErkDensities, ErkError> {
+    let size = |layer: usize| lens[layer] as f64;
     let mut dense = dense.to_vec();
     let mut rounds = Vec::new();
     loop {
         let (mut rhs, mut weighted, mut top) = (0.0, 0.0, 0.0f64);
-        for layer in 0..shapes.len() {
+        for layer in 0..lens.len() {
             let zeros = (rate * size(layer)).floor();
             if dense[layer] {
                 rhs -= zeros;
@@ -84,7 +99,7 @@ pub fn erk_densities(
         let epsilon = rhs / weighted;
         // All layers that tie with the largest raw density, by exact equality.
         let capped: Vec<usize> = if epsilon * top > 1.0 {
-            (0..shapes.len())
+            (0..lens.len())
                 .filter(|&layer| !dense[layer] && raw[layer] == top)
                 .collect()
         } else {
@@ -98,7 +113,7 @@ pub fn erk_densities(
             capped,
         });
         if done {
-            let rates = (0..shapes.len()).map(|layer| {
+            let rates = (0..lens.len()).map(|layer| {
                 if dense[layer] || size(layer) == 0.0 {
                     0.0
                 } else {
@@ -151,9 +166,6 @@ impl Allocator for Erk {
         rule: Rule,
         options: &Options,
     ) -> Result<Allocation, AllocateError> {
-        let layers = weights.layers();
-        let lens = lens(layers);
-        let total: usize = lens.iter().sum();
         if !(options.erk_power.is_finite() && options.erk_power >= 0.0) {
             return Err(AllocateError::BadOption {
                 option: "erk_power".to_owned(),
@@ -161,74 +173,91 @@ impl Allocator for Erk {
                 expected: "[0, inf)",
             });
         }
+        let layers = weights.layers();
+        let raw: Vec<f64> = layers
+            .iter()
+            .map(|layer| raw_density(&layer.shape, options.erk_power))
+            .collect();
         let mut options = options.clone();
         if self.dense_last {
             options
                 .dense
                 .extend(layers.last().map(|layer| layer.path.clone()));
         }
-        let mut limits = Limits::new(layers, &options)?;
-        let budget = limits.budget(&lens, rate)?;
-        if budget == 0 {
-            // Nothing goes, and no density is defined.
-            return Ok(Allocation::new(
-                layers,
-                vec![0.0; lens.len()],
-                vec![0; lens.len()],
-            ));
-        }
-        let caps = limits
-            .max_rate
-            .iter()
-            .zip(&limits.dense)
-            .any(|(&cap, &dense)| cap < 1.0 && !dense);
-        if rule == Rule::Msbench && caps {
-            return Err(AllocateError::CompatOption {
-                allocator: self.name(),
-            });
-        }
-
-        let mut dense = limits.dense.clone();
-        let rates = fill_rates(&lens, &limits, rate.get() * total as f64, |free, left| {
-            let shapes: Vec<&[usize]> = free.iter().map(|&l| &layers[l].shape[..]).collect();
-            let listed: Vec<bool> = free.iter().map(|&l| limits.dense[l]).collect();
-            // The rate of the layers still free; P itself, untouched by rounding, while none is capped.
-            let rate = if free.len() == lens.len() {
-                rate.get()
-            } else {
-                left / free.iter().map(|&l| lens[l] as f64).sum::<f64>()
-            };
-            if left <= 0.0 || listed.iter().all(|&dense| dense) {
-                return Ok(vec![0.0; free.len()]);
-            }
-            let solved = match erk_densities(&shapes, rate, options.erk_power, &listed) {
-                // The budget is known to fit, so this is its very edge: all that may go does.
-                Err(ErkError::Budget { .. }) => {
-                    return Ok(listed.iter().map(|&dense| f64::from(!dense)).collect());
-                }
-                solved => solved?,
-            };
-            for (&layer, is_dense) in free.iter().zip(solved.dense) {
-                dense[layer] = is_dense;
-            }
-            Ok(solved.rates)
-        })?;
-        let zeros = match rule {
-            Rule::Exact => {
-                // Layers inside D never receive a weight of the repair.
-                for (most, dense) in limits.most.iter_mut().zip(dense) {
-                    if dense {
-                        *most = 0;
-                    }
-                }
-                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
-                    unreachable_rate(rate, budget, limits.most.iter().sum(), total)
-                })?
-            }
-            Rule::Msbench => (rates.iter().zip(&lens))
-                .map(|(&rate, &len)| keep_trunc(rate, len))
-                .collect(),
-        };
-        Ok(Allocation::new(layers, rates, zeros))
+        by_density(self.name(), layers, &raw, rate, rule, &options)
     }
+}
+
+/// Layers as dense as their raw densities say, capped at 1, under the dense list and caps of `options`.
+pub(super) fn by_density(
+    allocator: &'static str,
+    layers: &[Layer],
+    raw: &[f64],
+    rate: Rate,
+    rule: Rule,
+    options: &Options,
+) -> Result<Allocation, AllocateError> {
+    let lens = lens(layers);
+    let total: usize = lens.iter().sum();
+    let mut limits = Limits::new(layers, options)?;
+    let budget = limits.budget(&lens, rate)?;
+    if budget == 0 {
+        // Nothing goes, and no density is defined.
+        return Ok(Allocation::new(
+            layers,
+            vec![0.0; lens.len()],
+            vec![0; lens.len()],
+        ));
+    }
+    let caps = limits
+        .max_rate
+        .iter()
+        .zip(&limits.dense)
+        .any(|(&cap, &dense)| cap < 1.0 && !dense);
+    if rule == Rule::Msbench && caps {
+        return Err(AllocateError::CompatOption { allocator });
+    }
+
+    let mut dense = limits.dense.clone();
+    let rates = fill_rates(&lens, &limits, rate.get() * total as f64, |free, left| {
+        let of_free: Vec<usize> = free.iter().map(|&l| lens[l]).collect();
+        let raw: Vec<f64> = free.iter().map(|&l| raw[l]).collect();
+        let listed: Vec<bool> = free.iter().map(|&l| limits.dense[l]).collect();
+        // The rate of the layers still free; P itself, untouched by rounding, while none is capped.
+        let rate = if free.len() == lens.len() {
+            rate.get()
+        } else {
+            left / of_free.iter().map(|&len| len as f64).sum::<f64>()
+        };
+        if left <= 0.0 || listed.iter().all(|&dense| dense) {
+            return Ok(vec![0.0; free.len()]);
+        }
+        let solved = match densities(&raw, &of_free, rate, &listed) {
+            // The budget is known to fit, so this is its very edge: all that may go does.
+            Err(ErkError::Budget { .. }) => {
+                return Ok(listed.iter().map(|&dense| f64::from(!dense)).collect());
+            }
+            solved => solved?,
+        };
+        for (&layer, is_dense) in free.iter().zip(solved.dense) {
+            dense[layer] = is_dense;
+        }
+        Ok(solved.rates)
+    })?;
+    let zeros = match rule {
+        Rule::Exact => {
+            // Layers inside D never receive a weight of the repair.
+            for (most, dense) in limits.most.iter_mut().zip(dense) {
+                if dense {
+                    *most = 0;
+                }
+            }
+            integer_counts(&lens, &rates, &limits.most, budget)
+                .ok_or_else(|| unreachable_rate(rate, budget, limits.most.iter().sum(), total))?
+        }
+        Rule::Msbench => (rates.iter().zip(&lens))
+            .map(|(&rate, &len)| keep_trunc(rate, len))
+            .collect(),
+    };
+    Ok(Allocation::new(layers, rates, zeros))
 }

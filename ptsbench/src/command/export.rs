@@ -275,6 +275,17 @@ fn sparsity(
         Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => None,
     };
     let criterion = criterion::facts(&args.criterion)?;
+    ensure!(
+        !(criterion.whole && allocation.is_none()),
+        "`{}` learns how a rate is spread over layers, and an N:M pattern fixes it; give --rate, or take magnitude, wanda or sparsegpt",
+        args.criterion.name
+    );
+    ensure!(
+        !(criterion.whole && criterion.moves && args.granularity.is_some()),
+        "`{}` trains every weight itself; leave --granularity out, or use {},weights=dense",
+        args.criterion.name,
+        args.criterion.name
+    );
     let repair = match &args.repair {
         Some(_) if args.batch_norm == BatchNorm::Folded => {
             bail!(
