@@ -173,17 +173,24 @@ impl<M: Judged> Visit<M> for Export<'_> {
                 if *old == new {
                     continue;
                 }
-                // Of a folded convolution, the norm's shift is what the bias was made of.
-                let norm = path
-                    .strip_suffix(".conv.bias")
-                    .and_then(|unit| keys.get(format!("{unit}.norm.beta").as_str()));
-                let Some(slot) = norm.or_else(|| keys.get(path.as_str())) else {
+                let no_place = || {
                     let layer = path.strip_suffix(".bias").unwrap_or(&path);
-                    return Err(ExportError::NoPlace {
+                    ExportError::NoPlace {
                         layer: dense.key(layer),
-                    });
+                    }
                 };
-                changes.put(slot, shifted(read(slot)?, old, &new));
+                let own = keys.get(path.as_str());
+                match sparsity.batch_norm {
+                    BatchNorm::Kept => changes.put(own.ok_or_else(no_place)?, new),
+                    BatchNorm::Folded => {
+                        // The norm's shift is what the bias of a folded convolution was made of.
+                        let norm = path
+                            .strip_suffix(".conv.bias")
+                            .and_then(|unit| keys.get(format!("{unit}.norm.beta").as_str()));
+                        let slot = norm.or(own).ok_or_else(no_place)?;
+                        changes.put(slot, shifted(read(slot)?, old, &new));
+                    }
+                }
             }
         }
         changes.write(&slots, source.as_ref(), &before)

@@ -16,7 +16,7 @@ use crate::allocate::{AllocateError, Allocation, BadRate, TrialError};
 use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::criterion::CriterionError;
 use crate::device::Chosen;
-use crate::fcpts::learner::LearnError;
+use crate::fcpts::LearnError;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::machine;

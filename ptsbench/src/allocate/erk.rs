@@ -7,7 +7,7 @@ use super::{
     keep_trunc, lens, unreachable_rate,
 };
 use crate::cell::Rule;
-use crate::inventory::{Layer, Weights};
+use crate::inventory::Weights;
 
 /// Why no densities exist.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -166,6 +166,9 @@ impl Allocator for Erk {
         rule: Rule,
         options: &Options,
     ) -> Result<Allocation, AllocateError> {
+        let layers = weights.layers();
+        let lens = lens(layers);
+        let total: usize = lens.iter().sum();
         if !(options.erk_power.is_finite() && options.erk_power >= 0.0) {
             return Err(AllocateError::BadOption {
                 option: "erk_power".to_owned(),
@@ -173,53 +176,64 @@ impl Allocator for Erk {
                 expected: "[0, inf)",
             });
         }
-        let layers = weights.layers();
-        let raw: Vec<f64> = layers
-            .iter()
-            .map(|layer| raw_density(&layer.shape, options.erk_power))
-            .collect();
         let mut options = options.clone();
         if self.dense_last {
             options
                 .dense
                 .extend(layers.last().map(|layer| layer.path.clone()));
         }
-        by_density(self.name(), layers, &raw, rate, rule, &options)
+        let mut limits = Limits::new(layers, &options)?;
+        let budget = limits.budget(&lens, rate)?;
+        let caps = limits
+            .max_rate
+            .iter()
+            .zip(&limits.dense)
+            .any(|(&cap, &dense)| cap < 1.0 && !dense);
+        if rule == Rule::Msbench && caps {
+            return Err(AllocateError::CompatOption {
+                allocator: self.name(),
+            });
+        }
+        let raw: Vec<f64> = layers
+            .iter()
+            .map(|layer| raw_density(&layer.shape, options.erk_power))
+            .collect();
+        let (rates, dense) = density_rates(&raw, &lens, rate, &limits)?;
+        let zeros = match rule {
+            Rule::Exact => {
+                // Layers inside D never receive a weight of the repair.
+                for (most, dense) in limits.most.iter_mut().zip(dense) {
+                    if dense {
+                        *most = 0;
+                    }
+                }
+                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
+                    unreachable_rate(rate, budget, limits.most.iter().sum(), total)
+                })?
+            }
+            Rule::Msbench => (rates.iter().zip(&lens))
+                .map(|(&rate, &len)| keep_trunc(rate, len))
+                .collect(),
+        };
+        Ok(Allocation::new(layers, rates, zeros))
     }
 }
 
-/// Layers as dense as their raw densities say, capped at 1, under the dense list and caps of `options`.
-pub(super) fn by_density(
-    allocator: &'static str,
-    layers: &[Layer],
+/// Rates of layers that are as dense as their raw densities say, capped at 1, under dense list and caps; and which layers
+/// end dense.
+pub(super) fn density_rates(
     raw: &[f64],
+    lens: &[usize],
     rate: Rate,
-    rule: Rule,
-    options: &Options,
-) -> Result<Allocation, AllocateError> {
-    let lens = lens(layers);
+    limits: &Limits,
+) -> Result<(Vec<f64>, Vec<bool>), AllocateError> {
     let total: usize = lens.iter().sum();
-    let mut limits = Limits::new(layers, options)?;
-    let budget = limits.budget(&lens, rate)?;
-    if budget == 0 {
-        // Nothing goes, and no density is defined.
-        return Ok(Allocation::new(
-            layers,
-            vec![0.0; lens.len()],
-            vec![0; lens.len()],
-        ));
-    }
-    let caps = limits
-        .max_rate
-        .iter()
-        .zip(&limits.dense)
-        .any(|(&cap, &dense)| cap < 1.0 && !dense);
-    if rule == Rule::Msbench && caps {
-        return Err(AllocateError::CompatOption { allocator });
-    }
-
     let mut dense = limits.dense.clone();
-    let rates = fill_rates(&lens, &limits, rate.get() * total as f64, |free, left| {
+    if rate.zeros(total) == 0 {
+        // Nothing goes, and no density is defined.
+        return Ok((vec![0.0; lens.len()], dense));
+    }
+    let rates = fill_rates(lens, limits, rate.get() * total as f64, |free, left| {
         let of_free: Vec<usize> = free.iter().map(|&l| lens[l]).collect();
         let raw: Vec<f64> = free.iter().map(|&l| raw[l]).collect();
         let listed: Vec<bool> = free.iter().map(|&l| limits.dense[l]).collect();
@@ -244,20 +258,5 @@ pub(super) fn by_density(
         }
         Ok(solved.rates)
     })?;
-    let zeros = match rule {
-        Rule::Exact => {
-            // Layers inside D never receive a weight of the repair.
-            for (most, dense) in limits.most.iter_mut().zip(dense) {
-                if dense {
-                    *most = 0;
-                }
-            }
-            integer_counts(&lens, &rates, &limits.most, budget)
-                .ok_or_else(|| unreachable_rate(rate, budget, limits.most.iter().sum(), total))?
-        }
-        Rule::Msbench => (rates.iter().zip(&lens))
-            .map(|(&rate, &len)| keep_trunc(rate, len))
-            .collect(),
-    };
-    Ok(Allocation::new(layers, rates, zeros))
+    Ok((rates, dense))
 }

@@ -1,7 +1,10 @@
 //! A random allocation: what a search or training that starts from it owes to its start (section 1.4, initialisation).
 
-use super::erk::by_density;
-use super::{AllocateError, Allocation, Allocator, Options, Rate};
+use super::erk::density_rates;
+use super::{
+    AllocateError, Allocation, Allocator, Limits, Options, Rate, integer_counts, keep_trunc, lens,
+    unreachable_rate,
+};
 use crate::cell::Rule;
 use crate::inventory::Weights;
 use crate::seed::Seed;
@@ -41,7 +44,21 @@ impl Allocator for Random {
             .iter()
             .map(|_| (-(1.0 - f64::from(draws.unit())).ln()).max(f64::MIN_POSITIVE))
             .collect();
-        by_density(self.name(), layers, &raw, rate, rule, options)
+        let (lens, limits) = (lens(layers), Limits::new(layers, options)?);
+        let budget = limits.budget(&lens, rate)?;
+        let (rates, _) = density_rates(&raw, &lens, rate, &limits)?;
+        let zeros = match rule {
+            Rule::Exact => {
+                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
+                    let (room, total) = (limits.most.iter().sum(), lens.iter().sum());
+                    unreachable_rate(rate, budget, room, total)
+                })?
+            }
+            Rule::Msbench => (rates.iter().zip(&lens))
+                .map(|(&rate, &len)| keep_trunc(rate, len))
+                .collect(),
+        };
+        Ok(Allocation::new(layers, rates, zeros))
     }
 }
 

@@ -8,86 +8,27 @@ use std::collections::HashMap;
 
 use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use kernels::{Precision, SoftMode, soft_mask_backward, soft_mask_forward};
+use kernels::{MaskGrad, Precision, SoftMode, soft_mask_backward, soft_mask_forward};
 use model_zoo::graft::{read_params, write_params};
 use model_zoo::tap::Bare;
-use model_zoo::weights::WeightError;
 use model_zoo::{Bundle, Network};
 use serde::{Deserialize, Serialize};
 
+use super::error::LearnError;
 use super::loss::distillation;
 use super::threshold::{FARTHEST, largest, magnitude, parameter, penalty, sigma, sigma_slope};
 use super::{Fcpts, NAME};
 use crate::batches::Batches;
 use crate::descent::{Sgd, changed, floats};
-use crate::interrupt::{self, Interrupted};
+use crate::interrupt;
 use crate::reconstruct::checkpoint::Values;
 use crate::record::EpochOutcome;
 use crate::seed::Seed;
-use crate::task::TaskError;
 
 /// Momentum, without dampening.
 const MOMENTUM: f64 = 0.9;
 /// Decay of weights, biases and norms; thresholds have none.
 const DECAY: f64 = 3e-4;
-
-/// Why nothing was learned.
-#[derive(Debug, thiserror::Error)]
-pub enum LearnError {
-    /// There are no rates to learn.
-    #[error(
-        "`{NAME}` learns how a rate is spread over layers, and an N:M pattern fixes it; give it rates, or take magnitude, wanda or sparsegpt for patterns"
-    )]
-    Pattern,
-    /// The released counting has no exact sum.
-    #[error("`{NAME}` counts exactly; use rule `exact`")]
-    Rule,
-    /// Training has no beginning.
-    #[error(
-        "`{NAME}` starts from an allocation, and the cell names none; name an allocator, such as erk"
-    )]
-    NoStart,
-    /// A step has more images than there are.
-    #[error(
-        "`{NAME}`: a step takes {batch} images, and there are {images} for calibration; lower `batch`, or give more images"
-    )]
-    Batch {
-        /// Images of a step.
-        batch: usize,
-        /// Calibration images.
-        images: usize,
-    },
-    /// The loss or a weight is no number any more.
-    #[error(
-        "`{NAME}`: {what} is not finite in step {step} of epoch {epoch}; lower `learning_rate`, or look whether the dense network is sound"
-    )]
-    Diverged {
-        /// The loss, or the weights.
-        what: &'static str,
-        /// Epoch, from 1.
-        epoch: usize,
-        /// Step in it, from 1.
-        step: usize,
-    },
-    /// The user asked to stop.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-    /// Calibration images cannot be read.
-    #[error(transparent)]
-    Inputs(Box<TaskError>),
-    /// A checkpoint could not be written, or a bad one not removed.
-    #[error(transparent)]
-    Checkpoint(#[from] WeightError),
-}
-
-impl From<TaskError> for LearnError {
-    fn from(error: TaskError) -> Self {
-        match error {
-            TaskError::Interrupted(interrupted) => Self::Interrupted(interrupted),
-            error => Self::Inputs(Box::new(error)),
-        }
-    }
-}
 
 /// Where a prunable layer starts.
 #[derive(Debug, Clone)]
@@ -130,6 +71,8 @@ pub struct Learner<'a, N: Network> {
 struct Layer {
     path: String,
     weight: Vec<f32>,
+    /// The weight as rows, which threads share.
+    shape: [usize; 2],
     threshold: Threshold,
     /// Weights that the mask takes away.
     pruned: usize,
@@ -180,43 +123,30 @@ impl Layer {
         if self.is_dense() {
             return self.weight.clone();
         }
-        let shape = [1, self.weight.len()];
-        let masked = soft_mask_forward(
-            &self.weight,
-            &[self.t()],
-            shape,
-            SoftMode::Hard(Default::default()),
-        )
-        .expect("a threshold is a number from 0 on, and there is one");
+        let mode = SoftMode::Hard(MaskGrad::None);
+        let masked = soft_mask_forward(&self.weight, &[self.t()], self.shape, mode)
+            .expect("a threshold is a number from 0 on, and there is one");
         self.pruned = self.weight.len() - masked.kept[0] as usize;
         masked.weight
     }
 
-    /// One step, from the gradient `g` with respect to the masked weight; `pull` is the penalty's slope in the network's
-    /// rate, of which this layer's weights are one in `total`.
-    fn step(
-        &mut self,
-        g: &[f32],
-        velocity: &mut [f32],
-        sgd: Sgd,
-        fcpts: &Fcpts,
-        pull: f64,
-        total: usize,
-    ) {
+    /// One step, from the gradient `g` with respect to the masked weight; `pull` is the penalty's slope in the number of
+    /// zeros: `lambda sign(rate - P) / N`.
+    fn step(&mut self, g: &[f32], velocity: &mut [f32], sgd: Sgd, fcpts: &Fcpts, pull: f64) {
         if self.is_dense() {
             sgd.step(&mut self.weight, g, velocity);
             return;
         }
         let (t, scale) = (self.t(), largest(&self.weight));
         let mode = SoftMode::Hard(fcpts.mask_grad);
-        let (dw, dt) = soft_mask_backward(&self.weight, &[t], g, [1, self.weight.len()], mode)
+        let (dw, dt) = soft_mask_backward(&self.weight, &[t], g, self.shape, mode)
             .expect("a gradient has the size of its weight");
-        // The penalty: lambda sign(rate - P) n / N drho/dt. Where it is satisfied, or has no weight, no density is needed.
-        let slope = match pull {
+        // Zeros are n rho(t). Where the rate is met, or costs nothing, no density is needed.
+        let zeros = match pull {
             0.0 => 0.0,
-            _ => fcpts.bridge.slope(&self.weight, f64::from(t)),
+            _ => self.weight.len() as f64 * fcpts.bridge.slope(&self.weight, f64::from(t)),
         };
-        let dt = dt[0] + pull * self.weight.len() as f64 / total as f64 * slope;
+        let dt = dt[0] + pull * zeros;
         let Threshold { s, velocity: v, .. } = &mut self.threshold;
         *v = dt * scale * sigma_slope(*s) + MOMENTUM * *v;
         *s = (*s - sgd.lr * *v).clamp(-FARTHEST, FARTHEST);
@@ -229,18 +159,16 @@ impl<'a, N: Network> Learner<'a, N> {
     pub fn start(dense: &N, starts: &[Start], terms: Terms<'a>, device: &Device) -> Self {
         // A network's statistics are shared with its clones, which keep theirs.
         let network = dense.clone().train().valid();
-        let mut params: HashMap<String, Vec<f32>> = read_params(&network)
-            .into_iter()
-            .map(|(path, data)| (path, floats(data)))
-            .collect();
+        let mut params: Values = read_params(&network).into_iter().collect();
         let velocity = params
             .iter()
-            .map(|(path, values)| (path.clone(), vec![0.0; values.len()]))
+            .map(|(path, data)| (path.clone(), vec![0.0; data.num_elements()]))
             .collect();
         let layers = starts.iter().map(|start| {
-            let weight = params
-                .remove(&start.path)
-                .expect("a prunable layer has a weight");
+            let data = params.remove(&start.path);
+            let data = data.expect("a prunable layer has a weight");
+            let rows = data.shape()[0];
+            let weight = floats(data);
             let threshold = Threshold {
                 s: parameter(magnitude(&weight, start.zeros), largest(&weight)),
                 velocity: 0.0,
@@ -248,6 +176,7 @@ impl<'a, N: Network> Learner<'a, N> {
             };
             Layer {
                 path: start.path.clone(),
+                shape: [rows, weight.len() / rows.max(1)],
                 weight,
                 threshold,
                 pruned: 0,
@@ -264,7 +193,7 @@ impl<'a, N: Network> Learner<'a, N> {
         .on_the_tape(HashMap::new(), device)
     }
 
-    /// With these values in its network, masks applied, on a device that records.
+    /// With these values in its network, masks applied, ready to be trained.
     fn on_the_tape(mut self, mut values: Values, device: &Device) -> Self {
         let shapes: HashMap<String, Vec<usize>> = shapes(&self.network);
         for layer in &mut self.layers {
@@ -358,7 +287,7 @@ impl<'a, N: Network> Learner<'a, N> {
             return Err("the loss");
         }
         let (penalty, pull) = penalty(self.rate(), self.terms.rate, fcpts.lambda);
-        let total = self.total();
+        let pull = pull / self.total().max(1) as f64;
         let places = self.layers.iter().enumerate();
         let mut update = Update {
             path: Vec::new(),
@@ -373,7 +302,6 @@ impl<'a, N: Network> Learner<'a, N> {
             },
             fcpts,
             pull,
-            total,
             finite: true,
         };
         self.network = self.network.map(&mut update);
@@ -473,10 +401,8 @@ struct Update<'a> {
     velocity: &'a mut HashMap<String, Vec<f32>>,
     sgd: Sgd,
     fcpts: &'a Fcpts,
-    /// The penalty's slope in the network's rate.
+    /// The penalty's slope in the number of zeros.
     pull: f64,
-    /// Prunable weights.
-    total: usize,
     finite: bool,
 }
 
@@ -499,7 +425,7 @@ impl ModuleMapper for Update<'_> {
         changed(param, &mut self.gradients, |values, gradients| {
             match layer {
                 Some(layer) => {
-                    layer.step(gradients, velocity, sgd, self.fcpts, self.pull, self.total);
+                    layer.step(gradients, velocity, sgd, self.fcpts, self.pull);
                     *finite &= layer.weight.iter().all(|w| w.is_finite());
                     if *finite {
                         values.copy_from_slice(&layer.masked());

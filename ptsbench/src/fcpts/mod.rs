@@ -7,6 +7,7 @@
 //!
 //! `threshold.rs` has the equations of a threshold, `loss.rs` those of `L_rec`, `learner.rs` the training.
 
+mod error;
 pub mod learner;
 pub mod loss;
 pub mod threshold;
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::descent::warm_cosine;
 use crate::options::{self, BadOptions, Options};
 use threshold::Bridge;
+
+pub use error::LearnError;
 
 /// Its name in plans and records, where criteria are named.
 pub const NAME: &str = "fcpts";
@@ -105,7 +108,7 @@ impl Default for Fcpts {
 
 impl Fcpts {
     /// One line for `ptsbench list`.
-    pub const ABOUT: &str = "a whole method: thresholds and weights trained together, from the allocation that is named, \
+    pub const ABOUT: &str = "a whole method: thresholds and weights trained together, from the allocation named beside it, \
                              to the dense network's outputs (no labels)";
     /// What it looks at, for `ptsbench list`.
     pub const NEEDS: &str = "weights, images";

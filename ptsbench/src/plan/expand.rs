@@ -152,17 +152,16 @@ impl Plan {
                 _ => Some(registry.repair(chosen).map_err(lookup(place()))?),
             });
         }
+        if criterion.whole {
+            self.suits_whole(grid, &criterion)
+                .map_err(|why| self.invalid(format!("[[grid]] `{}`: {why}", grid.name)))?;
+        }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
         if criterion.moves && reconstructions.iter().any(|r| r.correction) {
             return Err(self.invalid(format!(
                 "[[grid]] `{}`: `{}` moves the weights that stay, and the correction would put dense ones back; use correction = [false]",
                 grid.name, grid.criterion.name
             )));
-        }
-
-        if criterion.whole {
-            self.suits_whole(grid, &criterion)
-                .map_err(|why| self.invalid(format!("[[grid]] `{}`: {why}", grid.name)))?;
         }
 
         let mut all = Vec::new();

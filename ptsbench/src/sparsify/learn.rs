@@ -8,8 +8,8 @@ use crate::allocate::{self, Allocation, Options, Rate};
 use crate::batches::Batches;
 use crate::cell::{CalibrationCell, Pattern, Rule, Sparsity};
 use crate::criterion;
-use crate::fcpts::learner::{LearnError, Learner, Start, State, Terms};
-use crate::fcpts::{Fcpts, Kept, NAME, Teacher};
+use crate::fcpts::learner::{Learner, Start, State, Terms};
+use crate::fcpts::{Fcpts, Kept, LearnError, NAME, Teacher};
 use crate::inventory::Weights;
 use crate::pipeline::MeasureError;
 use crate::record::Budget;
@@ -125,15 +125,14 @@ impl<N: Network> Dense<'_, N> {
             Ok(teacher.run(batch, &mut Bare(self.precision)))
         });
 
-        let tape = self.device.clone().autodiff();
-        let mut learner = Learner::start(self.network, starts, terms, &tape);
+        let mut learner = Learner::start(self.network, starts, terms, self.device);
         let checkpoint = self.checkpoints.map(|all| all.of_training());
         if let Some(checkpoint) = &checkpoint {
             let expected = Learner::expected(self.network);
             match checkpoint.read(&expected, |state: &State| state.fits(fcpts, starts)) {
                 Ok(None) => {}
                 Ok(Some((state, tensors))) => {
-                    learner = learner.resume(state, tensors, &tape);
+                    learner = learner.resume(state, tensors, self.device);
                     let done = learner.history.len();
                     self.progress.note(&format!(
                         "{NAME}: going on after epoch {done} of {}",

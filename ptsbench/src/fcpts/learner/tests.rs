@@ -27,6 +27,7 @@ fn layer(weight: &[f32], s: f64) -> Layer {
     Layer {
         path: "weight".to_owned(),
         weight: weight.to_vec(),
+        shape: [1, weight.len()],
         threshold: Threshold {
             s,
             velocity: 0.0,
@@ -40,9 +41,9 @@ fn layer(weight: &[f32], s: f64) -> Layer {
 #[test]
 fn steps_are_those_of_the_equations() {
     let mut stream = Seed(3).stream("steps");
-    // Weights on both sides of the window |  |w| - t | < 1.
+    // A penalty of 2 in a network of 1,000 weights, and weights on both sides of the window |  |w| - t | < 1.
     let weight = drawn(&mut stream, 300, 1.2);
-    let (pull, total) = (2.0, 1000);
+    let pull = 0.002;
     for mask_grad in [MaskGrad::None, MaskGrad::Threshold, MaskGrad::Both] {
         for bridge in [Bridge::Hist100, Bridge::Kde] {
             let fcpts = Fcpts {
@@ -57,13 +58,13 @@ fn steps_are_those_of_the_equations() {
             let (mut s, mut vs) = (-1.5f64, 0.0);
             for _ in 0..2 {
                 let g = drawn(&mut stream, weight.len(), 0.3);
-                layer.step(&g, &mut velocity, SGD, &fcpts, pull, total);
+                layer.step(&g, &mut velocity, SGD, &fcpts, pull);
 
                 let scale = w.iter().fold(0.0f64, |most, w| most.max(w.abs()));
                 let sigmoid = 1.0 / (1.0 + (-s).exp());
                 let t = sigmoid * scale;
                 let now: Vec<f32> = w.iter().map(|&w| w as f32).collect();
-                let mut dt = pull * 300.0 / 1000.0 * bridge.slope(&now, t);
+                let mut dt = 2.0 * 300.0 / 1000.0 * bridge.slope(&now, t);
                 for i in 0..w.len() {
                     let g = f64::from(g[i]);
                     let m = f64::from(w[i].abs() > t);
@@ -137,21 +138,14 @@ fn steps_go_along_the_slopes_of_the_straight_through_loss() {
             decay: 0.0,
             lr: 1.0,
         };
-        layer.step(
-            &g,
-            &mut vec![0.0; weight.len()],
-            plain,
-            &fcpts,
-            0.0,
-            weight.len(),
-        );
-        for i in 0..weight.len() {
+        layer.step(&g, &mut vec![0.0; weight.len()], plain, &fcpts, 0.0);
+        for (i, (&before, &after)) in weight.iter().zip(&layer.weight).enumerate() {
             let [up, down] = [h, -h].map(|by| match mask_grad {
                 MaskGrad::Both => loss(&moved(i, by), &moved(i, by), t),
                 _ => loss(&moved(i, by), &wide, t),
             });
             let slope = (up - down) / (2.0 * h);
-            let went = f64::from(weight[i]) - f64::from(layer.weight[i]);
+            let went = f64::from(before) - f64::from(after);
             assert!(
                 (went - slope).abs() < 1e-5,
                 "{mask_grad:?} {i}: {went}, {slope}"
@@ -189,17 +183,17 @@ fn dense_layers_are_never_masked_and_capped_ones_never_beyond_their_cap() {
     assert_eq!((zeros.masked(), zeros.pruned), (vec![0.0; 5], 5));
 }
 
-/// A learner over a network, with its batches and what the dense network says of them.
+/// A network with batches, and what it says of them, told apart by `contrast`: a random network says little.
 struct Class<N: Classifier> {
     network: N,
     starts: Vec<Start>,
     batches: Batches<'static, N::Input>,
     wanted: Batches<'static, N::Output>,
-    tape: Device,
+    device: Device,
 }
 
 impl<N: Classifier> Class<N> {
-    fn new(spec: &Spec, network: N) -> Self {
+    fn new(spec: &Spec, network: N, contrast: f64) -> Self {
         let device = Device::flex();
         let census = subject::census(spec, &network, &device);
         let starts = subject::sites(&network, &census)
@@ -218,14 +212,14 @@ impl<N: Classifier> Class<N> {
         let mut bare = Bare(Precision::F32);
         let wanted: Vec<Tensor<2>> = batches
             .iter()
-            .map(|batch| network.run(batch.clone(), &mut bare) * 20.0)
+            .map(|batch| network.run(batch.clone(), &mut bare) * contrast)
             .collect();
         Self {
             starts: starts.collect(),
             batches: batches.into(),
             wanted: wanted.into(),
-            tape: device.autodiff(),
             network,
+            device,
         }
     }
 
@@ -237,7 +231,7 @@ impl<N: Classifier> Class<N> {
             seed: Seed(4),
             precision: Precision::F32,
         };
-        Learner::start(&self.network, &self.starts, terms, &self.tape)
+        Learner::start(&self.network, &self.starts, terms, &self.device)
     }
 
     fn epoch<'a>(&self, learner: Learner<'a, N>) -> Learner<'a, N> {
@@ -260,7 +254,7 @@ impl Visit<Classes> for Slopes {
     type Out = ();
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
-        let class = Class::new(spec, network);
+        let class = Class::new(spec, network, 200.0);
         let fcpts = Fcpts {
             mask_grad: MaskGrad::None,
             lambda: 0.0,
@@ -279,7 +273,7 @@ impl Visit<Classes> for Slopes {
                 data[at] += by;
                 let values = HashMap::from([(path.to_owned(), TensorData::new(data, shape))]);
                 let network = learner.network.valid();
-                learner.network = write_params(network, values, &class.tape).0.train();
+                learner.network = write_params(network, values, &class.device).0.train();
             }
             let (input, teacher) = (class.batches.get(0).unwrap(), class.wanted.get(0).unwrap());
             learner.step(input, teacher, 0).unwrap()
@@ -292,8 +286,10 @@ impl Visit<Classes> for Slopes {
             .collect();
         let after = stepped.params(&stepped.network.valid());
         let norm = |path: &&String| path.ends_with("norm.gamma");
-        let prunable = &stepped.layers[2];
-        let masked = class.learner(&fcpts).layers[2].masked();
+        // The last layer: its slopes are large enough to be told from rounding.
+        let last = stepped.layers.len() - 1;
+        let prunable = &stepped.layers[last];
+        let masked = class.learner(&fcpts).layers[last].masked();
         let kept = (0..masked.len()).filter(|&at| masked[at] != 0.0);
         let gammas = before.keys().filter(norm).min().unwrap();
         let mut places: Vec<(&str, usize)> = kept
@@ -331,7 +327,7 @@ impl Visit<Classes> for Learns {
     type Out = ();
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
-        let class = Class::new(spec, network);
+        let class = Class::new(spec, network, 20.0);
         let fcpts = Fcpts {
             epochs: 30,
             learning_rate: 0.05,
@@ -372,7 +368,7 @@ impl Visit<Classes> for Resumes {
     type Out = ();
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
-        let class = Class::new(spec, network);
+        let class = Class::new(spec, network, 20.0);
         let fcpts = Fcpts {
             epochs: 3,
             ..Fcpts::default()
@@ -394,7 +390,7 @@ impl Visit<Classes> for Resumes {
             let expected = Learner::expected(&class.network);
             let fits = |state: &State| state.fits(&fcpts, &class.starts);
             let (state, tensors) = checkpoint.read(&expected, fits).unwrap().unwrap();
-            learner = class.learner(&fcpts).resume(state, tensors, &class.tape);
+            learner = class.learner(&fcpts).resume(state, tensors, &class.device);
         }
         let all = |learner: &Learner<'_, N>| {
             let (state, tensors) = learner.checkpoint();
@@ -426,7 +422,7 @@ impl Visit<Classes> for Diverges {
     type Out = ();
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
-        let mut class = Class::new(spec, network);
+        let mut class = Class::new(spec, network, 20.0);
         let nan = Tensor::<2>::full([8, 20], f32::NAN, &Device::flex());
         class.wanted = vec![nan.clone(), nan.clone(), nan].into();
         let fcpts = Fcpts::default();
