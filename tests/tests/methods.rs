@@ -178,11 +178,11 @@ fn a_whole_method_learns_rates_and_weights_and_keeps_the_count() {
             assert_eq!(curve.len(), 12);
             assert!(curve[11].loss < curve[0].loss, "{curve:?}");
             assert!((curve[11].rate - 0.85).abs() < 0.02, "{curve:?}");
-            // Four batches of 32: a step for each, and the dense network's answers once.
+            // Four batches of 32: a step for each, in which both networks see them.
             let budget = record.budget;
             assert_eq!((budget.images, budget.labels), (IMAGES, 0));
             assert_eq!(budget.gradient_steps, 12 * 4);
-            assert_eq!(budget.forward_passes, 12 * IMAGES + IMAGES);
+            assert_eq!(budget.forward_passes, 2 * 12 * IMAGES);
         }
         // One training, read in two ways.
         assert_eq!(trained.training, dense.training);

@@ -47,12 +47,19 @@ pub struct Terms<'a> {
     pub fcpts: &'a Fcpts,
     /// `P`.
     pub rate: f64,
-    /// Steps of an epoch.
-    pub steps: usize,
-    /// Where the order of batches comes from.
+    /// Images of a step.
+    pub batch: usize,
+    /// Where the order of images comes from.
     pub seed: Seed,
     /// Arithmetic of every pass.
     pub precision: Precision,
+}
+
+impl Terms<'_> {
+    /// Steps of an epoch over so many images.
+    pub fn steps(&self, images: usize) -> usize {
+        images / self.batch.max(1)
+    }
 }
 
 /// A network in training.
@@ -234,20 +241,26 @@ impl<'a, N: Network> Learner<'a, N> {
         write_params(network, values, device).0
     }
 
-    /// One epoch: every batch once, in an order of its own. `watch` is told each step and its loss.
-    pub fn epoch<'b>(
+    /// One epoch over `images`, single ones: in an order of its own, in batches that are mixed anew. `teacher` says what
+    /// is to be said of a batch; `watch` is told each step and its loss.
+    pub fn epoch(
         mut self,
-        batches: &Batches<'b, N::Input>,
-        wanted: &Batches<'b, N::Output>,
+        images: &Batches<'_, N::Input>,
+        teacher: &dyn Fn(N::Input) -> N::Output,
         mut watch: impl FnMut(usize, f64),
     ) -> Result<Self, LearnError> {
-        let (epoch, steps) = (self.history.len() + 1, self.terms.steps);
-        let mut order: Vec<usize> = (0..steps).collect();
+        let Terms { batch, seed, .. } = self.terms;
+        let (epoch, steps) = (self.history.len() + 1, self.terms.steps(images.len()));
+        let mut order: Vec<usize> = (0..images.len()).collect();
         let purpose = format!("{NAME}.order.{epoch}");
-        self.terms.seed.stream(&purpose).shuffle(&mut order);
+        seed.stream(&purpose).shuffle(&mut order);
         let (mut losses, mut penalties) = (0.0, 0.0);
-        for (step, at) in order.into_iter().enumerate() {
+        // What is left is dropped: norms would measure it by too few images.
+        for (step, chosen) in order.chunks_exact(batch).enumerate() {
             interrupt::check()?;
+            let input = chosen.iter().map(|&at| images.get(at));
+            let input = N::Input::join(input.collect::<Result<_, _>>()?);
+            let wanted = teacher(input.clone());
             let done = (epoch - 1) * steps + step;
             let diverged = |what| LearnError::Diverged {
                 what,
@@ -255,9 +268,8 @@ impl<'a, N: Network> Learner<'a, N> {
                 step: step + 1,
             };
             let (loss, penalty);
-            (self, loss, penalty) = self
-                .step(batches.get(at)?, wanted.get(at)?, done)
-                .map_err(diverged)?;
+            let lr = self.terms.fcpts.rate(done, steps);
+            (self, loss, penalty) = self.step(input, wanted, lr).map_err(diverged)?;
             losses += loss;
             penalties += penalty;
             watch(done + 1, loss);
@@ -270,18 +282,18 @@ impl<'a, N: Network> Learner<'a, N> {
         Ok(self)
     }
 
-    /// One step on a batch, the one after `done`: `L_rec` and the penalty before it, or what is not finite.
+    /// One step on a batch at a learning rate: `L_rec` and the penalty before it, or what is not finite.
     fn step(
         mut self,
         input: N::Input,
-        teacher: N::Output,
-        done: usize,
+        wanted: N::Output,
+        lr: f64,
     ) -> Result<(Self, f64, f64), &'static str> {
-        let Terms { fcpts, steps, .. } = self.terms;
+        let fcpts = self.terms.fcpts;
         let output = self
             .network
             .run(input.to_autodiff(), &mut Bare(self.terms.precision));
-        let loss = distillation(fcpts.loss, teacher.to_autodiff(), output);
+        let loss = distillation(fcpts.loss, wanted.to_autodiff(), output);
         let value = f64::from(loss.clone().into_scalar::<f32>());
         if !value.is_finite() {
             return Err("the loss");
@@ -298,7 +310,7 @@ impl<'a, N: Network> Learner<'a, N> {
             sgd: Sgd {
                 momentum: MOMENTUM,
                 decay: DECAY,
-                lr: fcpts.rate(done, steps),
+                lr,
             },
             fcpts,
             pull,

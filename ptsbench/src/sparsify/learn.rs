@@ -6,7 +6,7 @@ use model_zoo::{Bundle, Network};
 use super::{Dense, Images, Pruned};
 use crate::allocate::{self, Allocation, Options, Rate};
 use crate::batches::Batches;
-use crate::cell::{CalibrationCell, Pattern, Rule, Sparsity};
+use crate::cell::{Pattern, Rule, Sparsity};
 use crate::criterion;
 use crate::fcpts::learner::{Learner, Start, State, Terms};
 use crate::fcpts::{Fcpts, Kept, LearnError, NAME, Teacher};
@@ -39,27 +39,29 @@ impl<N: Network> Dense<'_, N> {
             .calibration
             .clone()
             .ok_or(MeasureError::NoCalibration)?;
-        if fcpts.batch > 0 {
-            wanted.batch = fcpts.batch;
-        }
-        // What is left of an epoch is dropped: norms would measure it by too few images.
-        let steps = wanted.images / wanted.batch.max(1);
-        if steps == 0 {
+        let batch = match fcpts.batch {
+            0 => wanted.batch,
+            batch => batch,
+        };
+        if batch > wanted.images {
             return Err(LearnError::Batch {
-                batch: wanted.batch,
+                batch,
                 images: wanted.images,
             }
             .into());
         }
-        let batches = images(&wanted)?;
         let terms = Terms {
             fcpts,
             rate,
-            steps,
+            batch,
             seed: Seed(wanted.seed),
             precision: self.precision,
         };
-        let learner = self.train(terms, &self.starts(&start, &options)?, &batches)?;
+        let cost = cost(&terms, wanted.images);
+        // One by one, since batches are mixed anew in each epoch.
+        wanted.batch = 1;
+        let singles = images(&wanted)?;
+        let learner = self.train(terms, &self.starts(&start, &options)?, &singles)?;
 
         let trained = learner.network(self.device);
         let weights = subject::weights(&trained, self.census);
@@ -83,7 +85,7 @@ impl<N: Network> Dense<'_, N> {
             allocation: Some(allocation),
             masks,
             training: learner.history,
-            budget: before.and(cost(fcpts, steps, &wanted)),
+            budget: before.and(cost),
         })
     }
 
@@ -107,24 +109,21 @@ impl<N: Network> Dense<'_, N> {
         &self,
         terms: Terms<'t>,
         starts: &[Start],
-        batches: &Batches<'_, N::Input>,
+        images: &Batches<'_, N::Input>,
     ) -> Result<Learner<'t, N>, LearnError> {
-        let (fcpts, steps) = (terms.fcpts, terms.steps);
-        let teacher = match fcpts.teacher {
+        let (fcpts, steps) = (terms.fcpts, terms.steps(images.len()));
+        let dense = match fcpts.teacher {
             Teacher::Eval => self.network.clone(),
             // Statistics of a training copy are its own. Without gradients nothing is kept of the passes.
             Teacher::Train => self.network.clone().no_grad().train(),
         };
-        // A batch has the same images in every epoch, and so the same answers.
-        let wanted = Batches::new(steps, self.memory.for_results(), |at| {
-            let batch = batches.get(at)?;
+        let teacher = |batch: N::Input| {
             let batch = match fcpts.teacher {
                 Teacher::Eval => batch,
                 Teacher::Train => batch.to_autodiff(),
             };
-            Ok(teacher.run(batch, &mut Bare(self.precision)))
-        });
-
+            dense.run(batch, &mut Bare(self.precision))
+        };
         let mut learner = Learner::start(self.network, starts, terms, self.device);
         let checkpoint = self.checkpoints.map(|all| all.of_training());
         if let Some(checkpoint) = &checkpoint {
@@ -152,7 +151,7 @@ impl<N: Network> Dense<'_, N> {
         let total = fcpts.epochs * steps - first;
         self.progress.unit(0, 1, NAME);
         while !learner.is_done() {
-            learner = learner.epoch(batches, &wanted, |done, loss| {
+            learner = learner.epoch(images, &teacher, |done, loss| {
                 self.progress.step(done - first, total, loss);
             })?;
             if let Some(checkpoint) = &checkpoint {
@@ -164,14 +163,13 @@ impl<N: Network> Dense<'_, N> {
     }
 }
 
-/// What training takes: the dense network's answers once, and every step's images.
-fn cost(fcpts: &Fcpts, steps: usize, calibration: &CalibrationCell) -> Budget {
-    let images = (steps * calibration.batch) as u64;
-    let epochs = fcpts.epochs as u64;
+/// What training takes: every step sends its images through both networks.
+fn cost(terms: &Terms<'_>, images: usize) -> Budget {
+    let steps = (terms.fcpts.epochs * terms.steps(images)) as u64;
     Budget {
-        images,
+        images: images as u64,
         labels: 0,
-        gradient_steps: epochs * steps as u64,
-        forward_passes: images + epochs * images,
+        gradient_steps: steps,
+        forward_passes: 2 * steps * terms.batch as u64,
     }
 }

@@ -187,8 +187,8 @@ fn dense_layers_are_never_masked_and_capped_ones_never_beyond_their_cap() {
 struct Class<N: Classifier> {
     network: N,
     starts: Vec<Start>,
-    batches: Batches<'static, N::Input>,
-    wanted: Batches<'static, N::Output>,
+    images: Batches<'static, N::Input>,
+    contrast: f64,
     device: Device,
 }
 
@@ -203,31 +203,30 @@ impl<N: Classifier> Class<N> {
                 zeros: site.info.len() / 2,
                 most: site.info.len(),
             });
-        let batch = |at: usize| {
-            let images: Vec<usize> = (at * 8..at * 8 + 8).collect();
-            let data = TensorData::new(MicroSet::TRAIN.normalized(&images), [8, 3, 32, 32]);
+        let image = |at: usize| {
+            let data = TensorData::new(MicroSet::TRAIN.normalized(&[at]), [1, 3, 32, 32]);
             Tensor::<4>::from_data(data, &device)
         };
-        let batches: Vec<Tensor<4>> = (0..3).map(batch).collect();
-        let mut bare = Bare(Precision::F32);
-        let wanted: Vec<Tensor<2>> = batches
-            .iter()
-            .map(|batch| network.run(batch.clone(), &mut bare) * contrast)
-            .collect();
         Self {
             starts: starts.collect(),
-            batches: batches.into(),
-            wanted: wanted.into(),
+            // Three batches of eight, and one image that is left.
+            images: (0..25).map(image).collect::<Vec<_>>().into(),
+            contrast,
             network,
             device,
         }
+    }
+
+    /// What the dense network says of a batch.
+    fn says(&self, batch: Tensor<4>) -> Tensor<2> {
+        self.network.run(batch, &mut Bare(Precision::F32)) * self.contrast
     }
 
     fn learner<'a>(&self, fcpts: &'a Fcpts) -> Learner<'a, N> {
         let terms = Terms {
             fcpts,
             rate: 0.7,
-            steps: 3,
+            batch: 8,
             seed: Seed(4),
             precision: Precision::F32,
         };
@@ -235,9 +234,8 @@ impl<N: Classifier> Class<N> {
     }
 
     fn epoch<'a>(&self, learner: Learner<'a, N>) -> Learner<'a, N> {
-        learner
-            .epoch(&self.batches, &self.wanted, |_, _| {})
-            .unwrap()
+        let teacher = |batch| self.says(batch);
+        learner.epoch(&self.images, &teacher, |_, _| {}).unwrap()
     }
 }
 
@@ -258,9 +256,6 @@ impl Visit<Classes> for Slopes {
         let fcpts = Fcpts {
             mask_grad: MaskGrad::None,
             lambda: 0.0,
-            epochs: 1,
-            // One step of three: the rate is a third of it.
-            learning_rate: 0.3,
             ..Fcpts::default()
         };
         let loss = |change: Option<(&str, usize, f32)>| {
@@ -275,8 +270,9 @@ impl Visit<Classes> for Slopes {
                 let network = learner.network.valid();
                 learner.network = write_params(network, values, &class.device).0.train();
             }
-            let (input, teacher) = (class.batches.get(0).unwrap(), class.wanted.get(0).unwrap());
-            learner.step(input, teacher, 0).unwrap()
+            let batch = (0..8).map(|at| class.images.get(at).unwrap());
+            let batch = Tensor::join(batch.collect());
+            learner.step(batch.clone(), class.says(batch), 0.1).unwrap()
         };
         let (stepped, value, _) = loss(None);
         assert!(value > 0.01, "{value}");
@@ -422,12 +418,11 @@ impl Visit<Classes> for Diverges {
     type Out = ();
 
     fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
-        let mut class = Class::new(spec, network, 20.0);
-        let nan = Tensor::<2>::full([8, 20], f32::NAN, &Device::flex());
-        class.wanted = vec![nan.clone(), nan.clone(), nan].into();
+        let class = Class::new(spec, network, 20.0);
         let fcpts = Fcpts::default();
+        let nan = |_| Tensor::<2>::full([8, 20], f32::NAN, &Device::flex());
         let learner = class.learner(&fcpts);
-        let outcome = learner.epoch(&class.batches, &class.wanted, |_, _| {});
+        let outcome = learner.epoch(&class.images, &nan, |_, _| {});
         let error = outcome.err().unwrap().to_string();
         for part in [
             "the loss is not finite",
