@@ -32,6 +32,20 @@ impl Bundle for Padded {
         f.zip(self.images, other.images);
     }
 
+    fn join(parts: Vec<Self>) -> Self {
+        let side = |d: usize| parts.iter().map(|part| part.images.dims()[d]).max();
+        let [height, width] = [2, 3].map(|d| side(d).unwrap_or(0));
+        let images = parts.iter().map(|part| {
+            let [_, _, rows, columns] = part.images.dims();
+            let below = (0, width - columns, 0, height - rows);
+            part.images.clone().pad(below, 0.0)
+        });
+        Self {
+            images: Tensor::cat(images.collect(), 0),
+            sizes: parts.iter().flat_map(|part| part.sizes.clone()).collect(),
+        }
+    }
+
     fn extents(&self) -> Option<Extents> {
         let [_, _, height, width] = self.images.dims();
         Some(Extents {
@@ -81,5 +95,32 @@ mod tests {
         assert_eq!(on([64, 96]), [[64, 96], [33, 64], [1, 65]]);
         assert_eq!(on([8, 12]), [[8, 12], [5, 8], [1, 9]]);
         assert_eq!(on([1, 1]), [[1, 1], [1, 1], [1, 1]]);
+    }
+
+    #[test]
+    fn joined_images_are_padded_to_the_largest() {
+        let device = Device::flex();
+        let part = |height: usize, width: usize| Padded {
+            images: Tensor::ones([1, 1, height, width], &device),
+            sizes: vec![[height, width]],
+        };
+        let joined = Padded::join(vec![part(2, 3), part(3, 1)]);
+        assert_eq!(joined.sizes, [[2, 3], [3, 1]]);
+        assert_eq!(joined.images.dims(), [2, 1, 3, 3]);
+        let values: Vec<f32> = joined.images.into_data().iter().collect();
+        let first = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0];
+        let second = [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0];
+        assert_eq!(values, [first, second].concat());
+        // Other bundles join part by part.
+        let pair = |by: f32| {
+            (
+                Tensor::<2>::full([1, 2], by, &device),
+                vec![Some(part(1, 1))],
+            )
+        };
+        let (first, rest) = Bundle::join(vec![pair(1.0), pair(2.0)]);
+        let first: Vec<f32> = first.into_data().iter().collect();
+        assert_eq!(first, [1.0, 1.0, 2.0, 2.0]);
+        assert_eq!(rest[0].as_ref().unwrap().sizes, [[1, 1], [1, 1]]);
     }
 }

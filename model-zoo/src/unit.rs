@@ -68,6 +68,14 @@ pub trait Bundle: Clone + Send + 'static {
     fn first(self) -> Self {
         self.map(&mut First)
     }
+
+    /// One batch of several, at least one, in order. What is carried along is the first one's.
+    fn join(parts: Vec<Self>) -> Self;
+}
+
+/// A part of each of several values, joined.
+fn join_parts<B, P: Bundle>(parts: &[B], part: impl Fn(&B) -> &P) -> P {
+    P::join(parts.iter().map(|whole| part(whole).clone()).collect())
 }
 
 /// Replaces tensors one by one.
@@ -110,6 +118,10 @@ impl<const D: usize> Bundle for Tensor<D> {
     fn zip(self, other: Self, f: &mut impl TensorZip) {
         f.zip(self, other);
     }
+
+    fn join(parts: Vec<Self>) -> Self {
+        Tensor::cat(parts, 0)
+    }
 }
 
 impl<B: Bundle> Bundle for Vec<B> {
@@ -130,6 +142,13 @@ impl<B: Bundle> Bundle for Vec<B> {
         for (one, other) in self.into_iter().zip(other) {
             one.zip(other, f);
         }
+    }
+
+    fn join(parts: Vec<Self>) -> Self {
+        let items = 0..parts.as_slice().first().map_or(0, Vec::len);
+        items
+            .map(|at| join_parts(&parts, |list| &list[at]))
+            .collect()
     }
 }
 
@@ -152,6 +171,11 @@ impl<B: Bundle> Bundle for Option<B> {
             one.zip(other, f);
         }
     }
+
+    fn join(parts: Vec<Self>) -> Self {
+        let there: Option<Vec<B>> = parts.into_iter().collect();
+        there.map(B::join)
+    }
 }
 
 macro_rules! tuples {
@@ -167,6 +191,10 @@ macro_rules! tuples {
 
             fn zip(self, other: Self, f: &mut impl TensorZip) {
                 $(self.$place.zip(other.$place, f);)+
+            }
+
+            fn join(parts: Vec<Self>) -> Self {
+                ($(join_parts(&parts, |tuple| &tuple.$place),)+)
             }
         }
     )+};
@@ -192,6 +220,11 @@ impl<X: Clone + Send + 'static> Bundle for Fixed<X> {
     }
 
     fn zip(self, _: Self, _: &mut impl TensorZip) {}
+
+    fn join(parts: Vec<Self>) -> Self {
+        let first = parts.into_iter().next();
+        first.expect("what is joined has a first part")
+    }
 }
 
 /// A piece of a network that can be run, kept and trained alone.

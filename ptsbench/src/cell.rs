@@ -78,7 +78,7 @@ pub struct TaskCell {
 pub struct Sparsity {
     /// What may be removed.
     pub pattern: Pattern,
-    /// How much from each layer; absent where the pattern decides it (N:M).
+    /// How much from each layer, or what a whole method starts from; absent where the pattern decides it (N:M).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocation: Option<Part>,
     /// Which weights in a layer.
@@ -150,7 +150,7 @@ fn is_folded(batch_norm: &BatchNorm) -> bool {
 }
 
 /// A named algorithm and its measurement version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
     /// Its name in the registry.

@@ -5,7 +5,7 @@
 //! is divided by its channel's scale again, and what was fitted into a bias goes to the norm's shift. A tensor that was not
 //! changed keeps its bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use model_zoo::catalog::{self, Spec, Visit};
@@ -18,7 +18,7 @@ use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::inventory::Weights;
 use crate::own;
 use crate::pipeline::{Bench, Measure, MeasureError, treat};
-use crate::subject;
+use crate::subject::{self, Site};
 use crate::task::TaskError;
 use crate::task::judged::{Judge, Judged, OtherKind};
 
@@ -152,7 +152,8 @@ impl<M: Judged> Visit<M> for Export<'_> {
                 .map(|slot| (slot.path.as_str(), slot))
                 .collect();
             let read = |slot: &Slot| source.read(&slot.source);
-            for (index, site) in subject::sites(&dense, &census).iter().enumerate() {
+            let sites = subject::sites(&dense, &census);
+            for (index, site) in sites.iter().enumerate() {
                 let weight = keys[site.weight().as_str()];
                 let (Some(old), Some(new)) = (before.weight(index), after.weight(index)) else {
                     continue;
@@ -166,34 +167,43 @@ impl<M: Judged> Visit<M> for Export<'_> {
                 };
                 changes.put(weight, weights);
             }
-            let old = vectors(&dense);
-            for (path, new) in vectors(&sparse) {
+            let old = others(&dense, &sites);
+            for (path, new) in others(&sparse, &sites) {
                 let old = &old[&path];
                 if *old == new {
                     continue;
                 }
-                // Of a folded convolution, the norm's shift is what the bias was made of.
-                let norm = path
-                    .strip_suffix(".conv.bias")
-                    .and_then(|unit| keys.get(format!("{unit}.norm.beta").as_str()));
-                let Some(slot) = norm.or_else(|| keys.get(path.as_str())) else {
+                let no_place = || {
                     let layer = path.strip_suffix(".bias").unwrap_or(&path);
-                    return Err(ExportError::NoPlace {
+                    ExportError::NoPlace {
                         layer: dense.key(layer),
-                    });
+                    }
                 };
-                changes.put(slot, shifted(read(slot)?, old, &new));
+                let own = keys.get(path.as_str());
+                match sparsity.batch_norm {
+                    BatchNorm::Kept => changes.put(own.ok_or_else(no_place)?, new),
+                    BatchNorm::Folded => {
+                        // The norm's shift is what the bias of a folded convolution was made of.
+                        let norm = path
+                            .strip_suffix(".conv.bias")
+                            .and_then(|unit| keys.get(format!("{unit}.norm.beta").as_str()));
+                        let slot = norm.or(own).ok_or_else(no_place)?;
+                        changes.put(slot, shifted(read(slot)?, old, &new));
+                    }
+                }
             }
         }
         changes.write(&slots, source.as_ref(), &before)
     }
 }
 
-/// Every parameter of rank 1, by its path: biases, and the scales and shifts of norms.
-fn vectors<N: Network>(network: &N) -> HashMap<String, Vec<f32>> {
+/// Every parameter but the prunable weights, by its path: biases, the scales, shifts and statistics of norms, tokens and
+/// positions.
+fn others<N: Network>(network: &N, sites: &[Site]) -> HashMap<String, Vec<f32>> {
+    let prunable: HashSet<String> = sites.iter().map(Site::weight).collect();
     read_params(network)
         .into_iter()
-        .filter(|(_, data)| data.shape().len() == 1)
+        .filter(|(path, _)| !prunable.contains(path))
         .map(|(path, data)| (path, data.iter::<f32>().collect()))
         .collect()
 }

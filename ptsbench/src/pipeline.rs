@@ -16,6 +16,7 @@ use crate::allocate::{AllocateError, Allocation, BadRate, TrialError};
 use crate::cell::{BatchNorm, CalibrationCell, Cell, Key};
 use crate::criterion::CriterionError;
 use crate::device::Chosen;
+use crate::fcpts::LearnError;
 use crate::interrupt::Interrupted;
 use crate::inventory::{Layer, Loaded, Weights};
 use crate::machine;
@@ -26,7 +27,7 @@ use crate::progress::Progress;
 use crate::reconstruct::FitError;
 use crate::reconstruct::checkpoint::Checkpoints;
 use crate::record::{
-    Budget, Cost, Environment, LayerOutcome, Paths, Record, SCHEMA, Search, Timing,
+    Budget, Cost, Environment, LayerOutcome, Paths, Record, SCHEMA, Search, Timing, TrainingCurve,
 };
 use crate::repair::UnknownRepair;
 use crate::seen::SeenError;
@@ -121,6 +122,9 @@ pub enum MeasureError {
     /// No masks.
     #[error(transparent)]
     Select(#[from] SelectError),
+    /// A whole method failed.
+    #[error(transparent)]
+    Learn(LearnError),
     /// Reconstruction failed.
     #[error(transparent)]
     Fit(FitError),
@@ -131,6 +135,16 @@ impl From<AllocateError> for MeasureError {
         match error {
             AllocateError::Trial(TrialError::Interrupted(stop)) => Self::Interrupted(stop),
             error => Self::Allocate(error),
+        }
+    }
+}
+
+impl From<LearnError> for MeasureError {
+    fn from(error: LearnError) -> Self {
+        match error {
+            LearnError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            LearnError::Inputs(error) => (*error).into(),
+            error => Self::Learn(error),
         }
     }
 }
@@ -247,7 +261,7 @@ impl Measure<'_> {
         timing.prepare_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let (network, chosen, units, budget) = match &self.cell.sparsity {
+        let (network, chosen, units, training, budget) = match &self.cell.sparsity {
             Some(sparsity) => {
                 let key = self.cell.key();
                 let subject = self.dense(spec, &dense, &census, &weights, &key);
@@ -258,9 +272,16 @@ impl Measure<'_> {
                     |wanted: &CalibrationCell| Ok(judge.calibration(&run, wanted, device, room)?);
                 let sparse = subject.sparsify(sparsity, &mut images)?;
                 let chosen = (sparse.allocation, sparse.masks);
-                (sparse.network, Some(chosen), sparse.units, sparse.budget)
+                let (units, training) = (sparse.units, sparse.training);
+                (sparse.network, Some(chosen), units, training, sparse.budget)
             }
-            None => (dense.clone(), None, Vec::new(), Budget::default()),
+            None => (
+                dense.clone(),
+                None,
+                Vec::new(),
+                Vec::new(),
+                Budget::default(),
+            ),
         };
         let terms = Terms {
             policy: self.bench.policy.with_precision(self.cell.precision),
@@ -295,6 +316,7 @@ impl Measure<'_> {
             layers,
             units,
             search: allocation.and_then(|found| Search::of(&found.losses)),
+            training: (!training.is_empty()).then_some(TrainingCurve(training)),
             timing,
             environment: self.environment(Paths::of(&frozen.layers)),
         })

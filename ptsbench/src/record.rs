@@ -41,6 +41,9 @@ pub struct Record {
     /// How the search for the allocation went; absent where there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
+    /// How the training of the whole network went, epoch by epoch; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingCurve>,
     /// What making the network took, besides the weights.
     pub budget: Budget,
     /// Seconds spent; differs from run to run.
@@ -302,6 +305,49 @@ impl std::fmt::Display for Search {
             0 => Ok(()),
             1 => f.write_str(" generation"),
             _ => f.write_str(" generations"),
+        }
+    }
+}
+
+/// What an epoch of training the whole network came to.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochOutcome {
+    /// Mean loss against the dense network's outputs, over its steps.
+    pub loss: f64,
+    /// Mean penalty of a rate that is not the wanted one.
+    pub penalty: f64,
+    /// Fraction of zeros at its end, before counts are made exact.
+    pub rate: f64,
+}
+
+/// The epochs of training a whole network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TrainingCurve(pub Vec<EpochOutcome>);
+
+/// The curve in a line, at its quarters: "loss 0.8 after 1, 0.5 after 25, ... 0.31 after 100 epochs; rate 0.8003 at the end".
+impl std::fmt::Display for TrainingCurve {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let epochs = self.0.len();
+        let mut quarters = [0, 1, 2, 3, 4]
+            .map(|quarter| (quarter * epochs / 4).max(1))
+            .to_vec();
+        quarters.dedup();
+        let points = quarters.iter().filter_map(|&at| {
+            let loss = self.0.get(at - 1)?.loss;
+            Some(format!("{loss:.4} after {at}"))
+        });
+        let points: Vec<String> = points.collect();
+        let unit = if epochs == 1 { "epoch" } else { "epochs" };
+        write!(f, "loss {} {unit}", points.join(", "))?;
+        match self.0.last() {
+            Some(last) => write!(
+                f,
+                "; rate {:.4} at the end, before it was made exact",
+                last.rate
+            ),
+            None => Ok(()),
         }
     }
 }

@@ -73,6 +73,6 @@ pub fn facts(chosen: &Chosen) -> Result<PartFacts, RepairError> {
     Ok(PartFacts {
         part: Part::plain(repair.name, repair.version),
         images: true,
-        moves: false,
+        ..PartFacts::default()
     })
 }

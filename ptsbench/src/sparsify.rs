@@ -1,6 +1,7 @@
 //! From a dense network to a sparse one, the same for whoever asks: how much goes from each layer, which weights, how
 //! the rest recovers.
 
+mod learn;
 mod trial;
 
 use std::collections::HashMap;
@@ -23,12 +24,12 @@ use crate::pipeline::MeasureError;
 use crate::progress::Progress;
 use crate::reconstruct::Work;
 use crate::reconstruct::checkpoint::Checkpoints;
-use crate::record::{Budget, UnitOutcome};
+use crate::record::{Budget, EpochOutcome, UnitOutcome};
 use crate::repair::{self, Kind};
 use crate::seen::{Need, Seen, look};
 use crate::select::{self, Masks, select, select_layer};
 use crate::sequential::in_order;
-use crate::solver::{self, problem};
+use crate::solver::{self, Solver, problem};
 use crate::subject;
 use trial::NetworkTrial;
 
@@ -54,7 +55,7 @@ pub struct Dense<'a, N: Network> {
     pub precision: Precision,
     /// Told of layers, units and steps.
     pub progress: &'a Progress,
-    /// Where a checkpoint per fitted unit is kept.
+    /// Where a checkpoint per fitted unit is kept, and one of a network that is trained as a whole.
     pub checkpoints: Option<Checkpoints<'a>>,
 }
 
@@ -68,6 +69,8 @@ pub struct Sparse<N> {
     pub masks: Masks,
     /// The units that were fitted.
     pub units: Vec<UnitOutcome>,
+    /// What each epoch came to, where the network was trained as a whole.
+    pub training: Vec<EpochOutcome>,
     /// What all of it took.
     pub budget: Budget,
 }
@@ -76,14 +79,29 @@ pub struct Sparse<N> {
 pub type Images<'a, I> = dyn FnMut(&CalibrationCell) -> Result<Batches<'a, I>, MeasureError> + 'a;
 
 /// Which weights go, and what the others become, before anything recovers.
-struct Pruned {
+struct Pruned<N> {
+    /// The network, with whatever was moved: weights that stay, and where all of it was trained biases and norms too.
+    network: N,
     /// The zeros of each layer, where the pattern does not decide them.
     allocation: Option<Allocation>,
     masks: Masks,
-    /// The weights that were moved, in the checkpoint's layout, by the layers' paths in the module.
-    moved: HashMap<String, Vec<f32>>,
+    /// What each epoch came to, where the network was trained as a whole.
+    training: Vec<EpochOutcome>,
     budget: Budget,
 }
+
+/// How layers are looked at one by one.
+struct Look {
+    need: Need,
+    /// Whether they read what the dense network gives them, or what it gives them as pruned so far.
+    dense_inputs: bool,
+    /// Whether the weights that stay are moved.
+    moves: bool,
+}
+
+/// One layer's weight after pruning, in the order of its shape, and its mask.
+type Choose<'a> = dyn Fn(&Layer, &[f32], &Seen, select::Ask<'_>) -> Result<(Vec<f32>, BitMask), MeasureError>
+    + 'a;
 
 impl<N: Network> Dense<'_, N> {
     /// The sparse network that `sparsity` describes.
@@ -99,12 +117,12 @@ impl<N: Network> Dense<'_, N> {
             }
         })?;
         let Pruned {
+            network,
             allocation,
             masks,
-            moved,
+            training,
             mut budget,
         } = self.prune(sparsity, images)?;
-        let network = subject::write_layers(self.network.clone(), self.census, moved, self.device);
         let mut network = subject::attach(network, self.census, &masks, self.device);
         let mut units = Vec::new();
         if let Some(settings) = &sparsity.reconstruction {
@@ -137,23 +155,44 @@ impl<N: Network> Dense<'_, N> {
             allocation,
             masks,
             units,
+            training,
             budget,
         })
     }
 
     /// How weights are chosen: one arm for each way. What decides rates, masks and weights of the whole network together
-    /// is another variant of [`Chooser`] and another arm, which asks for no allocation.
+    /// is another variant of [`Chooser`] and another arm, for which the allocation is a start.
     fn prune(
         &self,
         sparsity: &Sparsity,
         images: &mut Images<'_, N::Input>,
-    ) -> Result<Pruned, MeasureError> {
+    ) -> Result<Pruned<N>, MeasureError> {
         let part = &sparsity.criterion;
         match criterion::find(&part.name, &part.options)? {
             Chooser::Scores(criterion) if criterion.needs() == Need::Weights => {
                 self.by_weights(criterion.as_ref(), sparsity, images)
             }
-            chooser => self.by_inputs(&chooser, sparsity, images),
+            Chooser::Scores(criterion) => {
+                let look = Look {
+                    need: criterion.needs(),
+                    dense_inputs: criterion.dense_inputs(),
+                    moves: false,
+                };
+                self.by_inputs(look, sparsity, images, &|layer, weight, seen, ask| {
+                    scored(criterion.as_ref(), layer, weight, seen, ask)
+                })
+            }
+            Chooser::Solver(solver) => {
+                let look = Look {
+                    need: Need::Gram,
+                    dense_inputs: solver.dense_inputs(),
+                    moves: true,
+                };
+                self.by_inputs(look, sparsity, images, &|layer, weight, seen, ask| {
+                    solved(solver.as_ref(), layer, weight, seen, ask)
+                })
+            }
+            Chooser::Whole(fcpts) => self.learn(&fcpts, sparsity, images),
         }
     }
 
@@ -163,14 +202,15 @@ impl<N: Network> Dense<'_, N> {
         criterion: &dyn Criterion,
         sparsity: &Sparsity,
         images: &mut Images<'_, N::Input>,
-    ) -> Result<Pruned, MeasureError> {
+    ) -> Result<Pruned<N>, MeasureError> {
         let (allocation, budget) = self.allocate(sparsity, images)?;
         let (pattern, rule) = (sparsity.pattern, sparsity.rule);
         let masks = select(self.weights, criterion, pattern, allocation.as_ref(), rule)?;
         Ok(Pruned {
+            network: self.network.clone(),
             allocation,
             masks,
-            moved: HashMap::new(),
+            training: Vec::new(),
             budget,
         })
     }
@@ -225,10 +265,15 @@ impl<N: Network> Dense<'_, N> {
     /// Layer by layer, with what each reads.
     fn by_inputs(
         &self,
-        chooser: &Chooser,
+        Look {
+            need,
+            dense_inputs,
+            moves,
+        }: Look,
         sparsity: &Sparsity,
         images: &mut Images<'_, N::Input>,
-    ) -> Result<Pruned, MeasureError> {
+        choose: &Choose<'_>,
+    ) -> Result<Pruned<N>, MeasureError> {
         let (allocation, budget) = self.allocate(sparsity, images)?;
         let batches = self.guide(sparsity, images, true)?;
         let ask = select::Ask {
@@ -249,16 +294,16 @@ impl<N: Network> Dense<'_, N> {
             let layer = &self.weights.layers()[at];
             self.progress.unit(at, sites.len(), path);
             let weight = self.weights.weight(at).unwrap_or_default();
-            let (pruned, mask) = choose_layer(chooser, layer, weight, seen, ask)?;
+            let (pruned, mask) = choose(layer, weight, seen, ask)?;
             let data = subject::stored(&sites[at].info, pruned.clone());
-            if matches!(chooser, Chooser::Solver(_)) {
+            if moves {
                 moved.insert(path.to_owned(), pruned);
             }
             masks[at] = Some(mask);
             Ok(data)
         };
-        let (need, room) = (chooser.needs(), self.memory.for_results());
-        let passes = if chooser.dense_inputs() {
+        let room = self.memory.for_results();
+        let passes = if dense_inputs {
             let mut each = |path: String, seen: Seen| prune(&path, &seen).map(drop);
             look(
                 self.network,
@@ -287,9 +332,10 @@ impl<N: Network> Dense<'_, N> {
             .filter_map(|(site, mask)| Some((site.key.clone(), mask?)))
             .collect();
         Ok(Pruned {
+            network: subject::write_layers(self.network.clone(), self.census, moved, self.device),
             allocation,
             masks,
-            moved,
+            training: Vec::new(),
             budget: budget.and(looking(sparsity, passes)),
         })
     }
@@ -301,41 +347,45 @@ fn looking(sparsity: &Sparsity, passes: u64) -> Budget {
     Budget::looking(images, passes * images as u64)
 }
 
-/// One layer's weight after pruning, in the order of its shape, and its mask.
-fn choose_layer(
-    chooser: &Chooser,
+/// One layer by scores.
+fn scored(
+    criterion: &dyn Criterion,
     layer: &Layer,
     weight: &[f32],
     seen: &Seen,
     ask: select::Ask<'_>,
 ) -> Result<(Vec<f32>, BitMask), MeasureError> {
-    match chooser {
-        Chooser::Scores(criterion) => {
-            let mask = select_layer(layer, weight, criterion.as_ref(), Some(seen), ask)?;
-            let kept = mask.to_keep().into_iter().zip(weight);
-            let pruned = kept.map(|(keep, &w)| if keep { w } else { 0.0 }).collect();
-            Ok((pruned, mask))
-        }
-        Chooser::Solver(solver) => {
-            let wanted = match ask.pattern {
-                Pattern::Unstructured { .. } => {
-                    let zeros = ask.allocation.and_then(|a| a.zeros.get(&layer.path));
-                    let zeros = zeros.ok_or_else(|| select::SelectError::NoCount {
-                        path: layer.path.clone(),
-                    })?;
-                    problem::Ask::Count(*zeros)
-                }
-                Pattern::NofM { n, m } => problem::Ask::NofM { n, m },
-                Pattern::TransposableNofM { .. } => {
-                    return Err(MeasureError::SolverPattern(solver.name()));
-                }
-            };
-            let solved = solver::prune(solver.as_ref(), layer, weight, seen, wanted);
-            let solved = solved.map_err(|source| MeasureError::Solver {
-                layer: layer.path.clone(),
-                source,
+    let mask = select_layer(layer, weight, criterion, Some(seen), ask)?;
+    let kept = mask.to_keep().into_iter().zip(weight);
+    let pruned = kept.map(|(keep, &w)| if keep { w } else { 0.0 }).collect();
+    Ok((pruned, mask))
+}
+
+/// One layer by a solver.
+fn solved(
+    solver: &dyn Solver,
+    layer: &Layer,
+    weight: &[f32],
+    seen: &Seen,
+    ask: select::Ask<'_>,
+) -> Result<(Vec<f32>, BitMask), MeasureError> {
+    let wanted = match ask.pattern {
+        Pattern::Unstructured { .. } => {
+            let zeros = ask.allocation.and_then(|a| a.zeros.get(&layer.path));
+            let zeros = zeros.ok_or_else(|| select::SelectError::NoCount {
+                path: layer.path.clone(),
             })?;
-            Ok((solved.weight, solved.mask))
+            problem::Ask::Count(*zeros)
         }
-    }
+        Pattern::NofM { n, m } => problem::Ask::NofM { n, m },
+        Pattern::TransposableNofM { .. } => {
+            return Err(MeasureError::SolverPattern(solver.name()));
+        }
+    };
+    let solved = solver::prune(solver, layer, weight, seen, wanted);
+    let solved = solved.map_err(|source| MeasureError::Solver {
+        layer: layer.path.clone(),
+        source,
+    })?;
+    Ok((solved.weight, solved.mask))
 }

@@ -91,6 +91,27 @@ fn a_reconstruction_is_exported_and_leaves_nothing_else() {
 
 /// Fewer images than a batch has by default are one batch.
 #[test]
+fn a_network_trained_as_a_whole_is_exported_and_leaves_nothing_else() {
+    let desk = Desk::new();
+    let line = "export micro_resnet8 --device flex --images 32 --out whole.safetensors --criterion fcpts,epochs=2";
+    let text = desk.good(&format!("{line} --rate 0.75"));
+    assert!(text.contains("(0.7500)"), "{text}");
+    assert_eq!(desk.names(), ["assets", "whole.safetensors"]);
+    let [old, new] = [BUILT_IN, "whole.safetensors"].map(|file| desk.0.path().join(file));
+    for key in ["bn1.weight", "bn1.running_mean", "fc.bias"] {
+        assert_ne!(values(&old, key), values(&new, key), "{key}");
+    }
+    desk.refused(
+        &format!("{line} --pattern 2:4"),
+        &["`fcpts`", "N:M", "--rate"],
+    );
+    desk.refused(
+        &format!("{line} --rate 0.75 --granularity block"),
+        &["trains every weight", "weights=dense"],
+    );
+}
+
+#[test]
 fn any_number_of_calibration_images_will_do() {
     let desk = Desk::new();
     for images in [1, 32, 65] {

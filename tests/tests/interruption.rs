@@ -364,3 +364,77 @@ fn two_processes_share_a_store() {
         measured[0], measured[1]
     );
 }
+
+/// One network that is trained as a whole, for long enough to be killed.
+const WHOLE: &str = r#"
+name = "whole"
+title = "Whole"
+
+[task]
+name = "micro"
+samples = 200
+
+[calibration]
+images = 64
+batch = 16
+
+[[grid]]
+name = "whole"
+track = "allocation"
+models = ["micro_resnet8"]
+rates = [0.8]
+allocators = ["erk"]
+criterion = { name = "fcpts", epochs = 30 }
+"#;
+
+#[test]
+fn a_killed_training_goes_on_after_its_last_epoch() {
+    let desk = Desk::new(1, 15);
+    fs::write(desk.folder.path().join("plan.toml"), WHOLE).unwrap();
+    let whole = |store: &str| {
+        let records = files(&desk.store(store)).into_iter();
+        let records = records.filter(|(name, _)| name.ends_with(".json"));
+        records
+            .map(|(name, path)| (name, lasting(&fs::read_to_string(path).unwrap())))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let run = |store: &str| {
+        let mut command = program::command();
+        let plan = desk.folder.path().join("plan.toml");
+        command.arg("run").arg(plan);
+        command.arg("--store").arg(desk.store(store));
+        command.args(["--device", "flex", "--threads", "1"]);
+        command
+    };
+    said(&run("undisturbed").output().unwrap(), 0);
+    let expected = whole("undisturbed");
+    assert_eq!(expected.len(), 2);
+
+    let checkpoint = |store: &str| {
+        let mut files = files(&desk.store(store)).into_iter();
+        let (_, path) = files.find(|(name, _)| name.ends_with("training.safetensors"))?;
+        fs::metadata(path).ok()?.modified().ok()
+    };
+    let mut last = None;
+    for _ in 0..3 {
+        let mut child = run("killed").stderr(Stdio::piped()).spawn().unwrap();
+        let patience = Instant::now();
+        // A new checkpoint, and a while into the epoch after it.
+        while checkpoint("killed") == last {
+            assert!(patience.elapsed() < Duration::from_secs(60));
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "it was not killed in time"
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_millis(15));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        last = checkpoint("killed");
+    }
+    let text = said(&run("killed").output().unwrap(), 0);
+    assert!(text.contains("fcpts: going on after epoch"), "{text}");
+    assert_eq!(whole("killed"), expected);
+    assert_eq!(checkpoint("killed"), None, "the record is there");
+}

@@ -1,7 +1,12 @@
 //! Methods that look at images, end to end on the smallest built-in network: exact counts, the budget they declare, and
 //! that they do what they are for.
 
+use std::path::Path;
+
+use model_zoo::weights::{Container, Source};
+use ptsbench::cell::Cell;
 use ptsbench::device::{Choice, choose};
+use ptsbench::export::export;
 use ptsbench::memory::Memory;
 use ptsbench::pipeline::Bench;
 use ptsbench::plan::Plan;
@@ -13,8 +18,20 @@ use ptsbench_tests::workspace_root;
 const IMAGES: u64 = 128;
 const SOLVERS: [&str; 4] = ["sparsegpt", "admm_w", "alps", "obc"];
 
+/// What is done with a sparse cell of a plan, where the work of the cell may lie.
+type Do<'a, T> = dyn FnMut(&Bench<'_>, &Cell, &Path, &Path) -> T + 'a;
+
 /// The records of a plan of 400 test images and 128 for calibration, without the dense reference.
 fn measure(grids: &str) -> Vec<Record> {
+    each(grids, &mut |bench, cell, file, work| {
+        let measured = bench.measure(cell, file, work);
+        let record = measured.unwrap_or_else(|error| panic!("{cell}: {error}"));
+        println!("{cell}: {}", record.score);
+        record
+    })
+}
+
+fn each<T>(grids: &str, act: &mut Do<'_, T>) -> Vec<T> {
     let text = format!(
         "name = 'methods'\ntitle = 'Methods'\nrates = [0.6]\n\
          [task]\nname = 'micro'\nsamples = 400\n\
@@ -38,10 +55,7 @@ fn measure(grids: &str) -> Vec<Record> {
     sparse
         .map(|planned| {
             let work = tempfile::tempdir().unwrap();
-            let measured = bench.measure(&planned.cell, &file, work.path());
-            let record = measured.unwrap_or_else(|error| panic!("{}: {error}", planned.cell));
-            println!("{}: {}", planned.cell, record.score);
-            record
+            act(&bench, &planned.cell, &file, work.path())
         })
         .collect()
 }
@@ -146,4 +160,121 @@ fn a_search_keeps_the_rate_and_does_not_get_worse() {
     // Each trial measures norms and outputs: the start once, then eight on 32 images and two on 128 a generation.
     let trials = 2 * (128 + 6 * (8 * 32 + 2 * 128));
     assert_eq!(found.budget.forward_passes, trials + IMAGES);
+}
+
+/// The grids of FCPTS in short: each reading from two allocations.
+fn learned(options: &str, rest: &str) -> String {
+    grid(
+        "learned",
+        &format!(
+            "allocators = ['erk', 'l2norm']\ncriterion = {{ name = 'fcpts', epochs = 12, learning_rate = 0.04{options} }}\n{rest}"
+        ),
+    )
+}
+
+#[test]
+fn a_whole_method_learns_rates_and_weights_and_keeps_the_count() {
+    let rates = "rates = [0.85]";
+    let plain = grid("plain", &format!("allocators = ['erk', 'l2norm']\n{rates}"));
+    let (plain, trained) = (measure(&plain), measure(&learned("", rates)));
+    let dense = measure(&learned(", weights = 'dense'", rates));
+    for ((plain, trained), dense) in plain.iter().zip(&trained).zip(&dense) {
+        for record in [trained, dense] {
+            assert_eq!(record.cost.zeros, plain.cost.zeros, "{}", record.cell);
+            assert_ne!(record.layers, plain.layers, "{}: rates moved", record.cell);
+            let curve = &record.training.as_ref().expect("a curve").0;
+            assert_eq!(curve.len(), 12);
+            assert!(curve[11].loss < curve[0].loss, "{curve:?}");
+            assert!((curve[11].rate - 0.85).abs() < 0.02, "{curve:?}");
+            // Four batches of 32: a step for each, in which both networks see them.
+            let budget = record.budget;
+            assert_eq!((budget.images, budget.labels), (IMAGES, 0));
+            assert_eq!(budget.gradient_steps, 12 * 4);
+            assert_eq!(budget.forward_passes, 2 * 12 * IMAGES);
+        }
+        // One training, read in two ways.
+        assert_eq!(trained.training, dense.training);
+        assert_eq!(trained.layers, dense.layers);
+        assert!(correct(trained) > correct(plain) + 40, "{}", trained.cell);
+        assert!(correct(trained) > correct(dense) + 40, "{}", trained.cell);
+    }
+    assert_ne!(trained[0].layers, trained[1].layers, "a start matters");
+}
+
+#[test]
+fn an_exported_network_has_all_that_was_trained_or_nothing_of_it() {
+    let tensors = |options: &str| {
+        let exported = each(&learned(options, ""), &mut |bench, cell, file, work| {
+            export(bench, cell, file, work).unwrap()
+        });
+        let exported = exported.into_iter().next().unwrap();
+        let prunable = exported.layers.iter().map(|(key, _)| key.clone());
+        let prunable: Vec<String> = prunable.collect();
+        let values = exported.tensors.into_iter().map(|tensor| {
+            let values = tensor.bytes.chunks(4);
+            let values: Vec<f32> = values
+                .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+                .collect();
+            (tensor.key, values)
+        });
+        (prunable, values.collect::<Vec<_>>())
+    };
+    let file = workspace_root().join("assets/micro/micro_resnet8.safetensors");
+    let file = Container::open(&file).unwrap();
+    let (_, trained) = tensors("");
+    let (prunable, dense) = tensors(", weights = 'dense'");
+    assert_eq!(trained.len(), dense.len());
+    for ((key, trained), (same, dense)) in trained.iter().zip(&dense) {
+        assert_eq!(key, same);
+        let old = file.read(key).unwrap();
+        assert_ne!(*trained, old, "{key} was trained");
+        match prunable.contains(key) {
+            // What stays is the file's own, to the bit.
+            true => {
+                assert!(
+                    dense
+                        .iter()
+                        .zip(&old)
+                        .all(|(new, old)| *new == 0.0 || new == old)
+                );
+                let zeros = |values: &[f32]| values.iter().filter(|v| **v == 0.0).count();
+                assert_eq!(zeros(trained), zeros(dense), "{key}");
+            }
+            false => assert_eq!(*dense, old, "{key} was left alone"),
+        }
+    }
+}
+
+#[test]
+fn switches_of_a_whole_method_are_other_methods() {
+    let of = |options: &str| {
+        let records = measure(&learned(options, ""));
+        let curve = records[0].training.clone().unwrap();
+        (records[0].layers.clone(), curve)
+    };
+    let plain = of("");
+    for options in [
+        ", mask_grad = 'none'",
+        ", mask_grad = 'both'",
+        ", bridge = 'kde'",
+        ", teacher = 'train'",
+        ", loss = 'mse'",
+        ", lambda = 3",
+        ", batch = 64",
+    ] {
+        let (layers, curve) = of(options);
+        assert!(layers != plain.0 && curve != plain.1, "{options}");
+    }
+    assert!(of("") == plain, "a seed is a result");
+}
+
+#[test]
+fn a_whole_method_takes_no_more_images_than_there_are() {
+    let errors = each(
+        &learned(", batch = 256", ""),
+        &mut |bench, cell, file, work| bench.measure(cell, file, work).unwrap_err().to_string(),
+    );
+    for part in ["`fcpts`", "256 images", "128", "`batch`"] {
+        assert!(errors[0].contains(part), "{errors:?}");
+    }
 }

@@ -50,6 +50,12 @@ pub struct ErkDensities {
     pub rounds: Vec<Round>,
 }
 
+/// The raw density `p_l` of a layer of this shape.
+fn raw_density(shape: &[usize], power: f64) -> f64 {
+    let size = shape.iter().product::<usize>() as f64;
+    (shape.iter().sum::<usize>() as f64 / size).powf(power)
+}
+
 /// The loop of section 1.3; `dense` starts the set D.
 pub fn erk_densities(
     shapes: &[&[usize]],
@@ -57,15 +63,24 @@ pub fn erk_densities(
     power: f64,
     dense: &[bool],
 ) -> Result<ErkDensities, ErkError> {
-    let size = |layer: usize| shapes[layer].iter().product::<usize>() as f64;
-    let raw: Vec<f64> = (0..shapes.len())
-        .map(|layer| (shapes[layer].iter().sum::<usize>() as f64 / size(layer)).powf(power))
-        .collect();
+    let raw: Vec<f64> = shapes.iter().map(|s| raw_density(s, power)).collect();
+    let lens: Vec<usize> = shapes.iter().map(|s| s.iter().product()).collect();
+    densities(&raw, &lens, rate, dense)
+}
+
+/// The same loop for any raw densities.
+fn densities(
+    raw: &[f64],
+    lens: &[usize],
+    rate: f64,
+    dense: &[bool],
+) -> Result<ErkDensities, ErkError> {
+    let size = |layer: usize| lens[layer] as f64;
     let mut dense = dense.to_vec();
     let mut rounds = Vec::new();
     loop {
         let (mut rhs, mut weighted, mut top) = (0.0, 0.0, 0.0f64);
-        for layer in 0..shapes.len() {
+        for layer in 0..lens.len() {
             let zeros = (rate * size(layer)).floor();
             if dense[layer] {
                 rhs -= zeros;
@@ -84,7 +99,7 @@ pub fn erk_densities(
         let epsilon = rhs / weighted;
         // All layers that tie with the largest raw density, by exact equality.
         let capped: Vec<usize> = if epsilon * top > 1.0 {
-            (0..shapes.len())
+            (0..lens.len())
                 .filter(|&layer| !dense[layer] && raw[layer] == top)
                 .collect()
         } else {
@@ -98,7 +113,7 @@ pub fn erk_densities(
             capped,
         });
         if done {
-            let rates = (0..shapes.len()).map(|layer| {
+            let rates = (0..lens.len()).map(|layer| {
                 if dense[layer] || size(layer) == 0.0 {
                     0.0
                 } else {
@@ -169,14 +184,6 @@ impl Allocator for Erk {
         }
         let mut limits = Limits::new(layers, &options)?;
         let budget = limits.budget(&lens, rate)?;
-        if budget == 0 {
-            // Nothing goes, and no density is defined.
-            return Ok(Allocation::new(
-                layers,
-                vec![0.0; lens.len()],
-                vec![0; lens.len()],
-            ));
-        }
         let caps = limits
             .max_rate
             .iter()
@@ -187,32 +194,11 @@ impl Allocator for Erk {
                 allocator: self.name(),
             });
         }
-
-        let mut dense = limits.dense.clone();
-        let rates = fill_rates(&lens, &limits, rate.get() * total as f64, |free, left| {
-            let shapes: Vec<&[usize]> = free.iter().map(|&l| &layers[l].shape[..]).collect();
-            let listed: Vec<bool> = free.iter().map(|&l| limits.dense[l]).collect();
-            // The rate of the layers still free; P itself, untouched by rounding, while none is capped.
-            let rate = if free.len() == lens.len() {
-                rate.get()
-            } else {
-                left / free.iter().map(|&l| lens[l] as f64).sum::<f64>()
-            };
-            if left <= 0.0 || listed.iter().all(|&dense| dense) {
-                return Ok(vec![0.0; free.len()]);
-            }
-            let solved = match erk_densities(&shapes, rate, options.erk_power, &listed) {
-                // The budget is known to fit, so this is its very edge: all that may go does.
-                Err(ErkError::Budget { .. }) => {
-                    return Ok(listed.iter().map(|&dense| f64::from(!dense)).collect());
-                }
-                solved => solved?,
-            };
-            for (&layer, is_dense) in free.iter().zip(solved.dense) {
-                dense[layer] = is_dense;
-            }
-            Ok(solved.rates)
-        })?;
+        let raw: Vec<f64> = layers
+            .iter()
+            .map(|layer| raw_density(&layer.shape, options.erk_power))
+            .collect();
+        let (rates, dense) = density_rates(&raw, &lens, rate, &limits)?;
         let zeros = match rule {
             Rule::Exact => {
                 // Layers inside D never receive a weight of the repair.
@@ -231,4 +217,46 @@ impl Allocator for Erk {
         };
         Ok(Allocation::new(layers, rates, zeros))
     }
+}
+
+/// Rates of layers that are as dense as their raw densities say, capped at 1, under dense list and caps; and which layers
+/// end dense.
+pub(super) fn density_rates(
+    raw: &[f64],
+    lens: &[usize],
+    rate: Rate,
+    limits: &Limits,
+) -> Result<(Vec<f64>, Vec<bool>), AllocateError> {
+    let total: usize = lens.iter().sum();
+    let mut dense = limits.dense.clone();
+    if rate.zeros(total) == 0 {
+        // Nothing goes, and no density is defined.
+        return Ok((vec![0.0; lens.len()], dense));
+    }
+    let rates = fill_rates(lens, limits, rate.get() * total as f64, |free, left| {
+        let of_free: Vec<usize> = free.iter().map(|&l| lens[l]).collect();
+        let raw: Vec<f64> = free.iter().map(|&l| raw[l]).collect();
+        let listed: Vec<bool> = free.iter().map(|&l| limits.dense[l]).collect();
+        // The rate of the layers still free; P itself, untouched by rounding, while none is capped.
+        let rate = if free.len() == lens.len() {
+            rate.get()
+        } else {
+            left / of_free.iter().map(|&len| len as f64).sum::<f64>()
+        };
+        if left <= 0.0 || listed.iter().all(|&dense| dense) {
+            return Ok(vec![0.0; free.len()]);
+        }
+        let solved = match densities(&raw, &of_free, rate, &listed) {
+            // The budget is known to fit, so this is its very edge: all that may go does.
+            Err(ErkError::Budget { .. }) => {
+                return Ok(listed.iter().map(|&dense| f64::from(!dense)).collect());
+            }
+            solved => solved?,
+        };
+        for (&layer, is_dense) in free.iter().zip(solved.dense) {
+            dense[layer] = is_dense;
+        }
+        Ok(solved.rates)
+    })?;
+    Ok((rates, dense))
 }

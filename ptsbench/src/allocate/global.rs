@@ -4,7 +4,7 @@ use kernels::{Scores, Stored, Ties, global_counts, threshold_of};
 
 use super::{AllocateError, Allocation, Allocator, Limits, Options, Rate, lens};
 use crate::cell::Rule;
-use crate::inventory::Weights;
+use crate::inventory::{Layer, Weights};
 
 /// What a layer's magnitudes are divided by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,12 @@ impl<'a> NormedMagnitude<'a> {
             Norm::L1 => wide.map(f64::abs).sum(),
             Norm::L2 => wide.map(|w| w * w).sum::<f64>().sqrt(),
         };
-        let divisor = if norm == 0.0 { 1.0 } else { norm };
+        Self::over(weights, norm)
+    }
+
+    /// Magnitudes over `divisor`, or plain ones where it is 0.
+    fn over(weights: &'a [f32], divisor: f64) -> Self {
+        let divisor = if divisor == 0.0 { 1.0 } else { divisor };
         Self { weights, divisor }
     }
 }
@@ -91,23 +96,10 @@ impl Allocator for Global {
         let lens = lens(layers);
         let limits = Limits::new(layers, options)?;
         let budget = limits.budget(&lens, rate)?;
-        let mut scores = Vec::with_capacity(layers.len());
-        for (index, layer) in layers.iter().enumerate() {
-            let weight = weights
-                .weight(index)
-                .ok_or_else(|| AllocateError::NeedsWeights {
-                    allocator: self.name,
-                    path: layer.path.clone(),
-                })?;
-            if let Some(index) = weight.iter().position(|w| !w.is_finite()) {
-                return Err(AllocateError::NotFinite {
-                    path: layer.path.clone(),
-                    index,
-                    value: weight[index],
-                });
-            }
-            scores.push(NormedMagnitude::new(weight, self.norm));
-        }
+        let scores: Vec<NormedMagnitude> = finite_weights(self.name, weights)?
+            .into_iter()
+            .map(|weight| NormedMagnitude::new(weight, self.norm))
+            .collect();
         let zeros = match rule {
             Rule::Exact => fill_counts(&scores, &limits, budget),
             Rule::Msbench if limits.bind() => {
@@ -117,10 +109,70 @@ impl Allocator for Global {
             }
             Rule::Msbench => released_counts(&scores, rate),
         };
-        let rates = zeros.iter().zip(&lens);
-        let rates = rates.map(|(&z, &n)| if n == 0 { 0.0 } else { z as f64 / n as f64 });
-        Ok(Allocation::new(layers, rates.collect(), zeros))
+        Ok(of_counts(layers, zeros))
     }
+}
+
+/// The weights of all layers, which must be finite numbers.
+pub fn finite_weights<'a>(
+    allocator: &'static str,
+    weights: &'a dyn Weights,
+) -> Result<Vec<&'a [f32]>, AllocateError> {
+    let each = weights.layers().iter().enumerate().map(|(index, layer)| {
+        let path = || layer.path.clone();
+        let weight = weights
+            .weight(index)
+            .ok_or_else(|| AllocateError::NeedsWeights {
+                allocator,
+                path: path(),
+            })?;
+        match weight.iter().position(|w| !w.is_finite()) {
+            Some(index) => Err(AllocateError::NotFinite {
+                path: path(),
+                index,
+                value: weight[index],
+            }),
+            None => Ok(weight),
+        }
+    });
+    each.collect()
+}
+
+/// The allocation of learned thresholds (section 1.4): the lowest `|w| / t` of the whole network go, which is one shift of
+/// all thresholds' logarithms until the budget is met exactly.
+pub fn by_thresholds(
+    allocator: &'static str,
+    weights: &dyn Weights,
+    thresholds: &[f64],
+    rate: Rate,
+    options: &Options,
+) -> Result<Allocation, AllocateError> {
+    let layers = weights.layers();
+    let limits = Limits::new(layers, options)?;
+    let budget = limits.budget(&lens(layers), rate)?;
+    let scores: Vec<NormedMagnitude> = finite_weights(allocator, weights)?
+        .into_iter()
+        .zip(thresholds)
+        .map(|(weight, &t)| NormedMagnitude::over(weight, t))
+        .collect();
+    Ok(of_counts(layers, fill_counts(&scores, &limits, budget)))
+}
+
+/// The zeros that each layer may have under the dense list and caps of `options`.
+pub fn most_zeros(layers: &[Layer], options: &Options) -> Result<Vec<usize>, AllocateError> {
+    Ok(Limits::new(layers, options)?.most)
+}
+
+fn of_counts(layers: &[Layer], zeros: Vec<usize>) -> Allocation {
+    let rates = zeros.iter().zip(layers).map(|(&zeros, layer)| {
+        let len = layer.len();
+        if len == 0 {
+            0.0
+        } else {
+            zeros as f64 / len as f64
+        }
+    });
+    Allocation::new(layers, rates.collect(), zeros)
 }
 
 /// Water-filling of section 0.4 on whole weights: layers above their limit are cut to it, their zeros leave the budget,

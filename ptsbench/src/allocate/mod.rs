@@ -7,6 +7,7 @@ mod erk;
 pub mod evopress;
 mod global;
 mod integer;
+mod random;
 mod uniform;
 
 use indexmap::IndexMap;
@@ -21,7 +22,7 @@ use crate::plan::PartFacts;
 use crate::seed::Stream;
 
 pub use erk::{ErkDensities, ErkError, Round, erk_densities};
-pub use global::{Norm, NormedMagnitude};
+pub use global::{Norm, NormedMagnitude, by_thresholds, finite_weights, most_zeros};
 pub use integer::{integer_counts, keep_trunc};
 
 /// Fraction of zeros over all prunable weights, in [0, 1).
@@ -137,6 +138,8 @@ pub struct Options {
     pub max_rate_of: IndexMap<String, f64>,
     /// Gamma in the density of ERK.
     pub erk_power: f64,
+    /// Which random allocation.
+    pub seed: u64,
     /// The allocator that a search starts from.
     pub from: String,
     /// Generations of a search.
@@ -154,6 +157,7 @@ impl Default for Options {
             max_rate: 1.0,
             max_rate_of: IndexMap::new(),
             erk_power: 1.0,
+            seed: 0,
             from: "l2norm".to_owned(),
             generations: 100,
             offspring: 64,
@@ -376,7 +380,7 @@ pub fn facts(chosen: &Chosen) -> Result<PartFacts, AllocateError> {
             ..Part::plain(allocator.name(), allocator.version())
         },
         images: allocator.needs_trials(),
-        moves: false,
+        ..PartFacts::default()
     })
 }
 
@@ -398,6 +402,7 @@ pub fn allocators() -> &'static [&'static dyn Allocator] {
         },
         &erk::Erk { dense_last: false },
         &erk::Erk { dense_last: true },
+        &random::Random,
         &evopress::EvoPress,
     ]
 }

@@ -226,3 +226,68 @@ fn a_layer_of_norm_zero_goes_first() {
         );
     }
 }
+
+/// Learned thresholds give exactly the budget, whatever they are: the lowest `|w| / t`, under the caps.
+#[test]
+fn thresholds_become_exact_counts() {
+    use crate::inventory::Loaded;
+    use crate::seed::Seed;
+
+    let mut draws = Seed(11).stream("thresholds");
+    for case in 0..200 {
+        let count = 1 + draws.below(6) as usize;
+        let layers: Vec<_> = (0..count)
+            .map(|at| {
+                let len = 1 + draws.below(80) as usize;
+                let scale = draws.unit() + 0.01;
+                let weight = (0..len).map(|_| draws.normal() * scale).collect();
+                (layer(&format!("l{at}"), &[len, 1]), weight)
+            })
+            .collect();
+        let weights = Loaded::new(layers).unwrap();
+        let thresholds: Vec<f64> = (0..count).map(|_| f64::from(draws.unit()) + 1e-3).collect();
+        let rate = Rate::new(f64::from(draws.unit())).unwrap();
+        let found = by_thresholds("learned", &weights, &thresholds, rate, &Options::default());
+        let found = found.unwrap();
+        let budget = rate.zeros(weights.total());
+        assert_eq!(found.total_zeros(), budget, "case {case}");
+
+        let mut scores: Vec<(f64, usize)> = (0..count)
+            .flat_map(|at| {
+                let t = thresholds[at];
+                let weight = weights.weight(at).unwrap();
+                weight.iter().map(move |w| (f64::from(w.abs()) / t, at))
+            })
+            .collect();
+        scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut expected = vec![0; count];
+        scores[..budget]
+            .iter()
+            .for_each(|&(_, at)| expected[at] += 1);
+        let zeros: Vec<usize> = found.zeros.values().copied().collect();
+        assert_eq!(zeros, expected, "case {case}");
+
+        // The first layer dense, the others at most at 95 %.
+        let options = Options {
+            dense: vec!["l0".to_owned()],
+            max_rate: 0.95,
+            ..Options::default()
+        };
+        let most = most_zeros(weights.layers(), &options).unwrap();
+        match by_thresholds("learned", &weights, &thresholds, rate, &options) {
+            Ok(found) => {
+                assert_eq!(found.total_zeros(), budget, "case {case}");
+                assert!(found.zeros.values().zip(&most).all(|(z, most)| z <= most));
+            }
+            Err(AllocateError::Unreachable { .. }) => assert!(most.iter().sum::<usize>() < budget),
+            Err(other) => panic!("case {case}: {other}"),
+        }
+    }
+    let nan = Loaded::new([(layer("l", &[2, 1]), vec![1.0, f32::NAN])]).unwrap();
+    let rate = Rate::new(0.5).unwrap();
+    let error = by_thresholds("learned", &nan, &[1.0], rate, &Options::default());
+    assert!(matches!(
+        error,
+        Err(AllocateError::NotFinite { index: 1, .. })
+    ));
+}

@@ -13,7 +13,7 @@ use crate::cell::{
     BatchNorm, CalibrationCell, Cell, CorrectionCell, Fit, Inputs, Pattern, Reconstruction, Rule,
     Sparsity, TaskCell,
 };
-use crate::criterion;
+use crate::criterion::{self, Chooser};
 use crate::device::{self, Choice};
 use crate::export::{export, work_folder};
 use crate::interrupt;
@@ -148,18 +148,26 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     );
     target::spare("--out", &args.out, &inputs)?;
     let chosen = device::choose(args.device)?;
-    let fits = cell
-        .sparsity
-        .as_ref()
-        .is_some_and(|sparsity| sparsity.reconstruction.is_some());
-    if fits {
-        interrupt::install("finished units are kept").context("cannot listen for Ctrl-C")?;
+    let trains = match &cell.sparsity {
+        Some(sparsity) => {
+            let part = &sparsity.criterion;
+            let whole = matches!(
+                criterion::find(&part.name, &part.options)?,
+                Chooser::Whole(_)
+            );
+            whole || sparsity.reconstruction.is_some()
+        }
+        None => false,
+    };
+    if trains {
+        interrupt::install("finished units and epochs are kept")
+            .context("cannot listen for Ctrl-C")?;
     }
     let work = work_folder(&args.out, &cell.key());
-    if fits {
+    if trains {
         std::fs::create_dir_all(&work).with_context(|| {
             format!(
-                "cannot create {}, where finished units are kept; name another --out",
+                "cannot create {}, where finished units and epochs are kept; name another --out",
                 work.display()
             )
         })?;
@@ -174,7 +182,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     };
     let exported = export(&bench, &cell, &file, &work);
     if exported.is_err() {
-        // It stays where it holds units.
+        // It stays where it holds units or epochs.
         let _ = std::fs::remove_dir(&work);
     }
     let exported = exported?;
@@ -182,7 +190,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let zeros: u64 = exported.layers.iter().map(|(_, zeros)| zeros).sum();
     let (tensors, layers) = (exported.tensors.len(), exported.layers.len());
     exported.write(&args.out, &cell, args.compress)?;
-    // Only units of a fit that is now complete lie there.
+    // Only units and epochs of a training that is now complete lie there.
     let _ = std::fs::remove_dir_all(&work);
 
     let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |file| file.len());
@@ -275,6 +283,17 @@ fn sparsity(
         Pattern::NofM { .. } | Pattern::TransposableNofM { .. } => None,
     };
     let criterion = criterion::facts(&args.criterion)?;
+    ensure!(
+        !criterion.whole || allocation.is_some(),
+        "`{}` learns how a rate is spread over layers, and an N:M pattern fixes it; give --rate, or take magnitude, wanda or sparsegpt",
+        args.criterion.name
+    );
+    ensure!(
+        !(criterion.whole && criterion.moves) || args.granularity.is_none(),
+        "`{}` trains every weight itself; leave --granularity out, or use {},weights=dense",
+        args.criterion.name,
+        args.criterion.name
+    );
     let repair = match &args.repair {
         Some(_) if args.batch_norm == BatchNorm::Folded => {
             bail!(

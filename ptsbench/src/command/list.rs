@@ -191,7 +191,7 @@ fn rows(what: What, family: Option<&str>) -> anyhow::Result<Rows> {
                 let found = criterion::find(name, &options::Options::new())?;
                 rows.push(vec![
                     name.to_owned(),
-                    found.needs().about().to_owned(),
+                    found.needs().to_owned(),
                     with_options(found.about(), &found.all_options()),
                 ]);
             }

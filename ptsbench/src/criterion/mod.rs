@@ -1,5 +1,6 @@
 //! Which weights of a layer matter least: section 2 of the specification. Scores only; counting and ties are
-//! [`crate::select`]'s. What also moves the weights that stay is a [`Solver`].
+//! [`crate::select`]'s. What also moves the weights that stay is a [`Solver`]; what learns rates, masks and weights of the
+//! whole network together, a whole method.
 
 mod magnitude;
 pub mod wanda;
@@ -7,6 +8,7 @@ pub mod wanda;
 use model_zoo::misspelt::{did_you_mean, nearest};
 
 use crate::cell::Part;
+use crate::fcpts::{self, Fcpts};
 use crate::inventory::Layer;
 use crate::options::{BadOptions, Chosen, Options};
 use crate::plan::PartFacts;
@@ -80,8 +82,10 @@ pub enum ScoreError {
 pub enum Chooser {
     /// Scores.
     Scores(Box<dyn Criterion>),
-    /// Weights and masks at once.
+    /// A layer's weights and mask at once.
     Solver(Box<dyn Solver>),
+    /// The rates of all layers too: a whole method, which starts from an allocation and returns another.
+    Whole(Fcpts),
 }
 
 impl Chooser {
@@ -90,6 +94,7 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.name(),
             Chooser::Solver(solver) => solver.name(),
+            Chooser::Whole(_) => fcpts::NAME,
         }
     }
 
@@ -98,14 +103,33 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.version(),
             Chooser::Solver(solver) => solver.version(),
+            Chooser::Whole(_) => fcpts::VERSION,
         }
     }
 
-    /// What it looks at beside the weights.
-    pub fn needs(&self) -> Need {
+    /// What it looks at, for `ptsbench list`.
+    pub fn needs(&self) -> &'static str {
         match self {
-            Chooser::Scores(criterion) => criterion.needs(),
-            Chooser::Solver(_) => Need::Gram,
+            Chooser::Scores(criterion) => criterion.needs().about(),
+            Chooser::Solver(_) => Need::Gram.about(),
+            Chooser::Whole(_) => Fcpts::NEEDS,
+        }
+    }
+
+    /// Whether it looks at calibration images.
+    pub fn looks(&self) -> bool {
+        match self {
+            Chooser::Scores(criterion) => criterion.needs() > Need::Weights,
+            Chooser::Solver(_) | Chooser::Whole(_) => true,
+        }
+    }
+
+    /// Whether it moves the weights that stay.
+    pub fn moves(&self) -> bool {
+        match self {
+            Chooser::Scores(_) => false,
+            Chooser::Solver(_) => true,
+            Chooser::Whole(fcpts) => fcpts.trains(),
         }
     }
 
@@ -114,14 +138,7 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.about(),
             Chooser::Solver(solver) => solver.about(),
-        }
-    }
-
-    /// Whether layers read what the dense network gives them.
-    pub fn dense_inputs(&self) -> bool {
-        match self {
-            Chooser::Scores(criterion) => criterion.dense_inputs(),
-            Chooser::Solver(solver) => solver.dense_inputs(),
+            Chooser::Whole(_) => Fcpts::ABOUT,
         }
     }
 
@@ -130,6 +147,7 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.all_options(),
             Chooser::Solver(solver) => solver.all_options(),
+            Chooser::Whole(fcpts) => fcpts.all_options(),
         }
     }
 
@@ -138,6 +156,7 @@ impl Chooser {
         match self {
             Chooser::Scores(criterion) => criterion.options(),
             Chooser::Solver(solver) => solver.options(),
+            Chooser::Whole(fcpts) => fcpts.options(),
         }
     }
 }
@@ -168,13 +187,14 @@ pub fn criteria() -> &'static [&'static dyn Criterion] {
     &[&magnitude::Magnitude, &wanda::Wanda::DEFAULT]
 }
 
-/// All names: criteria, then solvers.
+/// All names: criteria, then solvers, then whole methods.
 pub fn names() -> Vec<&'static str> {
     let solvers = solver::solvers().iter().map(|solver| solver.name());
     criteria()
         .iter()
         .map(|criterion| criterion.name())
         .chain(solvers)
+        .chain([fcpts::NAME])
         .collect()
 }
 
@@ -186,6 +206,9 @@ pub fn find(name: &str, options: &Options) -> Result<Chooser, CriterionError> {
     if let Some(solver) = solver::solvers().iter().find(|s| s.name() == name) {
         return Ok(Chooser::Solver(solver.with(options)?));
     }
+    if name == fcpts::NAME {
+        return Ok(Chooser::Whole(Fcpts::with(options)?));
+    }
     Err(UnknownCriterion {
         name: name.to_owned(),
         nearest: nearest(name, names()),
@@ -193,7 +216,7 @@ pub fn find(name: &str, options: &Options) -> Result<Chooser, CriterionError> {
     .into())
 }
 
-/// The criterion or solver of this name as a cell names it.
+/// The criterion, solver or whole method of this name as a cell names it.
 pub fn facts(chosen: &Chosen) -> Result<PartFacts, CriterionError> {
     let found = find(&chosen.name, &chosen.options)?;
     Ok(PartFacts {
@@ -201,8 +224,9 @@ pub fn facts(chosen: &Chosen) -> Result<PartFacts, CriterionError> {
             options: found.options(),
             ..Part::plain(found.name(), found.version())
         },
-        images: found.needs() > Need::Weights,
-        moves: matches!(found, Chooser::Solver(_)),
+        images: found.looks(),
+        moves: found.moves(),
+        whole: matches!(found, Chooser::Whole(_)),
     })
 }
 

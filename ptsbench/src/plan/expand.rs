@@ -10,7 +10,8 @@ use super::{
     CalibrationPlan, Grid, Lookup, Member, PartFacts, Plan, PlanError, Planned, Registry, TaskFacts,
 };
 use crate::cell::{
-    CalibrationCell, Cell, CorrectionCell, Inputs, Key, Pattern, Reconstruction, Sparsity, TaskCell,
+    CalibrationCell, Cell, CorrectionCell, Inputs, Key, Pattern, Reconstruction, Rule, Sparsity,
+    TaskCell,
 };
 use crate::options::Chosen;
 
@@ -159,6 +160,10 @@ impl Plan {
                 _ => Some(registry.repair(chosen).map_err(lookup(place()))?),
             });
         }
+        if criterion.whole {
+            self.suits_whole(grid, &criterion)
+                .map_err(|why| self.invalid(format!("[[grid]] `{}`: {why}", grid.name)))?;
+        }
         let reconstructions = self.reconstructions(grid, registry, lists)?;
         if criterion.moves
             && reconstructions
@@ -199,6 +204,27 @@ impl Plan {
             }
         }
         Ok(all)
+    }
+
+    /// Why a grid cannot have a whole method.
+    fn suits_whole(&self, grid: &Grid, method: &PartFacts) -> Result<(), String> {
+        let name = &method.part.name;
+        let mut rates = self.rates(grid).iter();
+        if let Some(pattern) = rates.find(|amount| amount.0.groups().is_some()) {
+            return Err(format!(
+                "`{name}` learns how a rate is spread over layers, and the pattern {} fixes it; give it rates, or take magnitude, wanda or sparsegpt for patterns",
+                pattern.0
+            ));
+        }
+        if grid.rule != Rule::Exact {
+            return Err(format!("`{name}` counts exactly; use rule = \"exact\""));
+        }
+        if method.moves && !grid.granularity.is_empty() {
+            return Err(format!(
+                "`{name}` trains every weight itself, and units would be fitted to a network that it has left behind; remove granularity, or use weights = \"dense\""
+            ));
+        }
+        Ok(())
     }
 
     /// One way of pruning without reconstruction and with each; where something looks at images, once for each seed.

@@ -56,7 +56,7 @@ pub trait Registry {
     fn calibration(&self, task: &str, images: usize, seed: u64) -> Lookup<Option<String>>;
     /// An allocator as a cell names it.
     fn allocator(&self, chosen: &Chosen) -> Lookup<PartFacts>;
-    /// A criterion or solver as a cell names it.
+    /// A criterion, solver or whole method as a cell names it.
     fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts>;
     /// A repair as a cell names it.
     fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts>;
@@ -65,7 +65,7 @@ pub trait Registry {
 }
 
 /// What a plan asks of an algorithm.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PartFacts {
     /// Its name, version, and options that differ from the defaults.
     pub part: Part,
@@ -73,6 +73,8 @@ pub struct PartFacts {
     pub images: bool,
     /// Whether it moves the weights that stay.
     pub moves: bool,
+    /// Whether it is a whole method, which learns the rates of all layers.
+    pub whole: bool,
 }
 
 /// What a plan asks of a task.

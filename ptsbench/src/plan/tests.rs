@@ -74,7 +74,10 @@ impl Registry for Fake {
         Ok(facts(chosen, chosen.name == "evopress"))
     }
     fn criterion(&self, chosen: &Chosen) -> Lookup<PartFacts> {
-        Ok(facts(chosen, chosen.name == "wanda"))
+        Ok(facts(
+            chosen,
+            ["wanda", "fcpts"].contains(&chosen.name.as_str()),
+        ))
     }
     fn repair(&self, chosen: &Chosen) -> Lookup<PartFacts> {
         Ok(facts(chosen, true))
@@ -91,7 +94,8 @@ fn facts(chosen: &Chosen, images: bool) -> PartFacts {
             ..Part::plain(&chosen.name, 1)
         },
         images,
-        moves: chosen.name == "sparsegpt",
+        moves: chosen.name == "sparsegpt" || chosen.name == "fcpts" && chosen.options.is_empty(),
+        whole: chosen.name == "fcpts",
     }
 }
 
@@ -674,4 +678,43 @@ fn what_looks_at_images_is_measured_once_for_each_seed() {
     let folded = text.replace("seeds =", "batch_norm = [\"folded\"]\nseeds =");
     let error = Plan::parse(&folded, "test", &[]).unwrap_err().to_string();
     assert!(error.contains("folding removes them"), "{error}");
+}
+
+/// A whole method learns rates: it has nothing to do with patterns, the released counting, or units after it.
+#[test]
+fn a_whole_method_is_refused_where_it_has_no_say() {
+    let learned = |grid: &str| {
+        let text = SMALL.replace("rates = [0.5, \"2:4\"]", grid);
+        parse(&text).unwrap().expand(&Fake)
+    };
+    let cells = learned("rates = [0.5]\ncriterion = \"fcpts\"\nseeds = [0, 1]").unwrap();
+    // The dense network, and two allocations to start from with two draws each.
+    assert_eq!(cells.len(), 1 + 2 * 2);
+    for planned in &cells[1..] {
+        let sparsity = planned.cell.sparsity.as_ref().unwrap();
+        assert_eq!(sparsity.criterion.name, "fcpts");
+        assert!(sparsity.allocation.is_some() && sparsity.calibration.is_some());
+    }
+    for (grid, says) in [
+        (
+            "rates = [0.5, \"2:4\"]\ncriterion = \"fcpts\"",
+            ["the pattern 2:4", "magnitude, wanda or sparsegpt"],
+        ),
+        (
+            "rates = [0.5]\ncriterion = \"fcpts\"\nrule = \"msbench\"",
+            ["counts exactly", "rule = \"exact\""],
+        ),
+        (
+            "rates = [0.5]\ncriterion = \"fcpts\"\ngranularity = [\"layer\"]",
+            ["trains every weight", "weights = \"dense\""],
+        ),
+    ] {
+        let error = learned(grid).unwrap_err().to_string();
+        for part in ["`first`", "`fcpts`", says[0], says[1]] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+    let allocation = "rates = [0.5]\ncriterion = { name = \"fcpts\", weights = \"dense\" }\n\
+                      granularity = [\"layer\"]";
+    assert_eq!(learned(allocation).unwrap().len(), 1 + 2 * 2);
 }

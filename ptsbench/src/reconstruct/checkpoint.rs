@@ -1,4 +1,4 @@
-//! Checkpoints of fitted units: what an interrupted cell goes on from.
+//! Checkpoints of fitted units, and of a network that is trained as a whole: what an interrupted cell goes on from.
 //!
 //! A damaged one would become a wrong record with a sound digest. So each is bound to its cell by the key, and to its own
 //! contents by a digest over the outcome and every value.
@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
 use model_zoo::weights::{Container, Named, Source, WeightError, write};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::cell::Key;
-use crate::record::UnitOutcome;
 
 /// Parameters by their path in the network.
 pub type Values = HashMap<String, TensorData>;
@@ -34,9 +35,17 @@ impl<'a> Checkpoints<'a> {
             key: self.key,
         }
     }
+
+    /// The one of a network that is trained as a whole.
+    pub fn of_training(self) -> Checkpoint<'a> {
+        Checkpoint {
+            file: self.folder.join("training.safetensors"),
+            key: self.key,
+        }
+    }
 }
 
-/// The checkpoint of one unit.
+/// One checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint<'a> {
     /// Its file.
@@ -45,10 +54,10 @@ pub struct Checkpoint<'a> {
 }
 
 impl Checkpoint<'_> {
-    /// Writes a fitted unit's parameters and what came of it.
+    /// Writes parameters, and what came of their training; the file changes at once or not at all.
     pub fn write(
         &self,
-        outcome: &UnitOutcome,
+        outcome: &impl Serialize,
         params: impl Iterator<Item = (String, TensorData)>,
     ) -> Result<(), WeightError> {
         let tensors: Vec<Named> = params
@@ -67,13 +76,13 @@ impl Checkpoint<'_> {
         write(&self.file, &tensors, &metadata)
     }
 
-    /// What was written for the unit, whose parameters have these shapes; none where nothing was. An error says what is
-    /// wrong with the file, whatever it is: all of them mean that the unit must be fitted again.
-    pub fn read(
+    /// What was written of parameters of these shapes, if it `fits`; none where nothing was. An error says what is wrong
+    /// with the file, whatever it is: all of them mean that the training must be done again.
+    pub fn read<O: DeserializeOwned>(
         &self,
-        unit: &str,
         shapes: &HashMap<String, Vec<usize>>,
-    ) -> Result<Option<(UnitOutcome, Values)>, &'static str> {
+        fits: impl FnOnce(&O) -> bool,
+    ) -> Result<Option<(O, Values)>, &'static str> {
         if fs::symlink_metadata(&self.file).is_err() {
             return Ok(None);
         }
@@ -90,8 +99,8 @@ impl Checkpoint<'_> {
             return Err("it belongs to another cell");
         }
         // Before any value is read: a foreign file may be of any size.
-        let fits = |(path, shape): (&String, &Vec<usize>)| file.shape(path).as_ref() == Some(shape);
-        if file.keys().len() != shapes.len() || !shapes.iter().all(fits) {
+        let has = |(path, shape): (&String, &Vec<usize>)| file.shape(path).as_ref() == Some(shape);
+        if file.keys().len() != shapes.len() || !shapes.iter().all(has) {
             return Err("it belongs to another unit");
         }
         let mut tensors = Vec::with_capacity(shapes.len());
@@ -105,9 +114,9 @@ impl Checkpoint<'_> {
         if digest(self.key, outcome, &tensors) != written {
             return Err("its contents do not match its digest");
         }
-        let outcome: UnitOutcome = serde_json::from_str(outcome)
+        let outcome: O = serde_json::from_str(outcome)
             .ok()
-            .filter(|outcome: &UnitOutcome| outcome.path == unit)
+            .filter(fits)
             .ok_or("it belongs to another unit")?;
         let values = tensors
             .into_iter()

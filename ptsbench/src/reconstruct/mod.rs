@@ -308,7 +308,7 @@ impl<N: Network> Work<'_, N> {
         let shapes = unit_params(sparse, &unit.path)
             .map(|(path, data)| (path, data.shape().to_vec()))
             .collect();
-        match checkpoint.read(&unit.path, &shapes) {
+        match checkpoint.read(&shapes, |outcome: &UnitOutcome| outcome.path == unit.path) {
             Ok(kept) => Ok(kept),
             Err(why) => {
                 checkpoint.remove()?;

@@ -15,7 +15,7 @@ pub struct Budget {
     pub labels: u64,
     /// Steps of an optimizer, over all units.
     pub gradient_steps: u64,
-    /// Images sent forward through a whole network, dense or sparse, to observe it.
+    /// Images sent forward through a whole network, dense or sparse, to observe it or to train all of it.
     pub forward_passes: u64,
 }
 

@@ -810,7 +810,8 @@ mod tests {
             .iter()
             .find(|r| {
                 r.cell.model == "micro_resnet14"
-                    && super::super::suite::allocation(r) == Some(("l2norm", 0.9))
+                    && super::super::suite::allocation(r)
+                        .is_some_and(|(name, rate)| name == "l2norm" && rate == 0.9)
             })
             .expect("in the fixture");
         assert_eq!(bars.rows.len(), record.layers.len());

@@ -125,6 +125,7 @@ fn record(model: usize, sparsity: Option<Sparsity>, top1: f64) -> Record {
         layers,
         units,
         search: None,
+        training: None,
         timing: Timing::default(),
         environment: Environment::default(),
     }

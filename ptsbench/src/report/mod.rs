@@ -45,6 +45,15 @@ pub const METHODS: [(&str, &str); 5] = [
     ("FCPTS (ERK)", "fcpts_erk"),
 ];
 
+/// How the names of learned allocations begin: what follows is the allocator that they start from.
+pub const LEARNED: &str = "fcpts_";
+
+/// How they end where learned rates are applied to the dense network's weights.
+pub const OF_DENSE: &str = "_dense";
+
+/// The same as a table says it.
+pub const DENSE_WEIGHTS: &str = ", dense weights";
+
 /// The allocation on which Track 2 stands.
 pub const TRACK2_ALLOCATOR: &str = "l2norm";
 
@@ -92,11 +101,18 @@ pub const TRACK2: [(&str, Configuration); 7] = [
 /// How tables and figures call an allocator: as the paper does, where it is one of its methods.
 pub fn allocator_name(name: &str) -> String {
     let known = METHODS.iter().find(|(_, allocator)| *allocator == name);
+    if let (None, Some(start)) = (known, name.strip_prefix(LEARNED)) {
+        return match start.strip_suffix(OF_DENSE) {
+            Some(start) => allocator_name(&format!("{LEARNED}{start}")) + DENSE_WEIGHTS,
+            None => format!("FCPTS ({})", allocator_name(start)),
+        };
+    }
     match (known, name) {
         (Some((method, _)), _) => (*method).to_owned(),
         (None, "l1norm") => "L1Norm".to_owned(),
         (None, "magnitude") => "Magnitude".to_owned(),
         (None, "erk_dense_last") => "ERK, last layer dense".to_owned(),
+        (None, "random") => "Random".to_owned(),
         (None, "evopress") => "EvoPress".to_owned(),
         (None, other) => other.to_owned(),
     }

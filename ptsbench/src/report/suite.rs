@@ -4,11 +4,13 @@
 //! averaged: each combination is a suite with tables and figures of its own. Within a suite a value that has no record, or several that differ in something the
 //! table does not show, is the reason why in place of the value.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use model_zoo::catalog;
 
 use super::published::percent;
+use super::{LEARNED, OF_DENSE};
 use crate::cell::{BatchNorm, Cell, Inputs, Pattern, Reconstruction, Rule, TaskCell};
 use crate::overall;
 use crate::record::{Counts, Level, Record, Score};
@@ -353,17 +355,28 @@ fn again<'a>(records: &[&'a Record]) -> Vec<Model<'a>> {
 }
 
 /// Allocator and rate of a record that the paper's tables are about: unstructured, by magnitude, exact counts, no repair.
-pub fn allocation(record: &Record) -> Option<(&str, f64)> {
+/// FCPTS is one allocator for each that it starts from, and another where it leaves the dense network's weights.
+pub fn allocation(record: &Record) -> Option<(Cow<'_, str>, f64)> {
     let sparsity = record.cell.sparsity.as_ref()?;
     let (Pattern::Unstructured { rate }, Some(allocator)) =
         (sparsity.pattern, &sparsity.allocation)
     else {
         return None;
     };
-    let plain = sparsity.criterion.name == "magnitude"
-        && sparsity.rule == Rule::Exact
-        && sparsity.repair.is_none();
-    plain.then_some((allocator.name.as_str(), rate))
+    if sparsity.rule != Rule::Exact || sparsity.repair.is_some() {
+        return None;
+    }
+    let name = match sparsity.criterion.name.as_str() {
+        "magnitude" => Cow::from(&allocator.name),
+        "fcpts" => {
+            let weights = sparsity.criterion.options.get("weights");
+            let dense = weights.is_some_and(|weights| weights == "dense");
+            let suffix = if dense { OF_DENSE } else { "" };
+            Cow::from(format!("{LEARNED}{}{suffix}", allocator.name))
+        }
+        _ => return None,
+    };
+    Some((name, rate))
 }
 
 fn reconstruction(record: &Record) -> Option<&Reconstruction> {
@@ -610,12 +623,12 @@ impl Suite<'_> {
 
     /// Allocators of records with (or without) reconstruction: those of the paper in its order, then others by name.
     pub fn allocators(&self, reconstructed: bool) -> Vec<String> {
-        let found: BTreeSet<&str> = self
+        let found: BTreeSet<Cow<'_, str>> = self
             .records()
             .filter(|r| reconstruction(r).is_some() == reconstructed)
             .filter_map(|r| allocation(r).map(|(name, _)| name))
             .collect();
-        let mut names: Vec<String> = found.into_iter().map(str::to_owned).collect();
+        let mut names: Vec<String> = found.into_iter().map(Cow::into_owned).collect();
         names.sort_by_key(|name| {
             let place = super::METHODS.iter().position(|(_, method)| method == name);
             place.unwrap_or(super::METHODS.len())
@@ -629,7 +642,7 @@ impl Suite<'_> {
             .records()
             .filter(|r| reconstruction(r).is_some() == reconstructed)
             .filter_map(allocation)
-            .filter(|(name, _)| *name == allocator)
+            .filter(|(name, _)| name == allocator)
             .map(|(_, rate)| rate)
             .collect();
         rates.sort_by(f64::total_cmp);

@@ -85,6 +85,11 @@ pub(crate) fn sample(seed: u64) -> Record {
             loss_after: 1e-300,
         }],
         search: Some(Search(vec![Level::Number(0.5), Level::Number(0.25)])),
+        training: Some(TrainingCurve(vec![EpochOutcome {
+            loss: 0.5,
+            penalty: 0.001,
+            rate: 0.801,
+        }])),
         budget: Budget {
             images: 32,
             labels: 0,
@@ -103,6 +108,7 @@ fn bare() -> Record {
     record.key = record.cell.key();
     record.units.clear();
     record.search = None;
+    record.training = None;
     record.layers[0].rate = None;
     record
 }

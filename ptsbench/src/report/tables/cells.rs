@@ -43,6 +43,7 @@ pub(super) fn cells(suite: &Suite<'_>) -> Table {
     }
     table.notes.extend(left_dense_notes(suite));
     table.notes.extend(search_notes(suite));
+    table.notes.extend(training_notes(suite));
     table
 }
 
@@ -71,7 +72,7 @@ pub(super) fn describing(model: &Model<'_>, record: &Record) -> Vec<Entry> {
     let sparsity = record.cell.sparsity.as_ref();
     let reconstruction = sparsity.and_then(|s| s.reconstruction.as_ref());
     let none = || "none".to_owned();
-    let mut criterion = sparsity.map_or_else(none, |s| s.criterion.name.clone());
+    let mut criterion = sparsity.map_or_else(none, |s| s.criterion.to_string());
     if sparsity.is_some_and(|s| s.rule == Rule::Msbench) {
         criterion.push_str(", released counting");
     }
@@ -114,14 +115,27 @@ fn left_dense_notes(suite: &Suite<'_>) -> IndexSet<String> {
     notes
 }
 
-/// How each search for an allocation went.
-fn search_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
-    let records = suite.all_models().flat_map(|model| {
+/// All records with their networks' labels.
+fn labelled<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = (&'a String, &'a Record)> {
+    suite.all_models().flat_map(|model| {
         model
             .own_records()
             .map(move |record| (&model.label, record))
-    });
-    records.filter_map(|(model, record)| {
+    })
+}
+
+/// How each training of a whole network went.
+fn training_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
+    labelled(suite).filter_map(|(model, record)| {
+        let curve = record.training.as_ref()?;
+        let (rate, key) = (pattern(record), record.key.short());
+        Some(format!("{model}, {rate}, {key}: training had {curve}."))
+    })
+}
+
+/// How each search for an allocation went.
+fn search_notes<'a>(suite: &'a Suite<'_>) -> impl Iterator<Item = String> + 'a {
+    labelled(suite).filter_map(|(model, record)| {
         let search = record.search.as_ref()?;
         let (rate, key) = (pattern(record), record.key.short());
         Some(format!(

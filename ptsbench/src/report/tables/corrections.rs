@@ -1,5 +1,6 @@
 //! Error correction taken apart: its steps, statistics and groups of layers, wherever records hold more than on and off.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::allocator_name;
@@ -14,7 +15,7 @@ type Runs<'a> = BTreeMap<u64, &'a Record>;
 
 /// What was corrected in all the ways that there are records of, and is alike in everything else.
 struct Group<'a> {
-    allocator: &'a str,
+    allocator: Cow<'a, str>,
     rate: f64,
     base: &'a Reconstruction,
     /// Off first, then all of Eq. 1, then what differs from it.
@@ -47,12 +48,12 @@ pub(super) fn corrections(suite: &Suite<'_>) -> Table {
             for (index, ((_, way), records)) in group.ways.iter().enumerate() {
                 let mut entries = vec![
                     Entry::text(&model.label),
-                    Entry::text(allocator_name(group.allocator)),
+                    Entry::text(allocator_name(&group.allocator)),
                     Entry::text(rate_name(group.rate)),
                     Entry::text(fit(group.base)),
                     Entry::text(way),
                 ];
-                let before = model.pruned_level(group.allocator, group.rate);
+                let before = model.pruned_level(&group.allocator, group.rate);
                 entries.push(entry(&mut table, before, 2));
                 let after = score(records);
                 entries.push(measured(&mut table, &after, 2));
@@ -86,7 +87,7 @@ fn groups<'a>(model: &Model<'a>) -> Vec<Group<'a>> {
             continue;
         };
         let of = groups.iter().position(|group| {
-            (group.allocator, group.rate) == (allocator, rate) && alike(group.base, fitted)
+            (&group.allocator, group.rate) == (&allocator, rate) && alike(group.base, fitted)
         });
         let of = of.unwrap_or_else(|| {
             groups.push(Group {
@@ -102,7 +103,7 @@ fn groups<'a>(model: &Model<'a>) -> Vec<Group<'a>> {
     }
     groups.retain(|group| group.ways.keys().any(|(place, _)| *place == 2));
     groups.sort_by(|a, b| {
-        let place = |group: &Group<'_>| (group.allocator.to_owned(), fit(group.base));
+        let place = |group: &Group<'_>| (group.allocator.to_string(), fit(group.base));
         a.rate
             .total_cmp(&b.rate)
             .then_with(|| place(a).cmp(&place(b)))

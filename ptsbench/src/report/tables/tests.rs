@@ -1,11 +1,11 @@
 //! The tables of the fixture's records.
 
-use super::super::TRACK2;
 use super::super::suite::{Configuration, allocation, level};
+use super::super::{TRACK2, allocator_name};
 use super::super::{fixture, published::published, suite::suites};
 use super::track4::NO_UNIT;
 use super::*;
-use crate::record::{Level, Record, Search};
+use crate::record::{EpochOutcome, Level, Record, Search, TrainingCurve};
 
 fn all(records: &[Record]) -> Vec<Table> {
     let published = published().expect("part of the program");
@@ -183,7 +183,8 @@ fn table4_has_runs_and_their_spread() {
                 .as_ref()
                 .map(|r| (Configuration::of(r), r.calibration.seed));
             let asked = reconstructed.then_some((Some(TRACK2[0].1), seed));
-            allocation(r) == Some(("l2norm", 0.7)) && found == asked
+            allocation(r).is_some_and(|(name, rate)| name == "l2norm" && rate == 0.7)
+                && found == asked
         };
         level(records.iter().find(fits).expect("in the fixture")).unwrap()
     };
@@ -511,9 +512,10 @@ fn corrections_with_options_have_their_own_table() {
     };
     let plain = |correction: bool| {
         let row = TRACK2[usize::from(!correction)].1;
-        let found = records
-            .iter()
-            .find(|r| allocation(r) == Some(("l2norm", 0.7)) && configuration(r) == Some((row, 0)));
+        let found = records.iter().find(|r| {
+            allocation(r).is_some_and(|(name, rate)| name == "l2norm" && rate == 0.7)
+                && configuration(r) == Some((row, 0))
+        });
         found.expect("in the fixture").clone()
     };
     let (with, without) = (plain(true), plain(false));
@@ -672,4 +674,62 @@ fn methods_stand_beside_each_other_with_what_they_ask_for() {
         .map(Entry::plain)
         .collect();
     assert_eq!(last, ["64", "0", "0", "64"]);
+}
+
+/// FCPTS is an allocator for each that it starts from and each reading of the paper, and both readings stand beside the
+/// paper's numbers.
+#[test]
+fn learned_allocations_are_methods_of_table_2() {
+    let mut records = fixture::records();
+    for record in fixture::records() {
+        if allocation(&record).is_none_or(|(name, _)| name != "erk") {
+            continue;
+        }
+        for (weights, fewer) in [(None, 0), (Some("dense"), 100)] {
+            let mut record = record.clone();
+            let sparsity = record.cell.sparsity.as_mut().expect("pruned");
+            sparsity.criterion = crate::cell::Part::plain("fcpts", 1);
+            if let Some(weights) = weights {
+                let options = &mut sparsity.criterion.options;
+                options.insert("weights".to_owned(), weights.into());
+            }
+            let correct = record.score.counts.correct().expect("counted") - fewer;
+            record.score = crate::record::Score::top1(correct, 2000, 4000);
+            record.training = Some(TrainingCurve(vec![
+                EpochOutcome {
+                    loss: 0.5,
+                    penalty: 0.01,
+                    rate: 0.8003,
+                };
+                8
+            ]));
+            records.push(fixture::rekeyed(record));
+        }
+    }
+    let tables = all(&records);
+    let table2 = table(&tables, "micro_table2_cls");
+    let value = |method: &str| match &row(table2, [method, "70 %"])[2] {
+        Entry::Number { value, .. } => *value,
+        other => panic!("{method}: {other:?}"),
+    };
+    let (erk, trained) = (value("ERK"), value("FCPTS (ERK)"));
+    assert_eq!(erk, trained);
+    assert!(value("FCPTS (ERK), dense weights") < trained - 1.0);
+    for method in ["FCPTS (ERK)", "FCPTS (ERK), dense weights"] {
+        assert_eq!(row(table2, [method, "MS"])[3].plain(), "94.55");
+    }
+    let missing = &row(table2, ["FCPTS (L2Norm)", "70 %"])[2];
+    assert_eq!(
+        reason(table2, missing),
+        "No record of FCPTS (L2Norm) in the store."
+    );
+    let cells = tables.iter().find(|t| t.id.ends_with("_cells")).unwrap();
+    let curve = "training had loss 0.5000 after 1, 0.5000 after 2, 0.5000 after 4, 0.5000 after 6, 0.5000 after 8 epochs; \
+                 rate 0.8003 at the end";
+    assert!(cells.notes.iter().any(|note| note.contains(curve)));
+    assert_eq!(allocator_name("fcpts_random"), "FCPTS (Random)");
+    assert_eq!(
+        allocator_name("fcpts_erk_dense_last_dense"),
+        "FCPTS (ERK, last layer dense), dense weights"
+    );
 }

@@ -6,7 +6,7 @@ use super::super::groups::{group, ms_rates};
 use super::super::published::Published;
 use super::super::suite::{Found, Measured, Model, Suite, Task, is_near_guessing};
 use super::super::table::Table;
-use super::super::{METHODS, allocator_name};
+use super::super::{DENSE_WEIGHTS, METHODS, allocator_name};
 use super::track4::sizes_id;
 use super::{
     Compared, SPREAD, compare, compared_columns, networks, plural, printed_ms, printed_rate,
@@ -30,7 +30,8 @@ pub(super) fn table2(suite: &Suite<'_>, published: &Published) -> Table {
     );
     let known = suite.allocators(false);
     for (method, allocator) in methods(&known, &models) {
-        let paper = published.allocation(&method);
+        // Which weights the paper's rows keep, it does not say; both readings are compared with them.
+        let paper = published.allocation(method.strip_suffix(DENSE_WEIGHTS).unwrap_or(&method));
         let mut row =
             |name: &str, rates: &[f64], of: &dyn Fn(&[Vec<f64>]) -> Option<f64>, paper| {
                 let ours = if known.contains(&allocator) {

@@ -11,10 +11,11 @@ use model_zoo::{Boxes, Of};
 use rayon::prelude::*;
 
 use super::box_loss::{self, Loss, Overlaps, Wanted, roles};
-use super::{Lesson, Recipe, Taken, Taught, TrainError, floats};
+use super::{Lesson, Recipe, Taken, Taught, TrainError};
 use crate::data::recipe::boxes::DetectionRecipe;
 use crate::data::synthetic::Split;
 use crate::data::synthetic::detection::pictures;
+use crate::descent::floats;
 use crate::seed::Stream;
 use crate::task::detect::{Detection, Target, average_precision, drawn};
 

@@ -9,8 +9,9 @@ use model_zoo::tap::Bare;
 use model_zoo::{Classes, Classifier};
 
 use super::augment::{View, augmented};
-use super::{Lesson, Recipe, Taken, Taught, TrainError, floats};
+use super::{Lesson, Recipe, Taken, Taught, TrainError};
 use crate::data::synthetic::{self, CHANNELS, MicroSet, PIXELS, SIDE};
+use crate::descent::floats;
 use crate::interrupt;
 use crate::metric::top_k::{self, TopKError};
 use crate::seed::Stream;

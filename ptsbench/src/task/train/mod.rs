@@ -29,6 +29,7 @@ use model_zoo::weights::{Container, Named, Source, WeightError, write};
 use model_zoo::{Modality, Of};
 use serde::{Deserialize, Serialize};
 
+use crate::descent::floats;
 use crate::interrupt::{self, Interrupted};
 use crate::metric::top_k::TopKError;
 use crate::seed::Seed;
@@ -372,11 +373,6 @@ fn tested<M: Modality>(
     let score = judge.evaluate(&run, samples, device, |_| {})?;
     let value = score.value.number().unwrap_or(f64::NAN);
     Ok((score.metric, value))
-}
-
-fn floats(data: TensorData) -> Vec<f32> {
-    data.try_into_vec()
-        .expect("the networks here compute in f32")
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -12,8 +12,9 @@ use model_zoo::tap::Bare;
 use model_zoo::{Noise, Of};
 use rayon::prelude::*;
 
-use super::{Lesson, Recipe, Taken, Taught, TrainError, floats};
+use super::{Lesson, Recipe, Taken, Taught, TrainError};
 use crate::data::synthetic::{CHANNELS, PIXELS, SIDE, generation};
+use crate::descent::floats;
 use crate::interrupt;
 use crate::seed::{Seed, Stream};
 use crate::task::Sets;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::synthetic::{self, MicroSet, Split, detection, generation};
+use crate::descent::warm_cosine;
 
 /// The built-in network that teaches.
 pub const TEACHER: &str = "micro_resnet20";
@@ -154,11 +155,7 @@ impl Recipe {
     pub fn rate(&self, step: usize) -> f64 {
         let warm_up = self.transformer.map_or(1, |t| t.warm_up);
         let (rise, all) = (warm_up * self.steps(), self.epochs * self.steps());
-        if step < rise {
-            return self.lr * (step + 1) as f64 / rise as f64;
-        }
-        let part = (step - rise) as f64 / (all - rise) as f64;
-        self.lr * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+        warm_cosine(self.lr, step, rise, all)
     }
 }
 

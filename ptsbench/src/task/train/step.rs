@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use burn::module::{ModuleMapper, Param};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 
 use super::Recipe;
+use crate::descent::{Sgd, changed};
 
 /// Added to the root of the second moment.
 const EPSILON: f64 = 1e-8;
@@ -13,25 +14,7 @@ const EPSILON: f64 = 1e-8;
 /// What an optimizer keeps of each parameter, by path: flat, off the tape.
 pub type State = HashMap<String, Vec<f32>>;
 
-/// A parameter's values, changed in one pass with its gradient. Without a gradient (running statistics) it stays as it is.
-fn changed<const D: usize>(
-    param: Param<Tensor<D>>,
-    gradients: &mut Gradients,
-    change: impl FnOnce(&mut [f32], &[f32]),
-) -> Param<Tensor<D>> {
-    let weight = param.val();
-    let Some(gradient) = weight.grad_remove(gradients) else {
-        return param;
-    };
-    let weight = weight.inner();
-    let (shape, device) = (weight.shape(), weight.device());
-    let mut values = super::floats(weight.into_data());
-    change(&mut values, &super::floats(gradient.into_data()));
-    let weight = Tensor::from_data(TensorData::new(values, shape), &device);
-    param.map(|_| Tensor::from_inner(weight).require_grad())
-}
-
-/// One step of SGD as PyTorch has it: v = momentum v + (gradient + decay w), w = w - lr v.
+/// One step of SGD.
 pub struct Descent<'a> {
     pub path: Vec<String>,
     pub gradients: Gradients,
@@ -50,15 +33,15 @@ impl ModuleMapper for Descent<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let [momentum, decay, lr] =
-            [self.recipe.momentum, self.recipe.decay, self.lr].map(|value| value as f32);
+        let sgd = Sgd {
+            momentum: self.recipe.momentum,
+            decay: self.recipe.decay,
+            lr: self.lr,
+        };
         let velocity = self.velocity.entry(self.path.join(".")).or_default();
         changed(param, &mut self.gradients, |weights, gradients| {
             velocity.resize(weights.len(), 0.0);
-            for ((w, g), v) in weights.iter_mut().zip(gradients).zip(velocity) {
-                *v = g + *w * decay + *v * momentum;
-                *w -= *v * lr;
-            }
+            sgd.step(weights, gradients, velocity);
         })
     }
 }
