@@ -205,19 +205,19 @@ fn a_whole_method_learns_rates_and_weights_and_keeps_the_count() {
 fn an_exported_network_has_all_that_was_trained_or_nothing_of_it() {
     let tensors = |options: &str| {
         let exported = each(&learned(options, ""), &mut |bench, cell, file, work| {
-            export(bench, cell, file, work).unwrap()
+            let exported = export(bench, cell, file, work).unwrap();
+            let prunable = exported.layers.iter().map(|(key, _)| key.clone());
+            let prunable: Vec<String> = prunable.collect();
+            let out = work.join("exported.safetensors");
+            exported.write(&out, cell, false).unwrap();
+            let written = Container::open(&out).unwrap();
+            let values = written.keys().into_iter().map(|key| {
+                let values = written.read(&key).unwrap();
+                (key, values)
+            });
+            (prunable, values.collect::<Vec<(String, Vec<f32>)>>())
         });
-        let exported = exported.into_iter().next().unwrap();
-        let prunable = exported.layers.iter().map(|(key, _)| key.clone());
-        let prunable: Vec<String> = prunable.collect();
-        let values = exported.tensors.into_iter().map(|tensor| {
-            let values = tensor.bytes.chunks(4);
-            let values: Vec<f32> = values
-                .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-                .collect();
-            (tensor.key, values)
-        });
-        (prunable, values.collect::<Vec<_>>())
+        exported.into_iter().next().unwrap()
     };
     let file = workspace_root().join("assets/micro/micro_resnet8.safetensors");
     let file = Container::open(&file).unwrap();
