@@ -99,7 +99,7 @@ impl Extractor {
     }
 
     /// The random network, on images of the built-in ones' size in [-1, 1].
-    pub fn random(device: &Device) -> Self {
+    pub fn random_conv(device: &Device) -> Self {
         let network = RandomConv::new(device);
         Self {
             name: random::NAME,

@@ -244,7 +244,7 @@ impl Opened {
             );
             let chosen = device::choose(args.device)?;
             return Ok(Opened {
-                extractor: Extractor::random(&chosen.device),
+                extractor: Extractor::random_conv(&chosen.device),
                 chosen,
                 weights: None,
             });

@@ -103,7 +103,7 @@ mod tests {
 
     /// The distance of images from others of the set.
     fn distance(images: &[Rgb]) -> f64 {
-        let extractor = Extractor::random(&Device::flex());
+        let extractor = Extractor::random_conv(&Device::flex());
         let features = [real(0).as_slice(), images].map(|images| extractor.features(images));
         distance_of_features(&features[0], &features[1], FEATURES).unwrap()
     }

@@ -125,7 +125,7 @@ impl Features {
 
     fn open(&self, device: &Device) -> Result<Extractor, FeatureError> {
         match self {
-            Features::Random => Ok(Extractor::random(device)),
+            Features::Random => Ok(Extractor::random_conv(device)),
             Features::Inception(file) => Extractor::inception(file, device),
             Features::Classifier(spec, file) => Extractor::classifier(spec, file, device),
         }
