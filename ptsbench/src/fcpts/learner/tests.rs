@@ -295,7 +295,7 @@ impl Visit<Classes> for Slopes {
         places.extend((0..3).map(|at| (gammas.as_str(), at)));
         let mut largest_slope = 0.0f64;
         for (path, at) in places {
-            let h = 0.01;
+            let h = 0.002;
             let [up, down] = [h, -h].map(|by| loss(Some((path, at, by))).1);
             let slope = (up - down) / (2.0 * f64::from(h));
             let after = &after.iter().find(|(p, _)| p == path).unwrap().1;
