@@ -176,7 +176,7 @@ fn nothing_is_packed_that_is_not_whole() {
     desk.bad("pack a.jsonl.gz --store none", &["no records in none"]);
     desk.bad(
         "report --store b.jsonl.gz",
-        &["b.jsonl.gz: there is no such folder or file (--store takes"],
+        &["b.jsonl.gz: there is no such folder or file, did you mean `folder.jsonl.gz`? (--store takes"],
     );
     desk.good("pack a.jsonl.gz --store records");
     for command in ["report", "figures", "doctor"] {
