@@ -19,7 +19,7 @@ use ptsbench::data::synthetic::generation;
 use ptsbench_tests::{program, workspace_root};
 
 /// What is not run: a part of the command, and why.
-const NOT_RUN: [(&str, &str); 20] = [
+const NOT_RUN: [(&str, &str); 19] = [
     (
         "infer mobilenetv1_ssd",
         "needs the published weights; `detection.rs` draws boxes",
@@ -52,10 +52,6 @@ const NOT_RUN: [(&str, &str); 20] = [
     (
         "ptsbench run correction",
         "half an hour of cells; `pipeline.rs` corrects a small network in each way",
-    ),
-    (
-        "ptsbench run methods",
-        "a quarter of an hour of cells; `methods.rs` tries each method",
     ),
     (
         "--plan micro",

@@ -239,9 +239,38 @@ impl<N: Classifier> Class<N> {
     }
 }
 
+/// With weights of a stream of their own: a device's are those of whichever test draws first.
+struct Drawn<V>(V);
+
+impl<V: Visit<Classes, Out = ()>> Visit<Classes> for Drawn<V> {
+    type Out = ();
+
+    fn visit<N: Classifier>(self, spec: &'static Spec, network: N) {
+        let mut params = read_params(&network);
+        params.sort_by(|a, b| a.0.cmp(&b.0));
+        let drawn = params.into_iter().map(|(path, data)| {
+            let shape = data.shape().clone();
+            let mut stream = Seed(0).stream(&path);
+            let read = shape.iter().skip(1).product::<usize>();
+            let values: Vec<f32> = match shape.len() {
+                // Norms and biases stay.
+                1 => floats(data),
+                _ => {
+                    let deviation = (2.0 / read as f32).sqrt();
+                    let count = shape.iter().product();
+                    (0..count).map(|_| deviation * stream.normal()).collect()
+                }
+            };
+            (path, TensorData::new(values, shape))
+        });
+        let network = write_params(network, drawn.collect(), &Device::flex()).0;
+        self.0.visit(spec, network);
+    }
+}
+
 fn visit<V: Visit<Classes, Out = ()>>(visitor: V) {
     let spec = catalog::find("micro_resnet8").unwrap();
-    spec.open_classes(&Device::flex(), "it is trained", visitor)
+    spec.open_classes(&Device::flex(), "it is trained", Drawn(visitor))
         .unwrap();
 }
 
