@@ -190,6 +190,15 @@ fn options_that_make_no_cell_are_explained() {
         desk.refused(&line, words);
     }
     desk.refused("export micro_* --out a.safetensors", &["micro_*"]);
+    // Methods look at the images of one task.
+    desk.refused(
+        "export micro_resnet8 --rate 0.5 --data-dir cifar10=a --data-dir imagenet=b --out a.safetensors",
+        &["cifar10 and imagenet", "give one"],
+    );
+    desk.refused(
+        "export micro_resnet8 --rate 0.5 --criterion obc --data-dir cifar10=none --out a.safetensors",
+        &["none"],
+    );
     assert_eq!(desk.names(), ["assets"]);
 }
 

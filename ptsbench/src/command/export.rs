@@ -27,15 +27,22 @@ use crate::progress::{Mode, Progress};
 use crate::registry::Zoo;
 use crate::repair;
 use crate::store::read_record;
-use model_zoo::Grain;
 use model_zoo::catalog::{self, Weights};
+use model_zoo::{Grain, Modality, Noise};
 
 /// Whose images a reconstruction by options is calibrated on; a record names its own.
-fn task_of(model: &str) -> anyhow::Result<&'static str> {
+fn task_of<'a>(model: &str, folders: &'a [(String, PathBuf)]) -> anyhow::Result<&'a str> {
     let spec = catalog::find(model)?;
-    Ok(match (spec.weights, spec.head()) {
-        (Weights::BuiltIn, Some(_)) => "micro_boxes",
-        _ => "micro",
+    Ok(match folders {
+        [(task, _)] => task,
+        [(first, _), (second, _), ..] => bail!(
+            "--data-dir names {first} and {second}, and the images of one task are looked at; give one of them"
+        ),
+        [] => match (spec.weights, spec.head()) {
+            (Weights::BuiltIn, Some(_)) => "micro_boxes",
+            (Weights::BuiltIn, None) if spec.does() == Noise::DOES => "micro_generation",
+            _ => "micro",
+        },
     })
 }
 
@@ -104,7 +111,7 @@ pub struct Args {
     /// Seed of the calibration images and batches
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// The folder of a task's images, where a record's reconstruction needs it; may be repeated
+    /// The folder of a task's images, which are looked at for calibration [default: built-in images]
     #[arg(long = "data-dir", value_name = "TASK=DIR", value_parser = super::run::task_folder)]
     pub data_dirs: Vec<(String, PathBuf)>,
     /// The device to compute on
@@ -242,24 +249,22 @@ fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
         pattern.is_some() || args.granularity.is_none(),
         "nothing is pruned, so nothing is reconstructed; add --rate or --pattern"
     );
+    let task = task_of(model, &args.data_dirs)?;
     let sparsity = match pattern {
-        Some(pattern) => Some(sparsity(args, model, pattern, registry)?),
+        Some(pattern) => Some(sparsity(args, model, task, pattern, registry)?),
         None => None,
     };
-    let task = task_of(model)?;
+    let facts = registry.task(task).map_err(anyhow::Error::from_boxed)?;
     Ok(Cell {
         model: model.to_owned(),
         weights: registry.weights(model).map_err(anyhow::Error::from_boxed)?,
         task: TaskCell {
             name: task.to_owned(),
-            version: registry
-                .task(task)
-                .map_err(anyhow::Error::from_boxed)?
-                .version,
+            version: facts.version,
             // Nothing is evaluated.
             samples: 1,
-            data: None,
-            split: None,
+            data: facts.data,
+            split: facts.split,
             recipe: registry
                 .recipe(task, model)
                 .map_err(anyhow::Error::from_boxed)?,
@@ -272,6 +277,7 @@ fn cell(args: &Args, model: &str, registry: &Zoo) -> anyhow::Result<Cell> {
 fn sparsity(
     args: &Args,
     model: &str,
+    task: &str,
     pattern: Pattern,
     registry: &Zoo,
 ) -> anyhow::Result<Sparsity> {
@@ -310,11 +316,15 @@ fn sparsity(
     );
     let parts = [allocation.as_ref(), Some(&criterion), repair.as_ref()];
     let images = parts.into_iter().flatten().any(|facts| facts.images);
+    let list = match images || args.granularity.is_some() {
+        true => registry.calibration(task, args.images, args.seed),
+        false => Ok(None),
+    };
     let calibration = CalibrationCell {
         images: args.images,
         batch: args.images.min(BATCH),
         seed: args.seed,
-        list: None,
+        list: list.map_err(anyhow::Error::from_boxed)?,
     };
     let reconstruction = match args.granularity {
         Some(granularity) => Some(Reconstruction {
