@@ -3,8 +3,7 @@
 //! Shapes are taken as stored, so the second dimension of a grouped convolution is `C_in / groups`.
 
 use super::{
-    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
-    keep_trunc, lens, unreachable_rate,
+    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, keep_trunc, lens,
 };
 use crate::cell::Rule;
 use crate::inventory::Weights;
@@ -168,7 +167,6 @@ impl Allocator for Erk {
     ) -> Result<Allocation, AllocateError> {
         let layers = weights.layers();
         let lens = lens(layers);
-        let total: usize = lens.iter().sum();
         if !(options.erk_power.is_finite() && options.erk_power >= 0.0) {
             return Err(AllocateError::BadOption {
                 option: "erk_power".to_owned(),
@@ -183,7 +181,7 @@ impl Allocator for Erk {
                 .extend(layers.last().map(|layer| layer.path.clone()));
         }
         let mut limits = Limits::new(layers, &options)?;
-        let budget = limits.budget(&lens, rate)?;
+        limits.budget(&lens, rate)?;
         let caps = limits
             .max_rate
             .iter()
@@ -207,9 +205,7 @@ impl Allocator for Erk {
                         *most = 0;
                     }
                 }
-                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
-                    unreachable_rate(rate, budget, limits.most.iter().sum(), total)
-                })?
+                limits.counts(&lens, &rates, rate)?
             }
             Rule::Msbench => (rates.iter().zip(&lens))
                 .map(|(&rate, &len)| keep_trunc(rate, len))

@@ -497,6 +497,19 @@ impl Limits {
         }
         Ok(needed)
     }
+
+    /// Whole counts that sum to the budget of `rate`.
+    fn counts(
+        &self,
+        lens: &[usize],
+        rates: &[f64],
+        rate: Rate,
+    ) -> Result<Vec<usize>, AllocateError> {
+        let budget = self.budget(lens, rate)?;
+        let (room, total) = (self.most.iter().sum(), lens.iter().sum());
+        integer_counts(lens, rates, &self.most, budget)
+            .ok_or_else(|| unreachable_rate(rate, budget, room, total))
+    }
 }
 
 fn unreachable_rate(rate: Rate, needed: usize, reachable: usize, total: usize) -> AllocateError {

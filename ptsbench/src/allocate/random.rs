@@ -1,10 +1,7 @@
 //! A random allocation: what a search or training that starts from it owes to its start (section 1.4, initialisation).
 
 use super::erk::density_rates;
-use super::{
-    AllocateError, Allocation, Allocator, Limits, Options, Rate, integer_counts, keep_trunc, lens,
-    unreachable_rate,
-};
+use super::{AllocateError, Allocation, Allocator, Limits, Options, Rate, keep_trunc, lens};
 use crate::cell::Rule;
 use crate::inventory::Weights;
 use crate::seed::Seed;
@@ -45,15 +42,10 @@ impl Allocator for Random {
             .map(|_| (-(1.0 - f64::from(draws.unit())).ln()).max(f64::MIN_POSITIVE))
             .collect();
         let (lens, limits) = (lens(layers), Limits::new(layers, options)?);
-        let budget = limits.budget(&lens, rate)?;
+        limits.budget(&lens, rate)?;
         let (rates, _) = density_rates(&raw, &lens, rate, &limits)?;
         let zeros = match rule {
-            Rule::Exact => {
-                integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
-                    let (room, total) = (limits.most.iter().sum(), lens.iter().sum());
-                    unreachable_rate(rate, budget, room, total)
-                })?
-            }
+            Rule::Exact => limits.counts(&lens, &rates, rate)?,
             Rule::Msbench => (rates.iter().zip(&lens))
                 .map(|(&rate, &len)| keep_trunc(rate, len))
                 .collect(),

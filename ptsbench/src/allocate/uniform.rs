@@ -1,8 +1,7 @@
 //! Uniform: every layer gets the same rate (section 1.1).
 
 use super::{
-    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, integer_counts,
-    keep_trunc, lens, unreachable_rate,
+    AllocateError, Allocation, Allocator, Limits, Options, Rate, fill_rates, keep_trunc, lens,
 };
 use crate::cell::Rule;
 use crate::inventory::Weights;
@@ -36,7 +35,7 @@ impl Allocator for Uniform {
         let limits = Limits::new(layers, options)?;
         let (rates, zeros) = match rule {
             Rule::Exact => {
-                let budget = limits.budget(&lens, rate)?;
+                limits.budget(&lens, rate)?;
                 let rates = if limits.bind() {
                     fill_rates(&lens, &limits, rate.get() * total as f64, |free, left| {
                         let room: usize = free.iter().map(|&layer| lens[layer]).sum();
@@ -46,10 +45,7 @@ impl Allocator for Uniform {
                 } else {
                     vec![rate.get(); lens.len()]
                 };
-                let zeros =
-                    integer_counts(&lens, &rates, &limits.most, budget).ok_or_else(|| {
-                        unreachable_rate(rate, budget, limits.most.iter().sum(), total)
-                    })?;
+                let zeros = limits.counts(&lens, &rates, rate)?;
                 (rates, zeros)
             }
             Rule::Msbench if limits.bind() => {

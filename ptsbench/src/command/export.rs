@@ -30,7 +30,7 @@ use crate::store::read_record;
 use model_zoo::catalog::{self, Weights};
 use model_zoo::{Grain, Modality, Noise};
 
-/// Whose images a reconstruction by options is calibrated on; a record names its own.
+/// Whose images are looked at where options make the cell; a record names its own.
 fn task_of<'a>(model: &str, folders: &'a [(String, PathBuf)]) -> anyhow::Result<&'a str> {
     let spec = catalog::find(model)?;
     Ok(match folders {
@@ -291,7 +291,7 @@ fn sparsity(
     let criterion = criterion::facts(&args.criterion)?;
     ensure!(
         !criterion.whole || allocation.is_some(),
-        "`{}` learns how a rate is spread over layers, and an N:M pattern fixes it; give --rate, or take magnitude, wanda or sparsegpt",
+        "`{}` learns how a rate is spread over layers, and an N:M pattern fixes it; give --rate, or take another criterion",
         args.criterion.name
     );
     ensure!(

@@ -253,7 +253,12 @@ impl Opened {
             let weights = args.weights.clone().with_context(no_inception)?;
             (None, weights)
         } else {
-            let named = own::named(name)?;
+            let named = own::named(name).with_context(|| {
+                format!(
+                    "--features {name}: neither {INCEPTION} nor {} nor a network of the catalog",
+                    random::NAME
+                )
+            })?;
             let weights = weight_file(&named, args.weights.clone(), &args.assets)?;
             (Some(named.spec), weights)
         };

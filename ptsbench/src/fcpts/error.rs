@@ -11,7 +11,7 @@ use crate::task::TaskError;
 pub enum LearnError {
     /// There are no rates to learn.
     #[error(
-        "`{NAME}` learns how a rate is spread over layers, and an N:M pattern fixes it; give it rates, or take magnitude, wanda or sparsegpt for patterns"
+        "`{NAME}` learns how a rate is spread over layers, and an N:M pattern fixes it; give it rates, or take another criterion for patterns"
     )]
     Pattern,
     /// The released counting has no exact sum.

@@ -212,7 +212,7 @@ impl Plan {
         let mut rates = self.rates(grid).iter();
         if let Some(pattern) = rates.find(|amount| amount.0.groups().is_some()) {
             return Err(format!(
-                "`{name}` learns how a rate is spread over layers, and the pattern {} fixes it; give it rates, or take magnitude, wanda or sparsegpt for patterns",
+                "`{name}` learns how a rate is spread over layers, and the pattern {} fixes it; give it rates, or take another criterion for patterns",
                 pattern.0
             ));
         }

@@ -5,19 +5,18 @@
 //! Both work in units in which every input has length 1: with `D = diag(H)^1/2`, the weights are `B = W D` and their loss
 //! is `(B - B0) G (B - B0)^T` with `G = D^-1 H D^-1`. Rows are outputs, so products stand on the other side than in the papers.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::Mat;
 use kernels::BitMask;
 use serde::{Deserialize, Serialize};
 
-use super::Solver;
+use super::Algorithm;
 use super::inverse::InverseFactor;
 use super::linear::{eigen, times};
 use super::problem::{
-    Ask, Problem, Solved, SolverError, check, choose, each, least, ridge, spent, untouched,
+    Ask, LEAST, Problem, Solved, SolverError, bad_damping, check, choose, each, none_of, ridge,
+    spent, untouched,
 };
 use crate::cell::Inputs;
-use crate::options::{self, BadOptions, Options};
 
 /// A layer in units of its inputs' lengths.
 struct Scaled {
@@ -85,7 +84,7 @@ impl Scaled {
         let scores: Vec<f64> = weights
             .iter()
             .zip(&self.spent)
-            .map(|(w, &spent)| if spent { least() } else { w * w })
+            .map(|(w, &spent)| if spent { LEAST } else { w * w })
             .collect();
         choose(&scores, [self.rows, self.cols, self.area], ask)
     }
@@ -120,17 +119,6 @@ fn finite(solved: Solved, damping: f64) -> Result<Solved, SolverError> {
     match solved.squared_error.is_finite() && solved.weight.iter().all(|w| w.is_finite()) {
         true => Ok(solved),
         false => Err(SolverError::Overflow { damping }),
-    }
-}
-
-fn at_least_one(option: &'static str, found: usize) -> Result<(), SolverError> {
-    match found {
-        0 => Err(SolverError::BadOption {
-            option,
-            found: 0.0,
-            expected: "at least 1",
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -171,15 +159,7 @@ impl AdmmW {
     }
 
     fn solve_one(&self, problem: &Problem<'_>, ask: Ask) -> Result<Solved, SolverError> {
-        check(problem, ask, self.damping)?;
-        at_least_one("choosing", self.choosing)?;
-        if self.iterations < self.choosing {
-            return Err(SolverError::BadOption {
-                option: "iterations",
-                found: self.iterations as f64,
-                expected: "at least the value of `choosing`",
-            });
-        }
+        check(problem, ask)?;
         if let Some(dense) = untouched(problem, ask) {
             return Ok(dense);
         }
@@ -197,17 +177,7 @@ impl AdmmW {
             damping,
             positions: problem.positions,
         })?;
-        let upper = MatRef::from_row_major_slice(factor.upper(), cols, cols);
-        let mut inverse = Mat::<f64>::zeros(cols, cols);
-        let (replace, par) = (Accum::Replace, Par::Seq);
-        matmul(
-            inverse.as_mut(),
-            replace,
-            upper.transpose(),
-            upper,
-            1.0,
-            par,
-        );
+        let inverse = factor.inverse();
         drop(factor);
         // Y = B0 G.
         let fitted = Mat::from_fn(cols, cols, diagonal(damping));
@@ -242,33 +212,28 @@ impl Default for AdmmW {
     }
 }
 
-impl Solver for AdmmW {
-    fn name(&self) -> &'static str {
-        "admm_w"
+impl Algorithm for AdmmW {
+    const NAME: &'static str = "admm_w";
+    const ABOUT: &'static str =
+        "alternating directions: masks at a rising rate and weights that make up for them";
+
+    fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
-    fn about(&self) -> &'static str {
-        "alternating directions: masks at a rising rate and weights that make up for them"
+    fn bad_option(&self) -> Option<SolverError> {
+        let bad = bad_damping(self.damping).or(none_of("choosing", self.choosing));
+        bad.or(
+            (self.iterations < self.choosing).then_some(SolverError::BadOption {
+                option: "iterations",
+                found: self.iterations as f64,
+                expected: "at least the value of `choosing`",
+            }),
+        )
     }
 
-    fn dense_inputs(&self) -> bool {
-        self.inputs == Inputs::Dense
-    }
-
-    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+    fn prune(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
         each(groups, ask, |group, ask| self.solve_one(group, ask))
-    }
-
-    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
-        Ok(Box::new(options::settings::<Self>(self.name(), options)?))
-    }
-
-    fn options(&self) -> Options {
-        options::differing(self)
-    }
-
-    fn all_options(&self) -> Options {
-        options::all(self)
     }
 }
 
@@ -304,8 +269,7 @@ impl Alps {
     const TOLERANCE: f64 = 1e-4;
 
     fn solve_one(&self, problem: &Problem<'_>, ask: Ask) -> Result<Solved, SolverError> {
-        check(problem, ask, self.damping)?;
-        at_least_one("iterations", self.iterations)?;
+        check(problem, ask)?;
         if let Some(dense) = untouched(problem, ask) {
             return Ok(dense);
         }
@@ -427,33 +391,21 @@ impl Default for Alps {
     }
 }
 
-impl Solver for Alps {
-    fn name(&self) -> &'static str {
-        "alps"
+impl Algorithm for Alps {
+    const NAME: &'static str = "alps";
+    const ABOUT: &'static str =
+        "alternating directions until the choice rests, then least squares on what stays";
+
+    fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
-    fn about(&self) -> &'static str {
-        "alternating directions until the choice rests, then least squares on what stays"
+    fn bad_option(&self) -> Option<SolverError> {
+        bad_damping(self.damping).or(none_of("iterations", self.iterations))
     }
 
-    fn dense_inputs(&self) -> bool {
-        self.inputs == Inputs::Dense
-    }
-
-    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+    fn prune(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
         each(groups, ask, |group, ask| self.solve_one(group, ask))
-    }
-
-    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
-        Ok(Box::new(options::settings::<Self>(self.name(), options)?))
-    }
-
-    fn options(&self) -> Options {
-        options::differing(self)
-    }
-
-    fn all_options(&self) -> Options {
-        options::all(self)
     }
 }
 

@@ -6,8 +6,9 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::factor::{LltError, cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
-use faer::{Mat, Par};
+use faer::{Accum, Mat, MatRef, Par};
 use rayon::prelude::*;
 
 /// Rows of `U` to a parallel piece. Pieces do not depend on the threads, and faer works sequentially within each, so
@@ -95,6 +96,22 @@ impl InverseFactor {
     /// `U`, row-major.
     pub fn upper(&self) -> &[f64] {
         &self.upper
+    }
+
+    /// `H^-1 = U^T U`.
+    pub fn inverse(&self) -> Mat<f64> {
+        let upper = MatRef::from_row_major_slice(&self.upper, self.len, self.len);
+        let mut inverse = Mat::zeros(self.len, self.len);
+        let (replace, par) = (Accum::Replace, Par::Seq);
+        matmul(
+            inverse.as_mut(),
+            replace,
+            upper.transpose(),
+            upper,
+            1.0,
+            par,
+        );
+        inverse
     }
 
     /// The diagonal of `H^-1`: the square sums of U's columns.

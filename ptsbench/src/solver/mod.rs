@@ -13,9 +13,12 @@ pub mod problem;
 pub mod sparsegpt;
 
 use kernels::BitMask;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::cell::Inputs;
 use crate::inventory::Layer;
-use crate::options::{BadOptions, Options};
+use crate::options::{self, BadOptions, Options};
 use crate::seen::Seen;
 use admm::{AdmmW, Alps};
 use obc::Obc;
@@ -51,6 +54,63 @@ pub trait Solver: Sync {
     fn all_options(&self) -> Options;
 }
 
+/// What tells one solver from another; [`Solver`] is what all of them have.
+pub trait Algorithm: Serialize + DeserializeOwned + Default + Sync + 'static {
+    /// Its name in plans and records.
+    const NAME: &'static str;
+    /// One line for `ptsbench list`.
+    const ABOUT: &'static str;
+
+    /// What layers read.
+    fn inputs(&self) -> Inputs;
+
+    /// The first option that is outside its range.
+    fn bad_option(&self) -> Option<SolverError>;
+
+    /// Prunes groups; the options are in range.
+    fn prune(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError>;
+}
+
+impl<A: Algorithm> Solver for A {
+    fn name(&self) -> &'static str {
+        A::NAME
+    }
+
+    fn about(&self) -> &'static str {
+        A::ABOUT
+    }
+
+    fn dense_inputs(&self) -> bool {
+        self.inputs() == Inputs::Dense
+    }
+
+    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+        match self.bad_option() {
+            Some(bad) => Err(bad),
+            None => self.prune(groups, ask),
+        }
+    }
+
+    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
+        let asked = options::settings::<A>(A::NAME, options)?;
+        match asked.bad_option() {
+            Some(bad) => Err(BadOptions {
+                name: A::NAME,
+                why: bad.to_string(),
+            }),
+            None => Ok(Box::new(asked)),
+        }
+    }
+
+    fn options(&self) -> Options {
+        options::differing(self)
+    }
+
+    fn all_options(&self) -> Options {
+        options::all(self)
+    }
+}
+
 /// A pruned layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Solution {
@@ -62,7 +122,7 @@ pub struct Solution {
     pub squared_error: f64,
 }
 
-/// Prunes one layer: `weight` flat in the order of its shape, `seen` with Gram sums.
+/// Prunes one layer by a solver: `weight` flat in the order of its shape, `seen` with Gram sums.
 pub fn prune(
     solver: &dyn Solver,
     layer: &Layer,
@@ -110,4 +170,42 @@ pub fn solvers() -> &'static [&'static dyn Solver] {
         &Alps::DEFAULT,
         &Obc::DEFAULT,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::case::Case;
+    use super::*;
+
+    /// Sizes at which products and factorizations are cut into pieces.
+    #[test]
+    fn threads_change_no_bit() {
+        let case = Case::new(1, 70, 300, 1);
+        for solver in solvers() {
+            let with = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let solve = || solver.solve(&[case.problem()], Ask::Count(16_000)).unwrap();
+                pool.build().unwrap().install(solve)
+            };
+            let one = with(1);
+            for threads in [2, 3, 8] {
+                assert_eq!(with(threads), one, "{}, {threads} threads", solver.name());
+            }
+        }
+    }
+
+    #[test]
+    fn options_out_of_range_are_refused_before_anything_runs() {
+        for solver in solvers() {
+            let asked = Options::from([("damping".to_owned(), (-1).into())]);
+            let Err(error) = solver.with(&asked) else {
+                panic!("{}: a damping of -1", solver.name());
+            };
+            let text = error.to_string();
+            assert!(
+                text.contains(solver.name()) && text.contains("`damping` is -1"),
+                "{text}"
+            );
+        }
+    }
 }

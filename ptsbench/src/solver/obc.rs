@@ -17,12 +17,11 @@ use kernels::{BitMask, Ties, select_smallest};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Solver;
+use super::Algorithm;
 use super::inverse::InverseFactor;
 use super::linear::{solve, times};
-use super::problem::{Ask, Problem, Solved, SolverError, check, ridge, untouched};
+use super::problem::{Ask, Problem, Solved, SolverError, bad_damping, check, ridge, untouched};
 use crate::cell::Inputs;
-use crate::options::{self, BadOptions, Options};
 
 /// The solver with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,20 +47,20 @@ impl Default for Obc {
     }
 }
 
-impl Solver for Obc {
-    fn name(&self) -> &'static str {
-        "obc"
+impl Algorithm for Obc {
+    const NAME: &'static str = "obc";
+    const ABOUT: &'static str =
+        "second-order: one weight after the other, always the cheapest, the others make up for it";
+
+    fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
-    fn about(&self) -> &'static str {
-        "second-order: one weight after the other, always the cheapest, the others make up for it"
+    fn bad_option(&self) -> Option<SolverError> {
+        bad_damping(self.damping)
     }
 
-    fn dense_inputs(&self) -> bool {
-        self.inputs == Inputs::Dense
-    }
-
-    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+    fn prune(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
         let weights: usize = groups.iter().map(|group| group.weight.len()).sum();
         if let Ask::Count(asked) = ask
             && asked > weights
@@ -82,7 +81,7 @@ impl Solver for Obc {
         let mut traces = Vec::new();
         let mut hessians = Vec::new();
         for group in groups {
-            check(group, one, self.damping)?;
+            check(group, one)?;
             let (hessian, inverse) = Hessian::new(group, self.damping)?;
             let rows = group.weight.par_chunks(group.cols.max(1)).with_max_len(1);
             let limit = match ask {
@@ -112,18 +111,6 @@ impl Solver for Obc {
                 hessian.settle(group, inverse.as_ref(), &traces, &steps)
             })
             .collect()
-    }
-
-    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
-        Ok(Box::new(options::settings::<Self>(self.name(), options)?))
-    }
-
-    fn options(&self) -> Options {
-        options::differing(self)
-    }
-
-    fn all_options(&self) -> Options {
-        options::all(self)
     }
 }
 
@@ -157,17 +144,7 @@ impl<'a> Hessian<'a> {
             hessian.ridge = ridge(problem, damping);
             match InverseFactor::new(cols, |i, j| hessian.entry(i, j)) {
                 Ok(factor) => {
-                    let upper = MatRef::from_row_major_slice(factor.upper(), cols, cols);
-                    let mut inverse = Mat::<f64>::zeros(cols, cols);
-                    let (replace, par) = (Accum::Replace, Par::Seq);
-                    matmul(
-                        inverse.as_mut(),
-                        replace,
-                        upper.transpose(),
-                        upper,
-                        1.0,
-                        par,
-                    );
+                    let inverse = factor.inverse();
                     return Ok((hessian, inverse));
                 }
                 Err(found) => error = Some(found.row),

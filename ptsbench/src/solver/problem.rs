@@ -143,7 +143,7 @@ pub fn each(
 }
 
 /// Refuses what no solver can work with.
-pub(super) fn check(problem: &Problem, ask: Ask, damping: f64) -> Result<(), SolverError> {
+pub(super) fn check(problem: &Problem, ask: Ask) -> Result<(), SolverError> {
     let &Problem {
         weight,
         rows,
@@ -167,13 +167,6 @@ pub(super) fn check(problem: &Problem, ask: Ask, damping: f64) -> Result<(), Sol
             what: "kernel positions that divide the columns",
             expected: cols,
             found: area,
-        });
-    }
-    if !(damping.is_finite() && damping >= 0.0) {
-        return Err(SolverError::BadOption {
-            option: "damping",
-            found: damping,
-            expected: "a number of at least 0",
         });
     }
     match ask {
@@ -208,6 +201,25 @@ pub(super) fn check(problem: &Problem, ask: Ask, damping: f64) -> Result<(), Sol
         });
     }
     Ok(())
+}
+
+/// A damping that is no number of at least 0.
+pub(super) fn bad_damping(damping: f64) -> Option<SolverError> {
+    let good = damping.is_finite() && damping >= 0.0;
+    (!good).then_some(SolverError::BadOption {
+        option: "damping",
+        found: damping,
+        expected: "a number of at least 0",
+    })
+}
+
+/// An option that counts and is 0.
+pub(super) fn none_of(option: &'static str, found: usize) -> Option<SolverError> {
+    (found == 0).then_some(SolverError::BadOption {
+        option,
+        found: 0.0,
+        expected: "at least 1",
+    })
 }
 
 /// The ridge over the mean of the diagonal. The mean is that of live inputs: a dead one does not count for the scale.
@@ -245,9 +257,7 @@ pub(super) fn keep_largest(scores: &[f64], n: usize, keep: &mut [bool]) {
 }
 
 /// The score of what goes before everything else.
-pub(super) fn least() -> f64 {
-    f64::NEG_INFINITY
-}
+pub(super) const LEAST: f64 = f64::NEG_INFINITY;
 
 /// Which weights stay when those with the lowest scores go; ties keep the lowest flat index, for N:M the lowest channel.
 pub(super) fn choose(

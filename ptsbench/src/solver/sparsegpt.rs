@@ -13,11 +13,13 @@ use rayon::prelude::*;
 
 use serde::{Deserialize, Serialize};
 
-use super::Solver;
+use super::Algorithm;
 use super::inverse::InverseFactor;
-use super::problem::{Ask, Problem, Solved, SolverError, check, each, keep_largest, ridge, spent};
+use super::problem::{
+    Ask, LEAST, Problem, Solved, SolverError, bad_damping, check, each, keep_largest, none_of,
+    ridge, spent,
+};
 use crate::cell::Inputs;
-use crate::options::{self, BadOptions, Options};
 
 /// The solver with its options.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,36 +51,20 @@ impl Default for SparseGpt {
     }
 }
 
-impl Solver for SparseGpt {
-    fn name(&self) -> &'static str {
-        "sparsegpt"
+impl Algorithm for SparseGpt {
+    const NAME: &'static str = "sparsegpt";
+    const ABOUT: &'static str = "second-order: column by column, what stays makes up for what goes";
+
+    fn inputs(&self) -> Inputs {
+        self.inputs
     }
 
-    fn about(&self) -> &'static str {
-        "second-order: column by column, what stays makes up for what goes"
+    fn bad_option(&self) -> Option<SolverError> {
+        bad_damping(self.damping).or(none_of("block", self.block))
     }
 
-    fn dense_inputs(&self) -> bool {
-        self.inputs == Inputs::Dense
-    }
-
-    fn solve(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
+    fn prune(&self, groups: &[Problem<'_>], ask: Ask) -> Result<Vec<Solved>, SolverError> {
         each(groups, ask, |group, ask| solve(group, ask, self))
-    }
-
-    fn with(&self, options: &Options) -> Result<Box<dyn Solver>, BadOptions> {
-        Ok(Box::new(options::settings::<SparseGpt>(
-            self.name(),
-            options,
-        )?))
-    }
-
-    fn options(&self) -> Options {
-        options::differing(self)
-    }
-
-    fn all_options(&self) -> Options {
-        options::all(self)
     }
 }
 
@@ -127,14 +113,10 @@ struct Swept {
 }
 
 fn sweep(problem: &Problem, ask: Ask, options: &SparseGpt) -> Result<Swept, SolverError> {
-    check(problem, ask, options.damping)?;
-    if options.block == 0 {
-        return Err(SolverError::BadOption {
-            option: "block",
-            found: 0.0,
-            expected: "at least 1",
-        });
+    if let Some(bad) = options.bad_option() {
+        return Err(bad);
     }
+    check(problem, ask)?;
     let &Problem {
         rows, cols, area, ..
     } = problem;
@@ -456,7 +438,7 @@ fn prune_row(
 
 fn score(weight: f64, spent: bool, divisor: f64) -> f64 {
     if spent {
-        f64::NEG_INFINITY
+        LEAST
     } else {
         weight * weight / divisor
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::solver::Solver;
 use crate::solver::case::{Case, eliminate};
 use crate::solver::sparsegpt::{self, SparseGpt};
 
